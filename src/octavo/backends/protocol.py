@@ -1,0 +1,151 @@
+"""What the engine and a backend say to each other: a `Batch` of plain arrays in, a `StepResult` out.
+
+This is the one place where the shapes and dtypes are fixed. Symbols used below:
+
+    T  tokens of this step, all sequences concatenated, no padding
+    S  sequences that take part in this step
+    L  rows of logits wanted (a sequence in the middle of its prompt wants none, a forking one wants several)
+    P  width of the page table (pages a sequence may own at most)
+    V  vocabulary size
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+UInt64 = NDArray[np.uint64]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+SAMPLE = -1
+"""The value in `LogitRows.targets` that asks the backend to draw the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """Changes to one row of logits that few requests need; applied in the order of the fields.
+
+    Attributes:
+        prompt_seen: Bool[V], tokens of the prompt (for `repetition`), or None when no penalty is set.
+        output_counts: Int32[V], how often each token was generated, or None when no penalty is set.
+        repetition: logits of seen tokens are divided by it when positive, multiplied when negative.
+        frequency: subtracted once per occurrence in the output.
+        presence: subtracted once from every token that occurs in the output.
+        bias_ids: Int32[n] tokens whose logits `bias_values`, Float32[n], are added to.
+        banned_ids: Int32[n] tokens that may not be drawn (end-of-sequence before `min_tokens`).
+    """
+
+    prompt_seen: Bool | None = None
+    output_counts: Int32 | None = None
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+    bias_ids: Int32 | None = None
+    bias_values: Float32 | None = None
+    banned_ids: Int32 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRows:
+    """The rows of logits a step must produce, and what to do with each.
+
+    Attributes:
+        rows: Int32[L], index into `Batch.tokens` whose hidden state is projected; may repeat.
+        targets: Int32[L], `SAMPLE` to draw a token, else the token whose log-probability is wanted (prompt logprobs).
+        positions: Int64[L], position in the sequence of the token being drawn: the counter of the random numbers.
+        seeds: UInt64[L], the key of the random numbers.
+        temperature: Float32[L], 0 is greedy.
+        top_k: Int32[L], 0 is off.
+        top_p, min_p: Float32[L]; 1 and 0 are off.
+        num_logprobs: Int32[L], -1 for none, else how many of the most probable tokens to report beside the chosen one.
+        adjustments: row -> what changes its logits; rows that change nothing are absent.
+    """
+
+    rows: Int32
+    targets: Int32
+    positions: Int64
+    seeds: UInt64
+    temperature: Float32
+    top_k: Int32
+    top_p: Float32
+    min_p: Float32
+    num_logprobs: Int32
+    adjustments: dict[int, Adjustment] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's work.
+
+    Keys and values of every token are written to its slot before attention reads any page, so that one kernel
+    serves fresh prompts, chunks, prefix hits, decoding and draft verification. `copies` come before all else.
+
+    Attributes:
+        tokens: Int32[T], token ids.
+        positions: Int32[T], position of each token in its sequence.
+        slots: Int64[T], where the token's key and value go: `page * page_size + offset`.
+        query_starts: Int32[S + 1], tokens of sequence s are `query_starts[s]:query_starts[s + 1]`.
+        context_lengths: Int32[S], tokens in the sequence after this step; its last query sees that many.
+        page_table: Int32[max_seqs, P], persistent: one row per running sequence.
+        table_rows: Int32[S], the sequence's row in `page_table`.
+        copies: Int32[C, 2], (source page, destination page): shared pages about to be written.
+        logits: which rows to project and sample.
+    """
+
+    tokens: Int32
+    positions: Int32
+    slots: Int64
+    query_starts: Int32
+    context_lengths: Int32
+    page_table: Int32
+    table_rows: Int32
+    copies: Int32
+    logits: LogitRows
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What came of a step, row for row as in `Batch.logits`.
+
+    Log-probabilities are those of the model itself: before penalties, bias, temperature and truncation.
+
+    Attributes:
+        tokens: Int32[L], the token drawn (or the target).
+        logprobs: Float32[L], its log-probability; nan where none was asked for.
+        top_tokens: Int32[L, K], the K = max(num_logprobs) most probable tokens, best first, ties by lower id.
+        top_logprobs: Float32[L, K].
+    """
+
+    tokens: Int32
+    logprobs: Float32
+    top_tokens: Int32
+    top_logprobs: Float32
+
+
+class Pending(Protocol):
+    """A step that was submitted and may still be running."""
+
+    def result(self) -> StepResult:
+        """Wait for the step and return what it produced."""
+        ...
+
+
+class Executor(Protocol):
+    """One model on one device with its pool of KV pages."""
+
+    @property
+    def num_pages(self) -> int: ...
+
+    @property
+    def page_size(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def submit(self, batch: Batch) -> Pending:
+        """Start a step. Steps run in the order of submission."""
+        ...

@@ -1,0 +1,132 @@
+"""What an engine is asked for and what it answers. Token ids only: the engine knows no text."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from octavo.errors import OctavoError
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class Refusal(StrEnum):
+    """Why a request was not taken."""
+
+    INVALID = "invalid"
+    TOO_LONG = "too_long"
+    OVERLOADED = "overloaded"
+
+
+class RequestRefused(OctavoError):
+    """The engine does not take a request. When it is overloaded, `retry_after` says in how many seconds it may."""
+
+    def __init__(self, kind: Refusal, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn. Values arrive validated; the defaults are OpenAI's.
+
+    Attributes:
+        n: choices per prompt, sharing the prompt's pages.
+        max_tokens: tokens to generate per choice at most, at least 1 (0 only together with `prompt_logprobs`).
+        min_tokens: stop tokens are banned until this many have been generated.
+        temperature: 0 is greedy.
+        top_k: 0 is off. top_p: in (0, 1]. min_p: in [0, 1].
+        repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
+        logit_bias: token id -> value added to its logit.
+        seed: the key of the random numbers; choice i draws with `seed + i`.
+        stop_token_ids: tokens that end a choice, the checkpoint's end-of-turn tokens among them unless ignored.
+        logprobs: how many of the most probable tokens to report per generated token; None reports nothing.
+        prompt_logprobs: the same for the prompt's tokens.
+    """
+
+    n: int = 1
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One prompt and how to continue it.
+
+    Attributes:
+        request_id: unique among the live requests of an engine.
+        prompt_token_ids: at least one id, each below the vocabulary size.
+        params: how tokens are drawn.
+        outputs: choice -> tokens already delivered, when a request resumes after an engine was lost.
+        finished: choices that had already ended then.
+        resumed: an engine had taken it before it was lost, so it is not refused for load.
+        priority: lower runs first.
+        tenant: whose fair share the request counts against.
+        cache_salt: separates prefix-cache entries; requests share pages only under equal salts.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    outputs: dict[int, list[int]] = field(default_factory=dict)
+    finished: list[int] = field(default_factory=list)
+    resumed: bool = False
+    priority: int = 0
+    tenant: str = ""
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities at one position: of the token itself and of the most probable ones, best first."""
+
+    logprob: float
+    top_tokens: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Output:
+    """What one step produced for one choice of one request.
+
+    Attributes:
+        request_id: the request. index: the choice.
+        token_ids: new tokens in order, the stop token included when one ended the choice.
+        logprobs: one entry per new token, when asked for.
+        prompt_logprobs: one entry per prompt token but the first, with the first output of choice 0 only.
+        finish_reason: set with the last tokens of the choice.
+        cached_tokens: prompt tokens that came from the prefix cache, with the first output of each choice.
+        queue_seconds: from arrival to first scheduling, with the first output.
+        prefill_seconds: from first scheduling to first token, with the first output.
+        error: one line, when `finish_reason` is ERROR.
+    """
+
+    request_id: str
+    index: int = 0
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    cached_tokens: int | None = None
+    queue_seconds: float | None = None
+    prefill_seconds: float | None = None
+    error: str | None = None

@@ -1,0 +1,270 @@
+"""The scheduler: which sequences compute how many tokens in the next step, and which pages they get.
+
+There is no prefill phase and no decode phase. A running sequence has `computed` tokens in pages and wants more; each
+step spends a budget of tokens: first one token for every sequence that is up to date with its prompt, then the rest of
+the prompts, which share what is left so that a long one cannot stop a short one (Sarathi-Serve: Agrawal et al., 2024).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from octavo.backends.protocol import Int32
+from octavo.engine.pages import PagePool
+from octavo.engine.queue import WaitingQueue
+from octavo.engine.sequence import Sequence, Status
+from octavo.engine.table import SequenceTable
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step computes: table row `rows[i]` its next `counts[i]` tokens, after copying pages.
+
+    Attributes:
+        rows: Int32[S]. counts: Int32[S].
+        copies: table row -> (source page, destination page).
+    """
+
+    rows: Int32
+    counts: Int32
+    copies: dict[int, tuple[int, int]]
+
+
+class Scheduler:
+    """Decides steps, and moves sequences between the queue, the table and the end.
+
+    Args:
+        max_num_batched_tokens: tokens a step computes at most; at least the number of table rows.
+        watermark: pages kept free when a sequence is admitted beside running ones, so that these can grow.
+        prefix_caching: whether full pages are made findable and looked up.
+    """
+
+    def __init__(
+        self,
+        pool: PagePool,
+        table: SequenceTable,
+        *,
+        max_num_batched_tokens: int,
+        watermark: int,
+        prefix_caching: bool = True,
+    ) -> None:
+        self.pool = pool
+        self.table = table
+        self.waiting = WaitingQueue()
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.watermark = watermark
+        self.prefix_caching = prefix_caching
+        self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self._counts: Int32 = np.zeros(len(table.sequences), np.int32)
+        self._copies: dict[Sequence, tuple[int, int]] = {}
+        # Sequences that share the page they write next with another one, since a fork.
+        self._shared_tails: list[Sequence] = []
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold a row."""
+        return len(self.table.sequences) - self.table.free_count
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence is waiting or running."""
+        return len(self.waiting) > 0 or self.num_running > 0
+
+    def pages_for(self, tokens: int) -> int:
+        """Pages that hold this many tokens."""
+        return -(-tokens // self.pool.page_size)
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def schedule(self, now: float) -> Step | None:
+        """Choose the next step's work and give it pages; None when there is nothing to do."""
+        self._counts[:] = 0
+        self._copies.clear()
+        self._continue_running()
+        budget = self.max_num_batched_tokens - int(self._counts.sum())
+        if budget > 0:
+            self._admit(budget, now)
+            self._share_among_prompts(budget)
+        rows = np.flatnonzero(self._counts).astype(np.int32)
+        if not len(rows):
+            return None
+        return Step(rows, self._counts[rows], {sequence.row: pages for sequence, pages in self._copies.items()})
+
+    def advance(self, step: Step) -> None:
+        """Note that a step's tokens are in their pages; make the pages that became full findable."""
+        page_size = self.pool.page_size
+        before = self.table.computed[step.rows]
+        after = before + step.counts
+        self.table.computed[step.rows] = after
+        if not self.prefix_caching:
+            return
+        for i in np.flatnonzero(before // page_size != after // page_size):
+            sequence = self.table.sequence(int(step.rows[i]))
+            for index in range(sequence.published, int(after[i]) // page_size):
+                self.pool.publish(sequence.pages[index], sequence.key_of_page(index, page_size))
+            sequence.published = int(after[i]) // page_size
+
+    def _continue_running(self) -> None:
+        """One token for every sequence that lacks just one."""
+        table = self.table
+        self._separate_shared_tails()
+        ready = table.active & (table.length - table.computed == 1)
+        growing = np.flatnonzero(ready & (table.computed == table.held * self.pool.page_size))
+        for sequence in sorted((table.sequence(int(row)) for row in growing), key=_order):
+            if sequence.status is Status.RUNNING:
+                self._grow(sequence, len(sequence.pages) + 1)
+        # Whoever was preempted meanwhile is no longer active.
+        self._counts[ready & table.active] = 1
+
+    def _separate_shared_tails(self) -> None:
+        """Copy on write: after a fork, all owners but the last get their own copy of the page they write next."""
+        for sequence in self._shared_tails:
+            if sequence.status is not Status.RUNNING:
+                continue
+            shared = sequence.pages[-1]
+            writes_it = int(self.table.computed[sequence.row]) < len(sequence.pages) * self.pool.page_size
+            if writes_it and self.pool.references(shared) > 1:
+                page = self._allocate(sequence)
+                if page is None:
+                    continue
+                if self.pool.references(shared) > 1:
+                    self.table.replace_last_page(sequence, page)
+                    self.pool.release(shared)
+                    self._copies[sequence] = (shared, page)
+                else:  # the other owners were preempted to find a page
+                    self.pool.release(page)
+        self._shared_tails.clear()
+
+    def _admit(self, budget: int, now: float) -> None:
+        """Move waiting sequences into the table while rows, pages and a fair slice of the budget are left."""
+        table, pool = self.table, self.pool
+        prompts = np.flatnonzero(table.active & (self._counts == 0))
+        reserved = int((-(-table.length[prompts] // pool.page_size) - table.held[prompts]).sum())
+        places = max(budget // pool.page_size, 1) - len(prompts)
+        while places > 0 and table.free_count and (sequence := self.waiting.peek()) is not None:
+            cached = self._cached_pages(sequence)
+            missing = self.pages_for(sequence.length) - len(cached)
+            revived = sum(pool.references(page) == 0 for page in cached)
+            watermark = self.watermark if self.num_running else 0
+            if reserved + missing + revived + watermark > pool.free_count:
+                break
+            self.waiting.pop()
+            for page in cached:
+                pool.share(page)
+            reserved += missing
+            places -= 1
+            self._enter(sequence, cached, len(cached) * pool.page_size, now)
+            if sequence.cached_tokens is None:
+                sequence.cached_tokens = min(len(cached) * pool.page_size, sequence.prompt_length)
+                self.prefix_queries += sequence.length
+                self.prefix_hits += len(cached) * pool.page_size
+
+    def _share_among_prompts(self, budget: int) -> None:
+        """Spend the budget on prompts in equal shares; what a short one leaves goes to the others."""
+        table = self.table
+        prompts = np.flatnonzero(table.active & (self._counts == 0))
+        remaining = table.length[prompts] - table.computed[prompts]
+        for place, i in enumerate(np.argsort(remaining, kind="stable")):
+            count = min(int(remaining[i]), budget // (len(prompts) - place))
+            self._counts[prompts[i]] = count
+            budget -= count
+        served = (table.sequence(int(row)) for row in prompts if self._counts[row])
+        for sequence in sorted(served, key=_order):
+            if sequence.status is Status.RUNNING:
+                row = sequence.row
+                self._grow(sequence, self.pages_for(int(table.computed[row] + self._counts[row])))
+
+    # --- pages ----------------------------------------------------------------------------------------------------
+
+    def _cached_pages(self, sequence: Sequence) -> list[int]:
+        """Pages of the pool that hold the sequence's beginning; at least its last token is always left to compute."""
+        if not self.prefix_caching or sequence.wants_prompt_logprobs:
+            return []
+        pages = []
+        for index in range((sequence.length - 1) // self.pool.page_size):
+            page = self.pool.lookup(sequence.key_of_page(index, self.pool.page_size))
+            if page is None:
+                break
+            pages.append(page)
+        return pages
+
+    def _grow(self, sequence: Sequence, pages: int) -> None:
+        """Give the sequence pages until it owns this many, or preempt it."""
+        while len(sequence.pages) < pages:
+            page = self._allocate(sequence)
+            if page is None:
+                return
+            self.table.add_page(sequence, page)
+
+    def _allocate(self, sequence: Sequence) -> int | None:
+        """A free page, if need be from the lowest-priority youngest sequence; None when that is `sequence` itself."""
+        while not self.pool.free_count:
+            victim = max((other for other in self.table.sequences if other is not None), key=_order)
+            self._preempt(victim)
+            if victim is sequence:
+                return None
+        return self.pool.allocate()
+
+    # --- the life of a sequence -----------------------------------------------------------------------------------
+
+    def _enter(self, sequence: Sequence, pages: list[int], computed: int, now: float) -> None:
+        sequence.pages = pages
+        sequence.published = computed // self.pool.page_size
+        sequence.status = Status.RUNNING
+        if sequence.first_scheduled is None:
+            sequence.first_scheduled = now
+        self.table.enter(sequence, computed)
+
+    def fork(self, sequence: Sequence, now: float) -> None:
+        """Let the choices that waited for this one's prompt share its pages.
+
+        Each computes the last prompt token again, in its own copy of the last page, and draws from its logits. Choices
+        for which no row is free join the queue; the prefix cache still spares them most of the prompt.
+        """
+        children, sequence.forks = sequence.forks, []
+        pages = sequence.pages[: self.pages_for(sequence.prompt_length)]
+        for child in children:
+            if self.table.free_count:
+                for page in pages:
+                    self.pool.share(page)
+                child.cached_tokens = sequence.prompt_length - 1
+                self._enter(child, list(pages), sequence.prompt_length - 1, now)
+                self._shared_tails.append(child)
+            else:
+                self.waiting.push(child, front=True)
+        self._shared_tails.append(sequence)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's pages; it computes them again later, mostly from the prefix cache."""
+        self.preemptions += 1
+        self._vacate(sequence)
+        sequence.status = Status.WAITING
+        sequence.prompt_logprobs.clear()
+        self.waiting.push(sequence, front=True)
+
+    def remove(self, sequence: Sequence) -> None:
+        """End a sequence, wherever it is; its pages are free at once."""
+        if sequence.status is Status.RUNNING:
+            self._vacate(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        sequence.status = Status.FINISHED
+        if sequence.forks:  # the next choice computes the prompt instead
+            heir, *rest = sequence.forks
+            sequence.forks, heir.forks = [], rest
+            self.waiting.push(heir, front=True)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        self._counts[sequence.row] = 0
+        self._copies.pop(sequence, None)
+        # The last page first: a prefix is worth more than what follows it.
+        for page in reversed(sequence.pages):
+            self.pool.release(page)
+        sequence.pages = []
+        self.table.leave(sequence)
+
+
+def _order(sequence: Sequence) -> tuple[int, int]:
+    return sequence.order

@@ -1,0 +1,25 @@
+"""Errors whose message is meant for a person.
+
+Every error a user can cause derives from `OctavoError`. Its message is one line that says what is wrong, with the
+numbers, and what would work. The command line prints it and exits with status 1; the server turns it into an error body.
+"""
+
+
+class OctavoError(Exception):
+    """Something the user can mend. `str(error)` is one complete line."""
+
+
+class CheckpointError(OctavoError):
+    """A model's files are missing, truncated or unreadable."""
+
+
+class UnsupportedError(OctavoError):
+    """A model architecture, weight format or feature that Octavo does not implement."""
+
+
+class ModelNotFoundError(OctavoError):
+    """A model name that no source knows, or a source that cannot be reached."""
+
+
+class ConfigError(OctavoError):
+    """Settings that cannot work, alone or together, found before weights are read."""
