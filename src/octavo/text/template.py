@@ -1,0 +1,252 @@
+"""Chat templates: a conversation to the prompt text a model was trained on, through sandboxed Jinja.
+
+A template is code from whoever published the model. The sandbox keeps it away from Python; what its loops may count
+through is bounded. Messages only ever reach it as data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from octavo.errors import OctavoError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+Message = dict[str, Any]
+
+# Marks the end of the message to continue. The space at its end shows whether the template trims messages; the
+# private-use characters keep it apart from anything a message says.
+_CONTINUE_TAG = "\ue0c7continue\ue0c7 "
+_PROBE = "probe"
+_RANGE_LIMIT = 100_000
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
+class TemplateError(OctavoError):
+    """A chat template that rejects the messages, or fails on them."""
+
+
+class ChatTemplate:
+    """A model's chat templates by name: "default", and "tool_use" for requests with tools, or just one. They are
+    compiled at first use: a model with a broken template still completes text."""
+
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
+        """`special_tokens`: bos_token, eos_token and so on, as the templates' variables."""
+        self._templates = {name: _Template(source) for name, source in sources.items()}
+        self._special_tokens = dict(special_tokens)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt for OpenAI-style `messages`, special tokens included.
+
+        `continue_final_message` ends it inside the last message, so that the model goes on writing that one.
+        `kwargs` are further variables for the template (`enable_thinking` and the like). Raises TemplateError.
+        """
+        if taken := sorted(_RESERVED & kwargs.keys()):
+            raise TemplateError(f"The chat template's own variables cannot be set: {', '.join(taken)}.")
+        if continue_final_message and add_generation_prompt:
+            raise TemplateError(
+                "continue_final_message and add_generation_prompt exclude each other: set add_generation_prompt false."
+            )
+        if not messages:
+            raise TemplateError("There are no messages: send at least one.")
+        template = self._choose(with_tools=bool(tools))
+        prepared = template.prepare(messages)
+        if continue_final_message:
+            _append(prepared[-1], _CONTINUE_TAG)
+        text = template.run(
+            {
+                **self._special_tokens,
+                **kwargs,
+                "messages": prepared,
+                "tools": tools or None,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+        return _cut_at_tag(text) if continue_final_message else text
+
+    def _choose(self, *, with_tools: bool) -> _Template:
+        templates = self._templates
+        for name in ("tool_use", "default") if with_tools else ("default",):
+            if name in templates:
+                return templates[name]
+        if len(templates) == 1:
+            return next(iter(templates.values()))
+        raise TemplateError(f"The model has no default chat template, only {', '.join(sorted(templates))}.")
+
+
+class _Template:
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @cached_property
+    def _compiled(self) -> Template:
+        return _environment().from_string(self._source)
+
+    def run(self, variables: dict[str, Any]) -> str:
+        import jinja2
+
+        try:
+            return self._compiled.render(variables, range=_counted_range())
+        except _RaisedByTemplate as error:
+            raise TemplateError(f"The chat template rejects the messages: {_one_line(error)}") from error
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"The model's chat template is not valid Jinja (line {error.lineno}): {_one_line(error)}"
+            ) from error
+        except Exception as error:  # whatever foreign code runs into, it is this request's failure alone
+            raise TemplateError(
+                f"The chat template fails on these messages: {type(error).__name__}: {_one_line(error)}"
+            ) from error
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Some templates only read content as a list of parts. Found by trying, since a template can do either in many
+        ways."""
+
+        def shows(content: Any) -> bool:
+            try:
+                return _PROBE in self.run({"messages": [{"role": "user", "content": content}]})
+            except TemplateError:
+                return False
+
+        return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
+
+    def prepare(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as the template expects them: a role it knows, content as a string (or as parts, if it reads only
+        those), no nulls, tool arguments as objects."""
+        return [self._prepare(message) for message in messages]
+
+    def _prepare(self, message: Message) -> Message:
+        prepared = {key: value for key, value in message.items() if value is not None}
+        # OpenAI's newer name for the same thing; templates that know it are few.
+        if prepared.get("role") == "developer" and "developer" not in self._source:
+            prepared["role"] = "system"
+        # Templates add content to strings without asking; an assistant's tool call may have none.
+        text = _text(prepared.get("content", ""))
+        prepared["content"] = [{"type": "text", "text": text}] if self._wants_parts else text
+        if "tool_calls" in prepared:
+            prepared["tool_calls"] = [_with_parsed_arguments(call) for call in prepared["tool_calls"]]
+        return prepared
+
+
+def _text(content: Any) -> str:
+    """Text parts are lines of their own, as vLLM and llama.cpp join them."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise TemplateError("A message's content must be a string or a list of text parts.")
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            raise TemplateError(f"This model reads text parts only, not a part of type {kind!r}.")
+    return "\n".join(part["text"] for part in content)
+
+
+def _with_parsed_arguments(call: Any) -> Any:
+    """The API carries a call's arguments as a JSON string; templates print the object."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        # A model may have written broken JSON; it then sees what it wrote.
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _append(message: Message, tag: str) -> None:
+    content = message["content"]
+    if isinstance(content, str):
+        message["content"] = content + tag
+    else:
+        content[-1]["text"] += tag
+
+
+def _cut_at_tag(text: str) -> str:
+    position = text.rfind(_CONTINUE_TAG.strip())
+    if position < 0:
+        raise TemplateError("The chat template leaves out the final message, so it cannot be continued.")
+    if text.startswith(_CONTINUE_TAG, position):
+        return text[:position]
+    # The template trimmed the tag's space, so it would have trimmed the message's own.
+    return text[:position].rstrip()
+
+
+class _RaisedByTemplate(Exception):
+    """`raise_exception(message)` in a template."""
+
+
+def _raise_exception(message: str) -> None:
+    raise _RaisedByTemplate(message)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _counted_range() -> Callable[..., range]:
+    """`range` with one budget for a whole rendering: nested loops over ranges cannot run for ever."""
+    left = _RANGE_LIMIT
+
+    def counted(*arguments: int) -> range:
+        nonlocal left
+        numbers = range(*arguments)
+        left -= len(numbers)
+        if left < 0:
+            raise OverflowError(f"loops over more than {_RANGE_LIMIT} numbers")
+        return numbers
+
+    return counted
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as Hugging Face sets it up for chat templates."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what training takes a loss on; here its body is simply rendered."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda format_: datetime.now().astimezone().strftime(format_)
+    return environment

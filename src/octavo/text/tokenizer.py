@@ -1,0 +1,136 @@
+"""Text to token ids and back, with Hugging Face's semantics, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from octavo.text.folder_tokenizer import read_folder_tokenizer
+from octavo.text.gguf_tokenizer import read_gguf_tokenizer
+from octavo.text.spec import TokenizerSpec
+from octavo.text.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from octavo.weights.checkpoint import Checkpoint
+
+# Special tokens that end a turn or a document in the families' published models. Quantised and converted checkpoints
+# often lose the list in generation_config.json and keep one eos; without these a chat would run on into a dialogue
+# with itself. Only a token the vocabulary marks as special counts: the same text in ordinary vocabulary does not.
+_END_TOKENS = (
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<end_of_turn>",
+    "<|end_of_turn|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer of a model folder (tokenizer.json) or GGUF file (its metadata).
+
+    Raises CheckpointError for missing or inconsistent files, UnsupportedError for kinds not implemented.
+    """
+    if checkpoint.gguf_metadata is not None:
+        spec = read_gguf_tokenizer(checkpoint.gguf_metadata)
+    else:
+        spec = read_folder_tokenizer(checkpoint.path)
+    configs = (checkpoint.generation_config, checkpoint.config)
+    end_ids = frozenset(n for config in configs for n in _ids(config.get("eos_token_id")))
+    bos = next((n for config in configs for n in _ids(config.get("bos_token_id"))), None)
+    return Tokenizer(spec, end_ids=end_ids, bos_token_id=bos)
+
+
+class Tokenizer:
+    """`vocab_size` counts ids, used or not: every id lies in `range(vocab_size)`. `special_ids` are the tokens that
+    decoding leaves out by default. `stop_token_ids` end a generation: the eos of the tokenizer, of the generation
+    config and of the config, and the special tokens that are known to end a turn. `chat_template` is None for a
+    model without one."""
+
+    def __init__(
+        self, spec: TokenizerSpec, *, end_ids: frozenset[int] = frozenset(), bos_token_id: int | None = None
+    ) -> None:
+        """`end_ids` and `bos_token_id` are what the model's configs say: more ends, and the bos of a tokenizer that
+        names none."""
+        self._backend = spec.backend
+        self._pieces = spec.pieces
+        self._prefix, self._suffix = list(spec.prefix_ids), list(spec.suffix_ids)
+        self._added = {n: token.content for n, token in spec.backend.get_added_tokens_decoder().items()}
+        self._bytes: dict[int, bytes] = {}
+        self.vocab_size = spec.vocab_size
+        self.special_ids = frozenset(n for n, token in spec.backend.get_added_tokens_decoder().items() if token.special)
+        named_bos = spec.special_tokens.get("bos_token")
+        self.bos_token_id = bos_token_id if named_bos is None else spec.backend.token_to_id(named_bos)
+        known_ends = {n for n in self.special_ids if self._added[n] in _END_TOKENS}
+        self.stop_token_ids = frozenset(n for n in spec.end_ids | end_ids | known_ends if 0 <= n < spec.vocab_size)
+        self.strips_space = spec.pieces.strip_space
+        self.chat_template = ChatTemplate(spec.chat_templates, spec.special_tokens) if spec.chat_templates else None
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Special tokens written out in `text` are recognised. With `add_special_tokens` the bos and eos this model
+        wants are added, but no bos before a text that brings its own. A rendered chat template is complete: encode
+        it with `add_special_tokens=False`."""
+        return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """`encode` for each text, on several threads, with the GIL released."""
+        # A lone surrogate (half of a JSON \u pair) is not a character, and UTF-8 has no bytes for it.
+        clean = [_SURROGATE.sub("\ufffd", text) for text in texts]
+        encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
+        if not add_special_tokens:
+            return [encoding.ids for encoding in encodings]
+        return [self._complete(encoding.ids) for encoding in encodings]
+
+    def _complete(self, ids: list[int]) -> list[int]:
+        has_prefix = ids[: len(self._prefix)] == self._prefix
+        return ids + self._suffix if has_prefix else self._prefix + ids + self._suffix
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the tokens' bytes; U+FFFD stands for what is not UTF-8.
+
+        This is Hugging Face's decoding without `clean_up_tokenization_spaces`, which would change text that was
+        already streamed. One more difference: SentencePiece byte tokens are joined with their neighbours before they
+        are read as UTF-8, so one stray byte does not spoil the characters beside it.
+        """
+        skipped = self.special_ids if skip_special_tokens else frozenset()
+        data = b"".join(self.token_bytes(n) for n in ids if n not in skipped)
+        if self.strips_space:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes one token contributes to a text, which need not be whole characters. A special token
+        contributes its own text; an id without a token contributes nothing."""
+        data = self._bytes.get(token_id)
+        if data is None:
+            data = self._bytes[token_id] = self._spell(token_id)
+        return data
+
+    def _spell(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.vocab_size:
+            return b""
+        added = self._added.get(token_id)
+        if added is not None and self._pieces.byte_level:
+            return added.encode()
+        piece = self._backend.id_to_token(token_id)
+        return b"" if piece is None else self._pieces.to_bytes(piece)
+
+    def token_text(self, token_id: int) -> str:
+        """A token as the OpenAI API shows it in logprobs: its text, or `bytes:\\xe2\\x82` for bytes that are not whole
+        characters, so that different tokens stay different."""
+        data = self.token_bytes(token_id)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _ids(value: Any) -> list[int]:
+    """`eos_token_id` is an id, a list of ids, or null."""
+    if isinstance(value, list):
+        return [n for n in value if isinstance(n, int)]
+    return [value] if isinstance(value, int) else []
