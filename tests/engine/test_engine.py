@@ -37,7 +37,7 @@ def request(name: str, prompt: list[int], **params: object) -> Request:
     return Request(request_id=name, prompt_token_ids=prompt, params=SamplingParams(**params))  # type: ignore[arg-type]
 
 
-PROMPTS = [[1, 2, 3], list(range(20)), [5] * 9, [7], list(range(20)) + [3, 3], list(range(16))]
+PROMPTS = [[1, 2, 3], list(range(20)), [5] * 9, [7], [*range(20), 3, 3], list(range(16))]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """A state machine over the engine: whatever is added, aborted, resumed or run out of, the invariants of paging hold.
 
-After every step: references equal owners; free and used pages partition the pool; pages are findable only when full and
-under the key of the tokens they hold; the table agrees with the sequences. At the end every choice has generated exactly
-the tokens it must, and the pool is all free.
+After every step: references equal owners; free and used pages partition the pool; pages are findable only when full,
+and under the key of the tokens they hold; the table agrees with the sequences. At the end every choice has generated
+exactly the tokens it must, and the pool is all free.
 """
 
 from collections import Counter

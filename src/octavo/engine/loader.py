@@ -1,17 +1,29 @@
 """From settings to an engine that computes: checkpoint, graph, memory, weights, in that order."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from octavo.backends.reference.executor import ReferenceExecutor
 from octavo.engine.config import EngineConfig, ModelInfo, size_kv_cache
 from octavo.engine.engine import Engine
 from octavo.graph.cost import kv_bytes_per_token
+from octavo.graph.ops import Graph
 from octavo.models import build
 from octavo.weights.checkpoint import open_checkpoint
 
 
-def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | None = None) -> tuple[Engine, ModelInfo]:
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine, what it came to on this machine, and the graph it computes."""
+
+    engine: Engine
+    info: ModelInfo
+    graph: Graph
+
+
+def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | None = None) -> LoadedEngine:
     """Load a model. Everything that can be refused is refused before the weights are read.
 
     Args:
@@ -23,7 +35,7 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     config.validate()
     checkpoint = open_checkpoint(Path(config.model))
     model = build(checkpoint.config)
-    weight_bytes = sum(_elements(shape) for shape in model.graph.parameters().values()) * 4
+    weight_bytes = 4 * sum(prod(shape) for shape in model.graph.parameters().values())
     num_pages, max_model_len = size_kv_cache(
         config,
         weight_bytes=weight_bytes,
@@ -47,11 +59,4 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
         backend="reference",
         weight_bytes=weight_bytes,
     )
-    return Engine(executor, config, max_model_len), info
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+    return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph)

@@ -49,14 +49,15 @@ class EngineServer:
         """Load the model and serve until the process is ended. Returns the exit status when it cannot be loaded."""
         self._frontends.append(self._socket.recv_multipart()[0])
         try:
-            engine, info = load_engine(config, lambda done, total: self._broadcast(Loading(done, total)))
+            loaded = load_engine(config, lambda done, total: self._broadcast(Loading(done, total)))
         except OctavoError as error:
             self._broadcast(Failed(str(error)))
             self._socket.close(linger=5000)
             return 1
-        self._broadcast(Ready(info))
+        engine, ready = loaded.engine, Ready(loaded.info)
+        self._broadcast(ready)
         while True:
-            self._receive(engine, Ready(info))
+            self._receive(engine, ready)
             if engine.has_work:
                 self._send(engine, engine.step())
 

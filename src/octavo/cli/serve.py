@@ -1,0 +1,129 @@
+"""`octavo serve`: from a model's name to a server that answers."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvloop
+
+from octavo.cli.console import console, counting, fetch
+from octavo.engine.client import EngineClient, EngineState
+from octavo.engine.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.server.run import bind, bind_unix, serve
+from octavo.server.settings import GenerationDefaults, ServedModel, ServerSettings
+from octavo.text import load_tokenizer
+from octavo.weights.checkpoint import open_checkpoint
+
+log = logging.getLogger("octavo.server")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """Where to listen and under which names; `uds` is the path of a Unix socket, instead of host and port."""
+
+    host: str
+    port: int
+    uds: str | None
+    names: tuple[str, ...]
+    settings: ServerSettings
+    stall_timeout: float
+
+
+def serve_model(model: str, config: EngineConfig, options: ServeOptions) -> None:
+    """Serve until a signal. What can go wrong goes wrong in this order: port, model, settings, weights."""
+    started = time.monotonic()
+    config.validate()
+    listener = bind_unix(options.uds) if options.uds else bind(options.host, options.port)
+    path = fetch(model)
+    try:
+        uvloop.run(_serve(model, path, replace(config, model=str(path)), options, listener, started))
+    finally:
+        listener.close()
+        if options.uds:
+            Path(options.uds).unlink(missing_ok=True)
+
+
+async def _serve(
+    model: str, path: Path, config: EngineConfig, options: ServeOptions, listener: socket.socket, started: float
+) -> None:
+    engine = EngineClient(config, stall_timeout=options.stall_timeout)
+    await engine.start()
+    try:
+        checkpoint = await asyncio.to_thread(open_checkpoint, path)
+        names = options.names or (model,)
+        served = ServedModel(
+            name=names[0],
+            aliases=names[1:],
+            root=model,
+            tokenizer=await asyncio.to_thread(load_tokenizer, checkpoint),
+            engine=engine,
+            max_model_len=config.max_model_len or checkpoint.config.get("max_position_embeddings", 0),
+            created=int(time.time()),
+            defaults=GenerationDefaults.from_config(checkpoint.generation_config),
+        )
+        server = asyncio.create_task(serve(options.settings, [served], listener))
+        loading = asyncio.create_task(_report_loading(engine, served, listener, started))
+        await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and loading.exception() is not None:
+            server.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await server
+            loading.result()
+        await server
+    finally:
+        await engine.stop()
+
+
+async def _report_loading(engine: EngineClient, served: ServedModel, listener: socket.socket, started: float) -> None:
+    """Show how far loading is, then what is served where. Raises EngineFailed when it fails."""
+    ready = asyncio.create_task(engine.ready())
+    with counting(f"loading {served.root}") as report:
+        while not ready.done():
+            await asyncio.wait({ready}, timeout=0.1)
+            report(*engine.load_progress)
+    info = ready.result()
+    if engine.state is EngineState.READY:
+        tokens = info.num_pages * info.page_size
+        log.info(
+            "%s is ready on %s after %.1f s: %s backend, up to %d tokens a sequence, %d sequences at once, "
+            "KV cache for %d tokens",
+            served.name,
+            _address(listener),
+            time.monotonic() - started,
+            info.backend,
+            info.max_model_len,
+            info.max_num_seqs,
+            tokens,
+        )
+
+
+def _address(listener: socket.socket) -> str:
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return name
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def configure_logging(level: str) -> None:
+    """Log to standard error, with colours on a terminal."""
+    from rich.logging import RichHandler
+
+    numeric = logging.getLevelNamesMapping().get(level.upper())
+    if numeric is None:
+        raise ConfigError(f"log level {level!r} is unknown; use debug, info, warning or error")
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=numeric, handlers=[handler])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
