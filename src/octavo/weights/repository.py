@@ -1,0 +1,106 @@
+"""A model repository on Hugging Face."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from octavo.weights.sources import Progress, SourceError
+
+_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    # Not "*.safetensors": some repositories hold the weights a second time under other names.
+    "model*.safetensors",
+    "model.safetensors.index.json",
+]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository by its id, "owner/name".
+
+    The files go to Hugging Face's own cache, which other programs share; Octavo's cache holds a link to the snapshot,
+    made when it is complete. So a later start need not ask, nor import, `huggingface_hub`.
+    """
+
+    repo_id: str
+
+    def __str__(self) -> str:
+        return f"Hugging Face repository {self.repo_id}"
+
+    @property
+    def key(self) -> str:
+        return self.repo_id.replace("/", "--")
+
+    def cached(self, root: Path) -> Path | None:
+        link = self._link(root)
+        return link.resolve() if (link / "config.json").is_file() else None
+
+    def fetch(self, root: Path, progress: Progress) -> Path:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        stage = f"downloading {self.repo_id}"
+        progress(stage, 0, None)
+        try:
+            bar = _reporting_bar(stage, progress)
+            folder = Path(snapshot_download(self.repo_id, allow_patterns=_FILES, tqdm_class=bar))
+        except GatedRepoError as error:
+            raise SourceError(
+                f"its owner must grant access: ask at https://huggingface.co/{self.repo_id}, then set HF_TOKEN"
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise SourceError("no such repository, or a private one and no HF_TOKEN that may read it") from error
+        except LocalEntryNotFoundError as error:
+            raise SourceError("huggingface.co (or HF_ENDPOINT) cannot be reached") from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's, not the network's
+            # The library lets through whatever its HTTP client raises, which changes from release to release.
+            raise SourceError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
+            raise SourceError(
+                "it has no config.json with model*.safetensors beside it; from a GGUF repository, "
+                "download one file and give its path"
+            )
+        link = self._link(root)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        partial = link.with_name(f"{link.name}.partial")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(folder)
+        os.replace(partial, link)
+        return folder
+
+    def _link(self, root: Path) -> Path:
+        return root / "huggingface" / self.key
+
+
+def _reporting_bar(stage: str, progress: Progress) -> type[Any]:
+    """A progress bar class for `huggingface_hub` that draws nothing and passes the byte counts on."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        # One download has several bars (bytes received, bytes written, files); the furthest byte count is reported.
+        furthest = 0
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            self.counts_bytes = kwargs.get("unit") == "B"
+            self.done = 0
+            super().__init__(*args, **(kwargs | {"disable": True}))  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            self.done += int(n or 0)
+            if self.counts_bytes and self.done > Bar.furthest:
+                Bar.furthest = self.done
+                progress(stage, self.done, self.total or None)
+
+    return Bar
