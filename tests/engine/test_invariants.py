@@ -122,6 +122,9 @@ class EngineMachine(RuleBasedStateMachine):
         pool, table = self.engine.scheduler.pool, self.engine.scheduler.table
         pool.check()
         running = [sequence for sequence in table.sequences if sequence is not None]
+        stats = self.engine.stats()
+        assert stats.running == len(running)
+        assert stats.running + stats.waiting == len(set(self.outputs) - self.ended)
         owners = Counter(page for sequence in running for page in sequence.pages)
         assert all(pool.references(page) == owners[page] for page in range(pool.num_pages))
         for row, sequence in enumerate(table.sequences):

@@ -23,7 +23,7 @@ class EngineStats:
     """Where the engine stands. Counters grow from the engine's start.
 
     Attributes:
-        running, waiting: sequences that hold a row, and that wait for one.
+        running, waiting: sequences that hold a row, and all others that have not ended.
         kv_usage: share of the pages that sequences own, 0 to 1.
         stored_tokens, held_tokens: tokens in pages, and the capacity of the pages that sequences hold, now.
         prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found.
@@ -78,6 +78,7 @@ class Engine:
         )
         self._live: dict[str, _Live] = {}
         self._arrivals = 0
+        self._sequences = 0
         self._steps = 0
         self._step_tokens = 0
         self._completions = _Rate()
@@ -107,6 +108,7 @@ class Engine:
                 vocab_size=self.executor.vocab_size,
             )
             self._arrivals += 1
+            self._sequences += 1
             live.sequences[index] = sequence
             # Choices without a token of their own wait for the first one's prompt, to share its pages.
             if leader is not None and not any(request.outputs.values()):
@@ -201,7 +203,7 @@ class Engine:
             try:
                 outputs += self._run(Step(step.rows[i : i + 1], step.counts[i : i + 1], copies))
             except Exception as error:
-                log.exception("request %s failed", sequence.request.request_id)
+                log.error("request %s failed: %r", sequence.request.request_id, error)
                 outputs.append(self._fail(sequence, f"the engine failed on this request: {type(error).__name__}"))
         return outputs
 
@@ -264,6 +266,7 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         live = self._live[sequence.request.request_id]
         del live.sequences[sequence.index]
+        self._sequences -= 1
         if not live.sequences:
             del self._live[sequence.request.request_id]
         leader = next((other for other in live.sequences.values() if sequence in other.forks), None)
@@ -281,7 +284,7 @@ class Engine:
         table, pool = scheduler.table, scheduler.pool
         return EngineStats(
             running=scheduler.num_running,
-            waiting=len(scheduler.waiting),
+            waiting=self._sequences - scheduler.num_running,
             kv_usage=pool.used_count / pool.num_pages,
             stored_tokens=int(table.computed[table.active].sum()),
             held_tokens=int(table.held[table.active].sum()) * pool.page_size,

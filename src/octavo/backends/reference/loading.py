@@ -1,0 +1,81 @@
+"""Weights as the backend multiplies with them: float32, those of merged linears one below the other."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+
+import numpy as np
+
+from octavo.backends.protocol import Float32
+from octavo.errors import CheckpointError
+from octavo.graph.ops import Graph, Linear, Op
+from octavo.weights.tensor import Tensor
+
+Names = tuple[str, ...]
+
+_THREADS = 2
+_NAMED_FAULTS = 4
+"""Weights that an error names, of perhaps hundreds that are wrong."""
+
+
+def load_weights(
+    graph: Graph, tensors: Mapping[str, Tensor], progress: Callable[[int, int], None] | None = None
+) -> list[tuple[Float32, ...]]:
+    """Read and dequantise what a graph needs.
+
+    Args:
+        graph: the weights' names and shapes.
+        tensors: the checkpoint; it may hold more.
+        progress: called with (elements loaded, elements in all) after every weight.
+
+    Returns:
+        For every node its op's arrays: for a linear all weights as one [out, in], and all biases as one [out] if there
+        are any; for other ops one for each parameter. A weight in two places is one array.
+
+    Raises:
+        CheckpointError: weights are missing or have other shapes.
+    """
+    shapes = graph.parameters()
+    found = {name: tensors[name] for name in shapes if name in tensors}
+    _check(shapes, {name: tensor.shape for name, tensor in found.items()})
+
+    def size(names: Names) -> int:
+        return sum(prod(shapes[name]) for name in names)
+
+    def load(names: Names) -> Float32:
+        parts = [found[name].to_float32() for name in names]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    # The largest first: the two threads then end at about the same time.
+    units = sorted({names for node in graph.nodes for names in _units(node.op)}, key=size, reverse=True)
+    arrays: dict[Names, Float32] = {}
+    done, total = 0, sum(map(size, units))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for names, array in zip(units, pool.map(load, units), strict=True):
+            arrays[names] = array
+            done += size(names)
+            if progress is not None:
+                progress(done, total)
+    return [tuple(arrays[names] for names in _units(node.op)) for node in graph.nodes]
+
+
+def _units(op: Op) -> list[Names]:
+    """The parameters of an op, by name, grouped as they become arrays."""
+    if isinstance(op, Linear):
+        units = (op.weights, op.biases) if op.biases else (op.weights,)
+        return [tuple(parameter.name for parameter in unit) for unit in units]
+    return [(parameter.name,) for parameter in op.parameters]
+
+
+def _check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+    faults = [f"{name} is missing" for name in wanted if name not in found]
+    faults += [
+        f"{name} is {list(shape)} instead of {list(wanted[name])}"
+        for name, shape in found.items()
+        if shape != wanted[name]
+    ]
+    if faults:
+        more = f", and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+        raise CheckpointError(
+            f"{len(faults)} of {len(wanted)} weights do not fit the config: {', '.join(faults[:_NAMED_FAULTS])}{more}"
+        )

@@ -1,0 +1,220 @@
+"""The command line as a person uses it: in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+
+def octavo(*arguments: str, stdin: str = "", cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({"OCTAVO_CACHE": str(cache)} if cache else {})
+    command = [sys.executable, "-m", "octavo.cli.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, input=stdin, env=environment)
+
+
+def one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The single line of a failure."""
+    assert result.returncode not in (0, None)
+    assert result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+@contextmanager
+def serving(model: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`octavo serve` on a free port; yields the process and its URL once it says it is ready."""
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(model), "--port", "0", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"ready on (http://\S+)", line):
+                yield process, found[1]
+                break
+        else:
+            pytest.fail("".join(said))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_version_and_help() -> None:
+    assert octavo("--version").stdout.startswith("octavo 0.")
+    for command in (["serve"], ["chat"], ["pull"], ["bench", "offline"], ["bench", "latency"]):
+        assert "--help" in octavo(*command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", [["serve"], ["bench", "offline"], ["bench", "latency"]])
+def test_an_unknown_model_is_one_line(command: list[str], tmp_path: Path) -> None:
+    line = one_line(octavo(*command, "no-such-model", cache=tmp_path))
+    assert "no-such-model" in line
+    assert "smollm2:135m" in line
+
+
+def test_a_truncated_gguf_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF\3\0\0\0\1\0")
+    assert "cut.gguf" in one_line(octavo("bench", "offline", str(tmp_path / "cut.gguf")))
+    assert "cut.gguf" in octavo("serve", str(tmp_path / "cut.gguf"), "--port", "0").stderr
+
+
+def test_an_unsupported_architecture_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"architectures": ["MambaForCausalLM"], "model_type": "mamba"})
+    )
+    for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).symlink_to(tiny_model / file)
+    result = octavo("serve", str(tmp_path), "--port", "0")
+    assert result.returncode == 1
+    assert "MambaForCausalLM" in result.stderr
+    assert "LlamaForCausalLM" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_is_one_line(tiny_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = one_line(octavo("serve", str(tiny_model), "--port", port))
+    assert port in line
+    assert "in use" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--kv-cache-memory-bytes", "100"], ["100 bytes holds no page", "2,048 bytes"]),
+        (["--max-model-len", "100000"], ["100000", "256 positions"]),
+        (["--max-num-seqs", "0"], ["max_num_seqs is 0"]),
+        (["--max-num-batched-tokens", "4", "--max-num-seqs", "8"], ["4 is less than max_num_seqs 8"]),
+        (["--tensor-parallel-size", "2"], ["tensor_parallel_size 2"]),
+        (["--dtype", "bfloat16"], ["bfloat16", "float32"]),
+        (["--gpu-memory-utilization", "1.5"], ["gpu_memory_utilization is 1.5"]),
+        (["--kv-cache-memory-bytes", "8KiB", "--max-model-len", "128"], ["needs 8 pages", "has 4 pages", "64 or less"]),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(tiny_model: Path, flags: list[str], words: list[str]) -> None:
+    line = one_line(octavo("bench", "offline", str(tiny_model), *flags))
+    for word in words:
+        assert word in line
+
+
+def test_two_models_are_refused(tiny_model: Path) -> None:
+    assert "name one" in one_line(octavo("bench", "offline", "a", "--model", "b"))
+
+
+@pytest.mark.parametrize("work", [["offline", "--num-prompts", "3"], ["latency"]])
+def test_bench_prints_the_keys(tiny_model: Path, work: list[str]) -> None:
+    result = octavo("bench", *work, "--model", str(tiny_model), "--input-len", "40", "--output-len", "8", "--json")
+    figures = json.loads(result.stdout)
+    keys = {
+        "output_tokens_per_second",
+        "total_tokens_per_second",
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+        "time_to_first_token_seconds",
+        "kv_utilization",
+        "roofline_fraction",
+        "peak_rss_bytes",
+    }
+    assert keys <= figures.keys()
+    assert all(figures[key] > 0 for key in keys)
+    assert figures["kv_utilization"] <= 1
+    assert figures["total_tokens_per_second"] == pytest.approx(figures["output_tokens_per_second"] * 6)
+
+
+def test_serve_answers_the_sdk_and_drains(tiny_model: Path) -> None:
+    with serving(tiny_model, "--served-model-name", "tiny", "--api-key", "secret", "--seed", "1") as (process, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret")
+        messages = [{"role": "user", "content": "the quick brown fox"}]
+        whole = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, seed=4)  # type: ignore[arg-type]
+        stream = client.chat.completions.create(
+            model="tiny",
+            messages=messages,  # type: ignore[arg-type]
+            max_tokens=12,
+            seed=4,
+            stream=True,
+        )
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert streamed == whole.choices[0].message.content
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=f"{url}/v1", api_key="wrong").models.list()
+        # A request in flight when the signal comes is answered in full; the process then ends by itself.
+        with client.completions.with_streaming_response.create(
+            model="tiny", prompt="the", max_tokens=150, stream=True, extra_body={"ignore_eos": True}
+        ) as response:
+            lines = response.iter_lines()
+            first = next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+        assert first.startswith("data: {")
+        assert rest[-1] == "data: [DONE]"
+        assert process.wait(20) == 0
+
+
+def test_ctrl_c_while_loading_leaves_nothing_behind(tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(tiny_model), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(1.0)  # somewhere in its start; any moment must do
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert "Traceback" not in said
+
+
+def test_chat_answers_a_prompt_and_standard_input(tiny_model: Path) -> None:
+    with serving(tiny_model) as (_, url):
+        flags = ["--url", url, "--seed", "3", "--max-tokens", "8"]
+        given = octavo("chat", "-p", "the quick", *flags)
+        assert given.returncode == 0, given.stderr
+        assert len(given.stdout.strip()) > 0
+        assert octavo("chat", *flags, stdin="the quick").stdout == given.stdout
+        refused = octavo("chat", "-p", "x", "--url", url, "--max-tokens", "100000")
+        assert "maximum context length" in one_line(refused)
+    assert "no server answers" in one_line(octavo("chat", "-p", "x", "--url", "http://127.0.0.1:9"))
+
+
+def test_chat_brings_its_own_server(tiny_model: Path) -> None:
+    result = octavo("chat", str(tiny_model), "-p", "the quick", "--seed", "3", "--max-tokens", "8")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.strip()) > 0
+
+
+def test_the_engine_dies_and_the_server_goes_on(tiny_model: Path) -> None:
+    import psutil
+
+    with serving(tiny_model) as (process, url):
+        body = {
+            "prompt": "the",
+            "max_tokens": 200,
+            "seed": 5,
+            "ignore_eos": True,
+            "stream": True,
+            "model": str(tiny_model),
+        }
+        expected = httpx.post(f"{url}/v1/completions", json=body | {"stream": False}, timeout=60).json()["choices"][0]
+        pieces: list[str] = []
+        killed = False
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+            for line in response.iter_lines():
+                if line.startswith("data: {"):
+                    pieces += [choice["text"] for choice in json.loads(line[6:])["choices"]]
+                    if len(pieces) > 20 and not killed:
+                        killed = True
+                        (engine,) = psutil.Process(process.pid).children()
+                        engine.kill()
+        assert killed
+        assert "".join(pieces) == expected["text"]
