@@ -1,7 +1,7 @@
 """Errors whose message is meant for a person.
 
 Every error a user can cause derives from `OctavoError`. Its message is one line that says what is wrong, with the
-numbers, and what would work. The command line prints it and exits with status 1; the server turns it into an error body.
+numbers, and what would work. The command line prints it and exits with status 1; the server makes an error body of it.
 """
 
 

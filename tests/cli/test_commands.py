@@ -97,14 +97,17 @@ def test_a_port_in_use_is_one_line(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--kv-cache-memory-bytes", "100"], ["100 bytes holds no page", "2,048 bytes"]),
+        (["--kv-cache-memory-bytes", "100"], ["100 bytes holds no page", "4,096 bytes"]),
         (["--max-model-len", "100000"], ["100000", "256 positions"]),
         (["--max-num-seqs", "0"], ["max_num_seqs is 0"]),
         (["--max-num-batched-tokens", "4", "--max-num-seqs", "8"], ["4 is less than max_num_seqs 8"]),
         (["--tensor-parallel-size", "2"], ["tensor_parallel_size 2"]),
         (["--dtype", "bfloat16"], ["bfloat16", "float32"]),
         (["--gpu-memory-utilization", "1.5"], ["gpu_memory_utilization is 1.5"]),
-        (["--kv-cache-memory-bytes", "8KiB", "--max-model-len", "128"], ["needs 8 pages", "has 4 pages", "64 or less"]),
+        (
+            ["--kv-cache-memory-bytes", "16KiB", "--max-model-len", "128"],
+            ["needs 8 pages", "has 4 pages", "64 or less"],
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(tiny_model: Path, flags: list[str], words: list[str]) -> None:

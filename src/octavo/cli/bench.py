@@ -16,7 +16,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.loader import load_engine
 from octavo.engine.request import Request, SamplingParams
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, OctavoError
 from octavo.graph.cost import step_cost
 from octavo.graph.ops import Graph
 
@@ -48,6 +48,10 @@ class BenchResult:
     kv_utilization: float
     roofline_fraction: float
     peak_rss_bytes: int
+
+
+class BenchError(OctavoError):
+    """The engine failed while it was measured."""
 
 
 class MeteredExecutor:
@@ -157,6 +161,8 @@ def _run(
         else:
             tally.prefill_seconds += now - before
         for produced in outputs:
+            if produced.error is not None:
+                raise BenchError(f"request {produced.request_id}: {produced.error}; the traceback is above")
             tally.first_tokens.setdefault(produced.request_id, now)
         generated, before = generated + len(outputs), now
         if progress is not None:

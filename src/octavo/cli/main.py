@@ -81,10 +81,10 @@ def serve(
         int, typer.Option(help="Requests that may wait; more are refused with Retry-After.")
     ] = DEFAULTS.max_num_queued_reqs,
     max_num_queued_tokens: Annotated[
-        int, typer.Option(click_type=options.Quantity(), help="Tokens that may wait.")
+        int, typer.Option(parser=options.quantity, metavar="N", help="Tokens that may wait.")
     ] = DEFAULTS.max_num_queued_tokens,
     max_body_bytes: Annotated[
-        int, typer.Option(click_type=options.Quantity(), help="Longer request bodies are refused.")
+        int, typer.Option(parser=options.quantity, metavar="N", help="Longer request bodies are refused.")
     ] = 16 * 2**20,
     sse_keep_alive_interval: Annotated[
         float, typer.Option(help="Seconds of silence on a stream after which a comment is sent; 0 is never.")
@@ -117,12 +117,15 @@ def serve(
         drain_seconds=shutdown_timeout,
         seed=seed,
     )
-    names = tuple(served_model_name or ())
-    serve_model(
-        name,
-        config,
-        ServeOptions(host=host, port=port, uds=uds, names=names, settings=settings, stall_timeout=stall_timeout),
+    listen = ServeOptions(
+        host=host,
+        port=port,
+        uds=uds,
+        names=tuple(served_model_name or ()),
+        settings=settings,
+        stall_timeout=stall_timeout,
     )
+    serve_model(name, config, listen)
 
 
 @app.command()
@@ -149,8 +152,8 @@ def chat(
     run(name, url=url, api_key=api_key, system=system, prompt=prompt, parameters=parameters)
 
 
-InputLen = Annotated[int, typer.Option(click_type=options.Quantity(), help="Tokens per prompt.")]
-OutputLen = Annotated[int, typer.Option(click_type=options.Quantity(), help="Tokens generated per prompt.")]
+InputLen = Annotated[int, typer.Option(parser=options.quantity, metavar="N", help="Tokens per prompt.")]
+OutputLen = Annotated[int, typer.Option(parser=options.quantity, metavar="N", help="Tokens generated per prompt.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 
 

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-import click
 import typer
 
 from octavo.engine.config import EngineConfig
@@ -18,19 +17,12 @@ DEFAULTS = EngineConfig(model=DEFAULT_MODEL)
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
 
 
-class Quantity(click.ParamType[int]):
+def quantity(text: str) -> int:
     """A whole number, plain or with a unit: 512, 8k (8,000), 8Ki (8,192), 512MiB, 4GiB."""
-
-    name = "quantity"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number, or a usage error that names accepted forms."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(value).strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no quantity; write 4096, 8k, 512MiB or 4GiB", param, ctx)
-        return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", str(text).strip(), re.IGNORECASE)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no quantity; write 4096, 8k, 512MiB or 4GiB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
 ModelArgument = Annotated[
@@ -51,14 +43,17 @@ def _engine_options(
     max_model_len: Annotated[
         int | None,
         typer.Option(
-            click_type=Quantity(), help="Tokens of prompt and output together. Default: what model and KV cache allow."
+            parser=quantity,
+            metavar="N",
+            help="Tokens a sequence may have. Default: what model and KV cache allow.",
         ),
     ] = DEFAULTS.max_model_len,
     max_num_seqs: Annotated[int, typer.Option(help="Sequences that run at once.")] = DEFAULTS.max_num_seqs,
     max_num_batched_tokens: Annotated[
         int | None,
         typer.Option(
-            click_type=Quantity(),
+            parser=quantity,
+            metavar="N",
             help="Tokens a step computes at most; bounds the gap between two tokens of a stream. "
             f"Default: {DEFAULTS.max_num_batched_tokens}, or one for each sequence if that is more.",
         ),
@@ -69,7 +64,9 @@ def _engine_options(
     kv_cache_memory_bytes: Annotated[
         int | None,
         typer.Option(
-            click_type=Quantity(), help="KV memory. Default: 4 GiB, or half of what is available if that is less."
+            parser=quantity,
+            metavar="N",
+            help="Default: 4 GiB, or half of what is available if that is less.",
         ),
     ] = DEFAULTS.kv_cache_memory_bytes,
     gpu_memory_utilization: Annotated[

@@ -25,9 +25,9 @@ def padded_rows(rows: int) -> int:
 def linear(x: Float32, weight: Float32, bias: Float32 | None = None) -> Float32:
     """`x @ weight.T + bias`: x [rows, in], weight [out, in], bias [out] -> [rows, out].
 
-    The rows are the columns of `weight @ block.T`. In that order a BLAS puts them side by side into its vector registers,
-    where they are all alike; as rows of `block @ weight.T` some of them fall to kernels for remainders, which round
-    differently.
+    The rows are the columns of `weight @ block.T`. In that order a BLAS puts them side by side into its vector
+    registers, where they are all alike; as rows of `block @ weight.T` some of them fall to kernels for remainders,
+    which round differently.
     """
     rows, width = x.shape
     blocks = x.reshape(rows // BLOCK_ROWS, BLOCK_ROWS, width)

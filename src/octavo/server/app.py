@@ -1,0 +1,54 @@
+"""The HTTP application: routes behind the middleware that every request passes."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from octavo import __version__
+from octavo.server.chat import chat_routes
+from octavo.server.completions import completion_routes
+from octavo.server.context import Server
+from octavo.server.errors import on_http_exception, on_validation_error
+from octavo.server.middleware import AuthenticationMiddleware, ExchangeMiddleware
+from octavo.server.models import model_routes
+from octavo.server.operations import operation_routes
+from octavo.server.settings import ServedModel, ServerSettings
+
+
+def create_app(settings: ServerSettings, models: Sequence[ServedModel]) -> FastAPI:
+    """Build the application. It neither starts nor stops the models' engines.
+
+    Args:
+        models: at least one; the first serves requests that name none.
+    """
+    server = Server(settings, models)
+    middleware = [Middleware(ExchangeMiddleware, metrics=server.http_metrics)]
+    if settings.cors_origins:
+        # Outside the check of keys: browsers ask without one, and must be able to read a refusal.
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_origins),
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+    if settings.api_keys:
+        middleware.append(Middleware(AuthenticationMiddleware, api_keys=settings.api_keys))
+    app = FastAPI(
+        title="Octavo",
+        version=__version__,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=middleware,
+        exception_handlers={HTTPException: on_http_exception, RequestValidationError: on_validation_error},
+    )
+    app.state.server = server
+    for routes in (chat_routes, completion_routes, model_routes, operation_routes):
+        app.include_router(routes(server))
+    return app

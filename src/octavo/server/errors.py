@@ -1,0 +1,179 @@
+"""Error bodies as OpenAI's clients unwrap them: `{"error": {"message", "type", "param", "code"}}` on every route."""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+MAX_MESSAGE = 1000
+"""Characters of an error message: a small request must not earn a large reply."""
+
+MAX_RETRY_AFTER = 120
+"""Seconds: OpenAI's clients do not retry at all when they are told to wait longer."""
+
+
+class ApiError(HTTPException):
+    """An error with a status and an OpenAI body. `param` is the request's field, `code` a stable name for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",  # noqa: A002 - the field's name
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.type = type
+        self.param = param
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+def invalid(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    """400: the request can never be served as it is."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def context_length_exceeded(limit: int, however: str, param: str | None = None) -> ApiError:
+    """400 in OpenAI's wording, by which agents recognise that they must shorten the conversation."""
+    message = f"This model's maximum context length is {limit} tokens. However, {however}"
+    return invalid(message, param, "context_length_exceeded")
+
+
+def unauthorized() -> ApiError:
+    """401: no key, or not one of ours."""
+    message = "Incorrect API key provided. Send a valid key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def overloaded(message: str, retry_after: float | None) -> ApiError:
+    """429: the queue is full, the server itself is well."""
+    headers = _retry_after(retry_after)
+    return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers=headers)
+
+
+def unavailable(message: str, retry_after: float | None = None) -> ApiError:
+    """503: no requests are taken for now."""
+    headers = _retry_after(retry_after)
+    return ApiError(503, message, type="server_error", code="service_unavailable", headers=headers)
+
+
+def failed(message: str) -> ApiError:
+    """A state that trying again does not change: 503 that clients do not retry."""
+    headers = {"x-should-retry": "false"}
+    return ApiError(503, message, type="server_error", code="service_unavailable", headers=headers)
+
+
+def internal(message: str = "The server had an error while processing this request.") -> ApiError:
+    """500. A model's tokens depend on the request alone, so the same request fails again: clients need not retry."""
+    headers = {"x-should-retry": "false"}
+    return ApiError(500, message, type="server_error", code="internal_error", headers=headers)
+
+
+def error_body(error: ApiError) -> dict[str, Any]:
+    """The object that goes into a response or a stream."""
+    message = error.detail if len(error.detail) <= MAX_MESSAGE else error.detail[: MAX_MESSAGE - 1] + "…"
+    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+    for status, text in (
+        (400, "The request cannot be served as it is; `param` names the field."),
+        (401, "No key, or a wrong one."),
+        (404, "No such model."),
+        (413, "The body is too large."),
+        (429, "The queue is full; try again after `Retry-After`."),
+        (500, "The engine failed on this request."),
+        (503, "The model is loading or the server is stopping; try again after `Retry-After`."),
+        ("default", "Any other error."),
+    )
+}
+"""What a route's documentation says about errors."""
+
+
+def error_response(error: ApiError) -> Response:
+    """The complete response."""
+    return Response(
+        orjson.dumps(error_body(error)), error.status_code, headers=error.headers, media_type="application/json"
+    )
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer our own errors and the framework's (404, 405) alike."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error, ApiError):
+        return error_response(error)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = f"There is no route {request.method} {request.url.path}."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        message = f"{request.url.path} does not take {request.method}, only {allowed}."
+    else:
+        message = error.detail
+    return error_response(ApiError(error.status_code, message, headers=error.headers))
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """Answer a body that does not fit the schema, with the first field that is wrong."""
+    assert isinstance(error, RequestValidationError)
+    # Every branch of a union reports its own error; the one that got furthest is about what the client meant.
+    worst = max(error.errors(), key=lambda item: len(item["loc"]))
+    param = field_path(error.body, worst["loc"][1:], missing=worst["type"] == "missing")
+    message = worst["msg"].removeprefix("Value error, ")
+    return error_response(invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param))
+
+
+def field_path(body: Any, location: Sequence[str | int], *, missing: bool) -> str | None:
+    """A field as the client sees it (`messages[0].content`).
+
+    Args:
+        body: the request. location: pydantic's path, in which tags of union branches are mixed with keys and indices.
+        missing: whether the last element names a field that the body lacks.
+    """
+    path = ""
+    for position, part in enumerate(location):
+        if isinstance(part, int) and isinstance(body, list) and part < len(body):
+            path += f"[{part}]"
+        elif (
+            isinstance(part, str)
+            and isinstance(body, dict)
+            and (part in body or (missing and position == len(location) - 1))
+        ):
+            path += f".{part}" if path else part
+        else:
+            continue
+        body = body[part] if not isinstance(body, dict) else body.get(part)
+    return path[:MAX_MESSAGE] or None
+
+
+def _retry_after(seconds: float | None) -> dict[str, str]:
+    return {"Retry-After": str(min(max(math.ceil(seconds or 1.0), 1), MAX_RETRY_AFTER))}

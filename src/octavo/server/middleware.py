@@ -1,0 +1,99 @@
+"""What every request passes before it reaches a route: naming, logging, counting, and the key."""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from octavo.server.errors import error_response, internal, unauthorized
+from octavo.server.exchange import CLIENT_GONE, SCOPE_KEY, Exchange
+from octavo.server.metrics import HttpMetrics
+
+log = logging.getLogger("octavo.server")
+access_log = logging.getLogger("octavo.access")
+
+PROBES = ("/health", "/ready")
+"""Routes that need no key: whoever watches over the process has none."""
+
+UNLOGGED = (*PROBES, "/metrics")
+
+_USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class ExchangeMiddleware:
+    """Names every request, writes one log line about it, counts it, and answers 500 for what nobody caught."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        wanted = Headers(scope=scope).get("x-request-id", "")
+        exchange = Exchange(wanted if _USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
+        scope[SCOPE_KEY] = exchange
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = exchange.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception:
+            log.exception("%s %s failed (request %s)", scope["method"], scope["path"], exchange.request_id)
+            if exchange.status is None:
+                await error_response(internal())(scope, receive, send_named)
+        finally:
+            self._note(scope, exchange)
+
+    def _note(self, scope: Scope, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.started
+        status = exchange.status or CLIENT_GONE
+        route = scope.get("route")
+        self._metrics.observe(scope["method"], getattr(route, "path", "none"), status, seconds)
+        if scope["path"] not in UNLOGGED:
+            access_log.info(
+                "%s %s %d %.1f ms, %d prompt and %d output tokens, request %s",
+                scope["method"],
+                scope["path"],
+                status,
+                seconds * 1e3,
+                exchange.prompt_tokens,
+                exchange.output_tokens,
+                exchange.request_id,
+            )
+
+
+class AuthenticationMiddleware:
+    """Lets nobody without a key past, whatever the path: a route added later is closed by default."""
+
+    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in PROBES and scope["method"] != "OPTIONS":
+            tenant = self._tenant(Headers(scope=scope))
+            if tenant is None:
+                await error_response(unauthorized())(scope, receive, send)
+                return
+            Exchange.of(scope).tenant = tenant
+        await self._app(scope, receive, send)
+
+    def _tenant(self, headers: Headers) -> str | None:
+        """Whose key it is; None if it is nobody's. Compares with every key, in constant time."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.encode("latin-1")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return digest.hex()[:16] if any(matches) else None

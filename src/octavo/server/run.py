@@ -1,0 +1,124 @@
+"""Running the application: the socket, the signals, and an orderly end."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from octavo.errors import ConfigError
+from octavo.server.app import create_app
+from octavo.server.context import Server
+from octavo.server.protocol import HttpProtocol
+from octavo.server.settings import ServedModel, ServerSettings
+
+log = logging.getLogger("octavo.server")
+
+BACKLOG = 2048
+
+CLOSING_SECONDS = 5
+"""For clients to read the last bytes of what ended."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take a port before anything else is done, so that one in use is found out at once. Port 0 is any free one.
+
+    Raises:
+        ConfigError: the address is in use, not ours, or not allowed.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # A server may start while connections of the one before it linger.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return _listen(listener, (host, port), f"{host} port {port}", "choose another with --host and --port")
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Listen on a Unix socket. The file that a killed server left behind is replaced.
+
+    Raises:
+        ConfigError: another server listens there, or the path cannot be used.
+    """
+    if Path(path).is_socket():
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:  # nobody listens any more
+                Path(path).unlink()
+    return _listen(socket.socket(socket.AF_UNIX), path, path, "choose another path with --uds")
+
+
+def _listen(listener: socket.socket, address: tuple[str, int] | str, where: str, remedy: str) -> socket.socket:
+    try:
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot listen on {where}: {reason.rstrip('.')}; {remedy}") from error
+    return listener
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its signal handlers: it would close the port first, and drain afterwards."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: ServerSettings, models: Sequence[ServedModel], listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    The first signal turns readiness to 503 and refuses new work, while the port stays open and requests in flight go
+    on, for `settings.drain_seconds` at most; what is left then ends with an error. A second signal skips the waiting.
+    The engines belong to the caller: started before or meanwhile, stopped afterwards.
+
+    Args:
+        listener: from `bind` or `bind_unix`; closed at the end.
+    """
+    app = create_app(settings, models)
+    server: Server = app.state.server
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+    )
+    runner = _Uvicorn(config)
+    drain: asyncio.Task[None] | None = None
+
+    async def stop_when_drained() -> None:
+        await server.in_flight.drain(settings.drain_seconds)
+        runner.should_exit = True
+
+    def on_signal() -> None:
+        nonlocal drain
+        if drain is None:
+            log.info("stopping: requests in flight have %g seconds; signal again to stop now", settings.drain_seconds)
+            drain = asyncio.create_task(stop_when_drained())
+            return
+        log.info("stopping now")
+        server.in_flight.cancel()
+        runner.should_exit = runner.force_exit = True
+
+    loop = asyncio.get_running_loop()
+    handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    for number in handled:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        await runner.serve(sockets=[listener])
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+        if drain is not None:
+            drain.cancel()
+        listener.close()
