@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's routes, errors, limits, streams and metrics. Knows no scheduling and no devices."""

@@ -57,13 +57,11 @@ class Server:
         return self._seeds.getrandbits(SEED_BITS)
 
     def model(self, name: str) -> ServedModel:
-        """The model a request names; the first one if it names none.
+        """The model a request names; the first one if it names none. Raises ApiError: 404."""
+        return self.named(name) if name else self.models[0]
 
-        Raises:
-            ApiError: 404.
-        """
-        if not name:
-            return self.models[0]
+    def named(self, name: str) -> ServedModel:
+        """The model of that name or alias. Raises ApiError: 404."""
         model = self._by_name.get(name)
         if model is None:
             raise ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")

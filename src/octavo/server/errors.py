@@ -133,10 +133,10 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         return error_response(error)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"There is no route {request.method} {request.url.path}."
+        message = f"There is no route {request.method} {request.scope['path']}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
-        message = f"{request.url.path} does not take {request.method}, only {allowed}."
+        message = f"{request.scope['path']} does not take {request.method}, only {allowed}."
     else:
         message = error.detail
     return error_response(ApiError(error.status_code, message, headers=error.headers))

@@ -274,7 +274,7 @@ class Generation:
                     return errors.overloaded(f"The server is overloaded: {error.message}.", error.retry_after)
                 if error.kind is Refusal.TOO_LONG:
                     return errors.context_length_exceeded(self.model.context_length, f"{error.message}.")
-                return errors.invalid(error.message)
+                return errors.invalid(f"{error.message}.")
             case EngineFailed():
                 trace.fail()
                 return errors.internal(f"The engine failed: {error}.")

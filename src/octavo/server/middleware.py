@@ -65,7 +65,7 @@ class ExchangeMiddleware:
             access_log.info(
                 "%s %s %d %.1f ms, %d prompt and %d output tokens, request %s",
                 scope["method"],
-                scope["path"],
+                scope["raw_path"].decode("latin-1"),  # still escaped: a path must not begin a new line
                 status,
                 seconds * 1e3,
                 exchange.prompt_tokens,

@@ -45,7 +45,7 @@ def model_routes(server: Server) -> APIRouter:
     @router.get("/v1/models/{model_id:path}", tags=["OpenAI"])
     async def retrieve_model(model_id: str) -> Response:
         """One model."""
-        return json_response(model_card(server.model(model_id or "/"), model_id))
+        return json_response(model_card(server.named(model_id), model_id))
 
     @router.post("/tokenize", tags=["Tokenizer"])
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:

@@ -9,8 +9,8 @@ from octavo.server.generation import Prompt
 from octavo.server.schema import Message, TemplateOptions
 from octavo.text import TemplateError, Tokenizer
 
-INLINE_BYTES = 16 * 1024
-"""Bodies up to this size are tokenised at once (about a millisecond); a thread takes longer ones off the event loop."""
+INLINE_BYTES = 2048
+"""Bodies up to this size are tokenised at once, in about two milliseconds; a thread takes larger ones off the loop."""
 
 RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 

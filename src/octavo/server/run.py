@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -21,6 +22,11 @@ from octavo.server.settings import ServedModel, ServerSettings
 log = logging.getLogger("octavo.server")
 
 BACKLOG = 2048
+
+MAX_FILES = 65536
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections: one that both sides give up at the same moment fails a request."""
 
 CLOSING_SECONDS = 5
 """For clients to read the last bytes of what ended."""
@@ -62,6 +68,14 @@ def _listen(listener: socket.socket, address: tuple[str, int] | str, where: str,
     return listener
 
 
+def raise_file_limit() -> None:
+    """Every connection is an open file, and the usual limit of 1024 is one that a process may raise itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class _Uvicorn(uvicorn.Server):
     """Uvicorn without its signal handlers: it would close the port first, and drain afterwards."""
 
@@ -80,6 +94,7 @@ async def serve(settings: ServerSettings, models: Sequence[ServedModel], listene
     Args:
         listener: from `bind` or `bind_unix`; closed at the end.
     """
+    raise_file_limit()
     app = create_app(settings, models)
     server: Server = app.state.server
     config = uvicorn.Config(
@@ -91,6 +106,7 @@ async def serve(settings: ServerSettings, models: Sequence[ServedModel], listene
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     runner = _Uvicorn(config)

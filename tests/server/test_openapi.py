@@ -1,0 +1,44 @@
+"""Whatever fits the documented schema, and whatever does not, is answered without a server error."""
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.generation import GenerationMode
+
+from tests.server.fake import FakeEngine
+
+MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
+def test_no_input_is_a_server_error(url: str, engine: FakeEngine, mode: GenerationMode) -> None:
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == 10
+    if mode is GenerationMode.NEGATIVE:  # routes without parameters cannot be asked wrongly
+        operations = [operation for operation in operations if operation.method == "post"]
+
+    for operation in operations:
+
+        @given(case=operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def answers(case: schemathesis.Case) -> None:
+            response = case.call(timeout=20)
+            assert response.status_code < 500
+            assert response.headers["x-request-id"]
+            if response.status_code >= 400:
+                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+        answers()
+
+
+def test_the_description(http: httpx.Client) -> None:
+    description = http.get("/openapi.json").json()
+    assert description["info"]["title"] == "Octavo"
+    chat = description["components"]["schemas"]["ChatCompletionRequest"]
+    assert chat["required"] == ["messages"]
+    assert {"temperature", "top_k", "stream_options", "guided_json"} <= chat["properties"].keys()
+    responses = description["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert {"200", "400", "401", "404", "429", "503"} <= responses.keys()
+    assert "422" not in responses  # the framework's own, which is never sent

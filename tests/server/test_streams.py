@@ -1,0 +1,162 @@
+"""Event streams byte by byte, and when they begin."""
+
+import time
+
+import httpx
+import pytest
+
+from octavo.server.settings import ServerSettings
+from tests.server.conftest import eventually
+from tests.server.fake import MODEL, FakeEngine, running, served
+from tests.server.raw import raw_stream
+from tests.server.sse import events, text_of
+
+CHAT = "/v1/chat/completions"
+BODY = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+def test_headers(http: httpx.Client) -> None:
+    headers = http.post(CHAT, json=BODY).headers
+    assert headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-accel-buffering"] == "no"
+    assert headers["x-request-id"]
+
+
+def test_chunks(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "Paris."
+    plain = events(http.post(CHAT, json=BODY).text)
+    assert plain[0]["choices"] == [
+        {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+    ]
+    assert all(set(chunk["choices"][0]["delta"]) == {"content"} for chunk in plain[1:-1])
+    assert plain[-1]["choices"] == [
+        {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+    ]
+    assert {chunk["object"] for chunk in plain} == {"chat.completion.chunk"}
+    assert all("usage" not in chunk for chunk in plain)
+    text = events(http.post("/v1/completions", json={"prompt": "hi", "stream": True}).text)
+    assert {chunk["object"] for chunk in text} == {"text_completion"}
+    assert [chunk["choices"][0]["finish_reason"] for chunk in text[:-1]] == [None] * (len(text) - 1)
+    final = {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+    assert text[-1]["choices"] == [final]
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_usage(http: httpx.Client, engine: FakeEngine, route: str) -> None:
+    body = {"prompt": "hi", **BODY, "n": 2, "max_tokens": 3, "ignore_eos": True}
+    *chunks, last = events(http.post(f"/v1/{route}", json=body | {"stream_options": {"include_usage": True}}).text)
+    assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
+    assert last["choices"] == []
+    prompt = len(engine.requests[-1].prompt_token_ids)
+    assert last["usage"] == {
+        "prompt_tokens": prompt,
+        "completion_tokens": 6,
+        "total_tokens": prompt + 6,
+        "prompt_tokens_details": {"cached_tokens": prompt // 16 * 16},
+    }
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, final = events(http.post(f"/v1/{route}", json=body | {"stream_options": options}).text)
+    assert final["usage"] == last["usage"]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == 6
+
+
+def test_line_separators_are_escaped(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: 'a\u2028b\u2029c \u201c\x00\x1f"\\'
+    raw = http.post(CHAT, json=BODY).text
+    assert "\u2028" not in raw
+    assert "\u2029" not in raw
+    assert text_of(events(raw)) == 'a\u2028b\u2029c \u201c\x00\x1f"\\'
+
+
+def test_nothing_is_sent_before_the_first_token(url: str, engine: FakeEngine) -> None:
+    engine.hold = True
+    with raw_stream(url, BODY) as connection:
+        eventually(lambda: bool(engine.ledger))
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(10)
+        engine.hold = False
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+        eventually(lambda: not engine.ledger)
+
+
+def test_role_and_first_text_come_in_one_piece(url: str, engine: FakeEngine) -> None:
+    """A client that times the first chunk times the first token."""
+    engine.step_seconds = 0.05
+    with raw_stream(url, BODY) as connection:
+        received = b""
+        while b"\r\n\r\ndata" not in received and b"data: " not in received:
+            received += connection.recv(65536)
+        body = received.split(b"\r\n\r\n", 1)[1]
+        size, rest = body.split(b"\r\n", 1)
+        first_piece = rest[: int(size, 16)]
+        assert first_piece.count(b"data: ") == 2
+        assert b'"role":"assistant"' in first_piece
+        assert b'{"content":"I"}' in first_piece
+
+
+def test_one_piece_per_step(url: str, engine: FakeEngine) -> None:
+    with raw_stream(url, {**BODY, "n": 4, "max_tokens": 5, "ignore_eos": True}) as connection:
+        received = b""
+        while not received.endswith(b"0\r\n\r\n"):
+            received += connection.recv(65536)
+    pieces = []
+    rest = received.split(b"\r\n\r\n", 1)[1]
+    while (cut := rest.split(b"\r\n", 1))[0] != b"0":
+        size = int(cut[0], 16)
+        pieces.append(cut[1][:size])
+        rest = cut[1][size + 2 :]
+    assert len(pieces) == 6  # five steps of four choices, and [DONE]
+    assert pieces[-1] == b"data: [DONE]\n\n"
+
+
+def test_pings_while_the_engine_is_silent(engine: FakeEngine) -> None:
+    with running(ServerSettings(ping_seconds=0.05), served(engine)) as url:
+        engine.step_seconds = 0.12
+        raw = httpx.post(url + CHAT, json=BODY | {"max_tokens": 4}).text
+    assert 3 <= raw.count(": ping\n\n") <= 9
+    assert raw.startswith("data: ")  # not before the status line is due
+    assert len(events(raw)) == 6
+
+
+def test_no_pings_when_switched_off(engine: FakeEngine) -> None:
+    with running(ServerSettings(ping_seconds=0), served(engine)) as url:
+        engine.step_seconds = 0.05
+        assert "ping" not in httpx.post(url + CHAT, json=BODY | {"max_tokens": 3}).text
+
+
+def test_a_bug_in_the_middle_ends_the_stream_with_an_error(
+    http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from octavo.server.chunks import json_text
+
+    def broken(text: str) -> bytes:
+        if text == "d":
+            raise RuntimeError("secret")
+        return json_text(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("octavo.server.chat.json_text", broken)
+        raw = http.post(CHAT, json=BODY).text
+    assert events(raw)[-1]["error"]["code"] == "internal_error"
+    assert "secret" not in raw
+    assert engine.aborts == {None: 1}
+
+
+def test_slow_readers_do_not_stop_others(url: str, http: httpx.Client, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "x" * 400
+    slow = [raw_stream(url, {**BODY, "n": 64}) for _ in range(3)]
+    started = time.monotonic()
+    assert http.post(CHAT, json=BODY).status_code == 200
+    assert time.monotonic() - started < 5
+    for connection in slow:
+        connection.close()
+    eventually(lambda: not engine.ledger)
+
+
+def test_model_is_named_in_every_chunk(http: httpx.Client) -> None:
+    assert {chunk["model"] for chunk in events(http.post(CHAT, json=BODY | {"model": "tiny"}).text)} == {MODEL}
