@@ -1,5 +1,6 @@
 """The `octavo` command."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -204,6 +205,8 @@ def bench_latency(
 
 def main() -> None:
     """Run the command line. What the user can mend is one line on standard error and exit status 1."""
+    # Before numpy is imported: backends have threads of their own, and those of a BLAS would contend with them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except OctavoError as error:

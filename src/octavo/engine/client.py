@@ -8,6 +8,7 @@ token for token (design: a request's tokens depend on nothing but itself).
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -226,8 +227,11 @@ class EngineClient:
     async def _run_process(self, address: str) -> int:
         """Start a process, talk to it until it ends, and return its exit status."""
         command = (sys.executable, "-m", "octavo.engine.process", address)
-        pipe = asyncio.subprocess.PIPE
-        self._process = process = await asyncio.create_subprocess_exec(*command, stdin=pipe, start_new_session=True)
+        # Backends have threads of their own; those of a BLAS would contend with them.
+        environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ
+        self._process = process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, start_new_session=True, env=environment
+        )
         assert process.stdin is not None
         process.stdin.write(msgspec.json.encode(self._config) + b"\n")
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)

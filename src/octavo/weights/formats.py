@@ -170,6 +170,40 @@ _TAKE_APART = {
 }
 
 
+class Integers(NamedTuple):
+    """Quantised rows taken apart: `value = scale * integer + minimum`, exactly.
+
+    Attributes:
+        integers: [rows, elements]; unsigned with `zero` still to be subtracted, or signed.
+        zero: what the integers count from.
+        group: neighbours that share a scale, 16 or 32.
+        scales: Float32[rows, elements / group]. own_minima: the same shape, None if the format has none.
+    """
+
+    integers: NDArray[Any]
+    zero: int
+    group: int
+    scales: Float32
+    own_minima: Float32 | None
+
+    @property
+    def is_four_bit(self) -> bool:
+        """Whether the integers go from 0 to 15."""
+        return self.integers.dtype == np.uint8 and self.zero in (0, 8)
+
+
+def take_apart(form: Format, data: Bytes) -> Integers:
+    """Quantised rows, uint8 [rows, bytes per row], as integers, scales and minima."""
+    blocks = _TAKE_APART[form](data.reshape(-1, form.block_bytes))
+    group = blocks.integers.shape[2]
+
+    def by_row(values: NDArray[Any]) -> NDArray[Any]:
+        return values.reshape(len(data), -1)
+
+    minima = None if blocks.minimum is None else by_row(blocks.minimum)
+    return Integers(by_row(blocks.integers), blocks.zero, group, by_row(blocks.scale), minima)
+
+
 def dequantise(form: Format, data: Bytes) -> Float32:
     """The values of quantised rows: uint8 [rows, bytes per row] -> float32 [rows, elements per row]."""
     blocks = data.reshape(-1, form.block_bytes)

@@ -6,13 +6,14 @@ depend on how the prompt was cut into chunks, on the sequence's later tokens, or
 the pages lie does not matter either: keys and values are gathered into contiguous arrays first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.backends.protocol import Batch, Bool, Float32, Int32, Int64
+from octavo.backends.reference.workers import Workers
 from octavo.graph.ops import Attention
 
 BLOCK_POSITIONS = 16
@@ -113,16 +114,15 @@ def _alike(count: NDArray[np.int64], length: NDArray[np.int64]) -> Iterator[NDAr
             yield runs[start : start + step]
 
 
-def attend(op: Attention, queries: Float32, cache: KVCache, groups: list[QueryGroup]) -> Float32:
+def attend(workers: Workers, op: Attention, queries: Float32, cache: KVCache, groups: Sequence[QueryGroup]) -> Float32:
     """See `Attention`: queries [rows, heads * head size] -> the same shape; rows in no group become 0."""
     rows, heads = len(queries), op.num_heads // op.num_kv_heads
     shape = (rows, op.num_kv_heads, -(-heads // HEAD_ROWS) * HEAD_ROWS, op.head_dim)
     tiles: Float32 = np.zeros(shape, np.float32)
-    np.multiply(
-        queries.reshape(rows, op.num_kv_heads, heads, op.head_dim), np.float32(op.scale), out=tiles[:, :, :heads]
-    )
+    np.multiply(queries.reshape(rows, op.num_kv_heads, heads, op.head_dim), op.scale, out=tiles[:, :, :heads])
     result: Float32 = np.zeros(shape, np.float32)
-    for group in groups:
+
+    def attend_group(group: QueryGroup) -> None:
         keys, values = cache.read(group.slots)  # [I, N, kv heads, head size]
         scores = np.matmul(tiles[group.tokens], keys.transpose(0, 2, 3, 1)[:, None])  # [I, n, kv heads, heads, N]
         np.copyto(scores, -np.inf, where=group.hidden)
@@ -131,4 +131,6 @@ def attend(op: Attention, queries: Float32, cache: KVCache, groups: list[QueryGr
         mixed = np.matmul(weights, values.transpose(0, 2, 1, 3)[:, None])
         mixed /= weights.sum(axis=-1, keepdims=True)
         result[group.tokens] = mixed
+
+    workers.run(attend_group, groups)
     return result[:, :, :heads].reshape(rows, op.num_heads * op.head_dim)

@@ -16,6 +16,7 @@ from octavo.backends.reference.kernels import padded_rows
 from octavo.backends.reference.loading import load_weights
 from octavo.backends.reference.rotation import Rotations
 from octavo.backends.reference.sampling import sample
+from octavo.backends.reference.workers import Workers, available_cores
 from octavo.graph.ops import (
     Activation,
     Add,
@@ -73,6 +74,7 @@ class ReferenceExecutor:
         vocab_size: width of the logits.
         num_pages, page_size: the KV cache. Its memory is taken as pages are first written.
         progress: called with (elements loaded, elements in all) while weights load.
+        threads: that compute; None is one for each core. The results do not depend on it.
 
     Raises:
         CheckpointError: weights are missing or have other shapes.
@@ -87,6 +89,7 @@ class ReferenceExecutor:
         num_pages: int,
         page_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
+        threads: int | None = None,
     ) -> None:
         if graph.output.width != vocab_size:
             raise ValueError(f"the graph makes {graph.output.width} logits, the vocabulary has {vocab_size} tokens")
@@ -98,6 +101,7 @@ class ReferenceExecutor:
         self._caches = [KVCache(op, num_pages, page_size) for op in graph.attention_layers()]
         self._windows = {op.window for op in graph.attention_layers()}
         self._rotations = Rotations()
+        self._workers = Workers(threads or available_cores())
         self._last_uses = _last_uses(self._graph)
 
     def submit(self, batch: Batch) -> FinishedStep:
@@ -132,7 +136,7 @@ class ReferenceExecutor:
     def _run(self, op: Op, inputs: list[Float32], weights: tuple[Float32, ...], step: _Step) -> Float32:
         match op:
             case Linear():
-                return kernels.linear(inputs[0], *weights)
+                return kernels.linear(self._workers, inputs[0], *weights)
             case Slice(start, stop):
                 return np.ascontiguousarray(inputs[0][:, start:stop])
             case Rope():
@@ -163,7 +167,7 @@ class ReferenceExecutor:
         queries, keys, values = inputs
         cache, count = self._caches[op.layer], len(step.batch.tokens)
         cache.write(step.batch.slots, keys[:count], values[:count])
-        return attend(op, queries, cache, step.groups[op.window])
+        return attend(self._workers, op, queries, cache, step.groups[op.window])
 
 
 def _padded(indices: Int64) -> Int64:

@@ -7,14 +7,19 @@ strided loops may round differently.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
 from octavo.backends.protocol import Float32
+from octavo.backends.reference.workers import Workers
 from octavo.graph.ops import Activation, LayerNorm, RMSNorm
 
 BLOCK_ROWS = 16
 """Rows of a matrix product. All activations have a multiple of this many rows, the last ones being padding."""
+
+TILE = 64
+"""Features of a matrix product; the last one has what is left. Larger ones are hardly faster."""
 
 
 def padded_rows(rows: int) -> int:
@@ -22,19 +27,34 @@ def padded_rows(rows: int) -> int:
     return -(-rows // BLOCK_ROWS) * BLOCK_ROWS
 
 
-def linear(x: Float32, weight: Float32, bias: Float32 | None = None) -> Float32:
+def linear(workers: Workers, x: Float32, weight: Float32, bias: Float32 | None = None) -> Float32:
     """`x @ weight.T + bias`: x [rows, in], weight [out, in], bias [out] -> [rows, out].
 
-    The rows are the columns of `weight @ block.T`. In that order a BLAS puts them side by side into its vector
-    registers, where they are all alike; as rows of `block @ weight.T` some of them fall to kernels for remainders,
-    which round differently.
+    Every product is `[TILE, in] @ [in, BLOCK_ROWS]`. With the rows of x as columns a BLAS puts them side by side into
+    its vector registers, where they are all alike; the other way round some of them fall to kernels for remainders,
+    which round differently. A tile of the weight meets all blocks of x while it is in the cache.
     """
-    rows, width = x.shape
-    blocks = x.reshape(rows // BLOCK_ROWS, BLOCK_ROWS, width)
-    y: Float32 = np.matmul(weight, blocks.transpose(0, 2, 1)).transpose(0, 2, 1).reshape(rows, len(weight))
+    (features, inputs), blocks = weight.shape, len(x) // BLOCK_ROWS
+    columns = x.reshape(blocks, BLOCK_ROWS, inputs).transpose(0, 2, 1)
+    y: Float32 = np.empty((blocks, BLOCK_ROWS, features), np.float32)
+
+    def multiply(part: slice) -> None:
+        height = min(TILE, part.stop - part.start)
+        tiles = (part.stop - part.start) // height
+        product = np.matmul(weight[part].reshape(tiles, 1, height, inputs), columns)
+        y[:, :, part].reshape(blocks, BLOCK_ROWS, tiles, height)[...] = product.transpose(1, 3, 0, 2)
+
+    workers.run(multiply, _tiled(features, workers.count))
     if bias is not None:
         y += bias
-    return y
+    return y.reshape(len(x), features)
+
+
+def _tiled(features: int, shares: int) -> list[slice]:
+    """Divide the features into shares of whole tiles, and apart from them what is left."""
+    tiles = features // TILE
+    bounds = [tiles * share // shares * TILE for share in range(shares + 1)] + [features]
+    return [slice(start, stop) for start, stop in pairwise(bounds) if start < stop]
 
 
 def rms_norm(op: RMSNorm, x: Float32, weight: Float32) -> Float32:

@@ -35,9 +35,9 @@ def load_weights(
     Raises:
         CheckpointError: weights are missing or have other shapes.
     """
+    check_weights(graph, tensors)
     shapes = graph.parameters()
-    found = {name: tensors[name] for name in shapes if name in tensors}
-    _check(shapes, {name: tensor.shape for name, tensor in found.items()})
+    found = {name: tensors[name] for name in shapes}
 
     def size(names: Names) -> int:
         return sum(prod(shapes[name]) for name in names)
@@ -67,7 +67,14 @@ def _units(op: Op) -> list[Names]:
     return [(parameter.name,) for parameter in op.parameters]
 
 
-def _check(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check_weights(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
+    """Compare a checkpoint with what a graph needs.
+
+    Raises:
+        CheckpointError: weights are missing or have other shapes.
+    """
+    wanted = graph.parameters()
+    found = {name: tensors[name].shape for name in wanted if name in tensors}
     faults = [f"{name} is missing" for name in wanted if name not in found]
     faults += [
         f"{name} is {list(shape)} instead of {list(wanted[name])}"
