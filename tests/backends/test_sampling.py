@@ -130,6 +130,12 @@ def test_a_row_does_not_depend_on_its_neighbours(seed: int, count: int) -> None:
         assert np.array_equal(alone.top_tokens[0], together.top_tokens[i])
 
 
+@pytest.mark.parametrize("top_p", [1e-50, 1e-30])
+def test_the_most_probable_token_is_always_in_the_nucleus(top_p: float) -> None:
+    logits = np.random.default_rng(2).normal(size=(5, VOCAB)).astype(np.float32)
+    assert sample(logits, rows(5, top_p=top_p)).tokens.tolist() == logits.argmax(axis=1).tolist()
+
+
 def test_logprobs_are_those_of_the_raw_logits() -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(3, VOCAB)).astype(np.float32) * 5

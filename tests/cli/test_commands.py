@@ -104,6 +104,8 @@ def test_a_port_in_use_is_one_line(tiny_model: Path) -> None:
         (["--tensor-parallel-size", "2"], ["tensor_parallel_size 2"]),
         (["--dtype", "bfloat16"], ["bfloat16", "float32"]),
         (["--gpu-memory-utilization", "1.5"], ["gpu_memory_utilization is 1.5"]),
+        (["--kv-cache-memory-bytes", "4000GiB"], ["4,294,967,296,000 bytes", "of memory here"]),
+        (["--max-num-seqs", "1000000000"], ["max_num_seqs is 1000000000"]),
         (
             ["--kv-cache-memory-bytes", "16KiB", "--max-model-len", "128"],
             ["needs 8 pages", "has 4 pages", "64 or less"],
@@ -140,6 +142,20 @@ def test_bench_prints_the_keys(tiny_model: Path, work: list[str]) -> None:
     assert figures["total_tokens_per_second"] == pytest.approx(figures["output_tokens_per_second"] * 6)
 
 
+def test_bench_of_one_token(tiny_model: Path) -> None:
+    assert octavo("bench", "offline", str(tiny_model), "--input-len", "1", "--output-len", "1").returncode == 0
+
+
+@pytest.mark.parametrize("flags", [["--kv-cache-memory-bytes", "10"], ["--max-model-len", "9999"]])
+def test_serving_what_cannot_work_is_one_line(tiny_model: Path, flags: list[str]) -> None:
+    one_line(octavo("serve", str(tiny_model), "--port", "0", *flags))
+
+
+@pytest.mark.parametrize("flag", ["--api-key", "--host", "--served-model-name"])
+def test_empty_values_are_refused(tiny_model: Path, flag: str) -> None:
+    assert flag in one_line(octavo("serve", str(tiny_model), flag, ""))
+
+
 def test_serve_answers_the_sdk_and_drains(tiny_model: Path) -> None:
     with serving(tiny_model, "--served-model-name", "tiny", "--api-key", "secret", "--seed", "1") as (process, url):
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret")
@@ -169,13 +185,15 @@ def test_serve_answers_the_sdk_and_drains(tiny_model: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_ctrl_c_while_loading_leaves_nothing_behind(tiny_model: Path) -> None:
+@pytest.mark.parametrize("moment", [0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0])
+def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing_behind(tiny_model: Path, moment: float) -> None:
     command = [sys.executable, "-m", "octavo.cli.main", "serve", str(tiny_model), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(1.0)  # somewhere in its start; any moment must do
+    time.sleep(moment)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert "Traceback" not in said
+    assert "Error" not in said
 
 
 def test_chat_answers_a_prompt_and_standard_input(tiny_model: Path) -> None:

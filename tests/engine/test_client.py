@@ -62,6 +62,46 @@ def test_streams_end_and_pages_come_back(tiny_model: Path) -> None:
     run(test)
 
 
+@pytest.mark.parametrize(("n", "max_tokens"), [(4, 6), (24, 1)])
+def test_many_choices_end_in_one_step(tiny_model: Path, n: int, max_tokens: int) -> None:
+    async def test() -> None:
+        async with running(tiny_model, max_num_seqs=32) as client:
+            found = await collect(client.submit(request("it", n=n, max_tokens=max_tokens)))
+            assert [len(tokens) for tokens in found.values()] == [max_tokens] * n
+            assert client.restarts == 0
+
+    run(test)
+
+
+def test_when_no_engine_can_be_started_requests_fail(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with running(tiny_model) as client:
+            monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+            stream = client.submit(request("it", max_tokens=200))
+            await anext(stream)
+            assert client._process is not None
+            os.kill(client._process.pid, signal.SIGKILL)
+            with pytest.raises(EngineFailed, match="cannot be started"):
+                await collect(stream)
+            assert client.state is EngineState.FAILED
+
+    run(test)
+
+
+def test_a_long_temporary_folder_is_no_obstacle(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+
+    async def test() -> None:
+        async with running(tiny_model) as client:
+            assert len((await collect(client.submit(request("it", max_tokens=2))))[0]) == 2
+
+    run(test)
+
+
 def test_a_killed_engine_resumes_token_for_token(tiny_model: Path) -> None:
     async def test() -> None:
         params = {"max_tokens": 150, "seed": 3, "n": 2, "presence_penalty": 0.3}

@@ -249,19 +249,46 @@ def test_what_exceeds_the_pool_is_refused_with_the_numbers() -> None:
         engine.add(request("a", [1] * 10, max_tokens=7))
 
 
-def test_the_queue_is_bounded_in_requests_and_tokens() -> None:
-    engine = make_engine(max_num_queued_reqs=2, max_num_queued_tokens=40)
+def test_the_queue_is_bounded_in_choices_and_tokens() -> None:
+    engine = make_engine(max_num_seqs=2, max_num_queued_reqs=2, max_num_queued_tokens=40)
     engine.add(request("a", [1] * 30))
-    with pytest.raises(RequestRefused, match="30 of 40 tokens") as refused:
+    with pytest.raises(
+        RequestRefused, match="1 choices with 30 tokens are waiting, of at most 2 choices and 40 tokens"
+    ):
         engine.add(request("b", [1] * 30))
+    with pytest.raises(RequestRefused) as refused:  # two rows and two places in the queue, one of them taken
+        engine.add(request("c", [1], n=4))
     assert refused.value.kind is Refusal.OVERLOADED
     assert refused.value.retry_after is not None
     assert refused.value.retry_after >= 1.0
-    engine.add(request("c", [1]))
-    with pytest.raises(RequestRefused, match="2 of 2 requests"):
-        engine.add(request("d", [1]))
+    engine.add(request("d", [1], n=3))
+    with pytest.raises(RequestRefused, match="4 choices"):
+        engine.add(request("e", [1]))
     run(engine)
-    engine.add(request("d", [1]))
+    engine.add(request("e", [1]))
+
+
+def test_an_idle_engine_takes_work_whatever_the_queue_holds() -> None:
+    engine = make_engine(max_num_seqs=2, max_num_queued_reqs=0)
+    engine.add(request("a", [1]))
+    engine.add(request("b", [1]))
+    with pytest.raises(RequestRefused, match="of at most 0 choices"):
+        engine.add(request("c", [1]))
+
+
+def test_a_queue_of_penalties_takes_no_memory_per_vocabulary() -> None:
+    engine = make_engine(max_num_seqs=1)
+    engine.add(request("a", [1], presence_penalty=1.0))
+    engine.add(request("b", [1], presence_penalty=1.0))
+    engine.step()
+    made = [s.output_counts is not None for live in engine._live.values() for s in live.sequences.values()]
+    assert made == [True, False]
+
+
+def test_stop_tokens_that_leave_nothing_are_refused() -> None:
+    engine = make_engine()
+    with pytest.raises(RequestRefused, match="whole vocabulary"):
+        engine.add(request("a", [1], min_tokens=1, stop_token_ids=tuple(range(VOCAB))))
 
 
 def test_request_ids_are_unique_among_the_living() -> None:

@@ -155,7 +155,7 @@ def _run(
         stats = engine.stats()
         if stats.held_tokens:
             tally.utilization.append(stats.stored_tokens / stats.held_tokens)
-        if stats.step_tokens == len(outputs):
+        if stats.step_tokens == len(outputs) and all(done.request_id in tally.first_tokens for done in outputs):
             tally.decode_seconds += now - before
             tally.decode_tokens += len(outputs)
         else:

@@ -1,6 +1,7 @@
 """`octavo chat`: talk to a model in the terminal, on a server that is running or on one of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,6 @@ class Chat:
             with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    self.messages.pop()
                     raise ChatError(_error_message(response))
                 for event in _events(response):
                     if "error" in event:
@@ -64,6 +64,8 @@ class Chat:
         finally:
             if pieces:
                 self.messages.append({"role": "assistant", "content": "".join(pieces)})
+            else:  # templates want questions and answers in turn
+                self.messages.pop()
 
 
 def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
@@ -95,6 +97,8 @@ def chat(
         url: of a running server; None starts one for the time of the chat.
         parameters: sampling parameters of every request.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):  # leave by the way that ends the server, too
+        signal.signal(number, lambda *_: sys.exit(1))
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}

@@ -1,6 +1,7 @@
 """The `octavo` command."""
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from octavo.cli import options
 from octavo.cli.console import console
 from octavo.cli.options import DEFAULTS, engine_options
 from octavo.engine.config import EngineConfig
-from octavo.errors import OctavoError
+from octavo.errors import ConfigError, OctavoError
 
 app = typer.Typer(
     name="octavo",
@@ -23,6 +24,11 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Measure the engine, without HTTP, on random prompts.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+
+
+def _interruptible() -> None:
+    """From here on Ctrl-C is an exception again, so that what was begun can be cleaned up."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _show_version(wanted: bool) -> None:
@@ -50,6 +56,7 @@ def pull(
     """Fetch a model, so that serving it needs no network."""
     from octavo.cli.pull import list_models, pull_model
 
+    _interruptible()
     if list_:
         list_models()
     else:
@@ -88,20 +95,23 @@ def serve(
         int, typer.Option(parser=options.quantity, metavar="N", help="Longer request bodies are refused.")
     ] = 16 * 2**20,
     sse_keep_alive_interval: Annotated[
-        float, typer.Option(help="Seconds of silence on a stream after which a comment is sent; 0 is never.")
+        float, typer.Option(min=0, help="Seconds of silence on a stream after which a comment is sent; 0 is never.")
     ] = 15.0,
     shutdown_timeout: Annotated[
-        float, typer.Option(help="Seconds that requests in flight may go on after the signal to stop.")
+        float, typer.Option(min=0, help="Seconds that requests in flight may go on after the signal to stop.")
     ] = 30.0,
     stall_timeout: Annotated[
-        float, typer.Option(help="Seconds of silence from an engine with work, after which /health answers 503.")
+        float, typer.Option(min=0, help="Seconds of silence from an engine with work, after which /health answers 503.")
     ] = 60.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Serve a model to OpenAI clients."""
+    if "" in (host, *(served_model_name or ()), *(api_key or ())):
+        raise ConfigError("--host, --served-model-name and --api-key must not be empty")
     from octavo.cli.serve import ServeOptions, configure_logging, serve_model
     from octavo.server.settings import ServerSettings
 
+    _interruptible()
     configure_logging(log_level)
     name = options.choose_model(model, model_option)
     config = EngineConfig(
@@ -147,6 +157,7 @@ def chat(
     """Talk to a model in the terminal."""
     from octavo.cli.chat import chat as run
 
+    _interruptible()
     given = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     parameters = {name: value for name, value in given.items() if value is not None}
     name = options.choose_model(model, model_option)
@@ -168,11 +179,12 @@ def bench_offline(
     input_len: InputLen = 128,
     output_len: OutputLen = 64,
     json: Json = False,
-    seed: Annotated[int, typer.Option(help="Of the random prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random prompts.")] = 0,
 ) -> None:
     """Throughput: many prompts at once."""
     from octavo.cli.bench import run_bench
 
+    _interruptible()
     config = EngineConfig(
         model=options.choose_model(model, model_option),
         **engine,
@@ -191,24 +203,26 @@ def bench_latency(
     input_len: InputLen = 512,
     output_len: OutputLen = 64,
     json: Json = False,
-    seed: Annotated[int, typer.Option(help="Of the random prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random prompts.")] = 0,
 ) -> None:
     """Latency: one stream."""
     from octavo.cli.bench import run_bench
 
-    config = EngineConfig(
-        model=options.choose_model(model, model_option),
-        **engine,
-    )
+    _interruptible()
+    config = EngineConfig(model=options.choose_model(model, model_option), **engine)
     run_bench(config, num_prompts=1, input_len=input_len, output_len=output_len, seed=seed, as_json=json)
 
 
 def main() -> None:
     """Run the command line. What the user can mend is one line on standard error and exit status 1."""
-    # Before numpy is imported: backends have threads of their own, and those of a BLAS would contend with them.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Before numpy is imported, as for the engine process (see octavo.engine.client).
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    # While modules are imported Ctrl-C ends the process at once: an exception in their midst would become a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OctavoError as error:
         console.print(f"octavo: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)

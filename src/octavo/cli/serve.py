@@ -1,9 +1,10 @@
 """`octavo serve`: from a model's name to a server that answers."""
 
 import asyncio
-import contextlib
 import logging
+import signal
 import socket
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,23 +39,35 @@ def serve_model(model: str, config: EngineConfig, options: ServeOptions) -> None
     """Serve until a signal. What can go wrong goes wrong in this order: port, model, settings, weights."""
     started = time.monotonic()
     config.validate()
-    listener = bind_unix(options.uds) if options.uds else bind(options.host, options.port)
+    _listen(options).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
     path = fetch(model)
+    listener = _listen(options)
     try:
-        uvloop.run(_serve(model, path, replace(config, model=str(path)), options, listener, started))
+        address = _address(listener)
+        uvloop.run(_serve(model, replace(config, model=str(path)), options, listener, address, started))
+    except asyncio.CancelledError:  # by a signal, before there was a server to drain
+        sys.exit(130)
     finally:
         listener.close()
         if options.uds:
             Path(options.uds).unlink(missing_ok=True)
 
 
+def _listen(options: ServeOptions) -> socket.socket:
+    return bind_unix(options.uds) if options.uds else bind(options.host, options.port)
+
+
 async def _serve(
-    model: str, path: Path, config: EngineConfig, options: ServeOptions, listener: socket.socket, started: float
+    model: str, config: EngineConfig, options: ServeOptions, listener: socket.socket, address: str, started: float
 ) -> None:
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # until the server has handlers of its own
+        loop.add_signal_handler(number, task.cancel)
     engine = EngineClient(config, stall_timeout=options.stall_timeout)
     await engine.start()
     try:
-        checkpoint = await asyncio.to_thread(open_checkpoint, path)
+        checkpoint = await asyncio.to_thread(open_checkpoint, Path(config.model))
         names = options.names or (model,)
         served = ServedModel(
             name=names[0],
@@ -67,33 +80,38 @@ async def _serve(
             defaults=GenerationDefaults.from_config(checkpoint.generation_config),
         )
         server = asyncio.create_task(serve(options.settings, [served], listener))
-        loading = asyncio.create_task(_report_loading(engine, served, listener, started))
-        await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)
-        if loading.done() and loading.exception() is not None:
-            server.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await server
-            loading.result()
-        await server
+        loading = asyncio.create_task(_report_loading(engine, served, address, started))
+        try:
+            await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+            await server
+        finally:
+            for part in (server, loading):
+                part.cancel()
+            await asyncio.gather(server, loading, return_exceptions=True)
     finally:
         await engine.stop()
 
 
-async def _report_loading(engine: EngineClient, served: ServedModel, listener: socket.socket, started: float) -> None:
+async def _report_loading(engine: EngineClient, served: ServedModel, address: str, started: float) -> None:
     """Show how far loading is, then what is served where. Raises EngineFailed when it fails."""
     ready = asyncio.create_task(engine.ready())
-    with counting(f"loading {served.root}") as report:
-        while not ready.done():
-            await asyncio.wait({ready}, timeout=0.1)
-            report(*engine.load_progress)
-    info = ready.result()
+    try:
+        with counting(f"loading {served.root}") as report:
+            while not ready.done():
+                await asyncio.wait({ready}, timeout=0.1)
+                report(*engine.load_progress)
+        info = ready.result()
+    finally:
+        ready.cancel()
     if engine.state is EngineState.READY:
         tokens = info.num_pages * info.page_size
         log.info(
             "%s is ready on %s after %.1f s: %s backend, up to %d tokens a sequence, %d sequences at once, "
             "KV cache for %d tokens",
             served.name,
-            _address(listener),
+            address,
             time.monotonic() - started,
             info.backend,
             info.max_model_len,

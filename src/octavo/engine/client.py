@@ -206,11 +206,17 @@ class EngineClient:
     async def _supervise(self) -> None:
         """Run engine processes, one after the other, until stopped or until it makes no sense any more."""
         while True:
-            folder = Path(tempfile.mkdtemp(prefix="octavo-"))
             try:
-                status = await self._run_process(f"ipc://{folder}/engine")
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                folder = _socket_folder()
+                try:
+                    status = await self._run_process(f"ipc://{folder}/engine")
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+            except Exception as error:  # no disk, no descriptors, no memory for a process
+                log.exception("cannot start the engine")
+                self._give_up(f"the engine cannot be started: {error}")
+                return
+            self.stats = EngineStats()
             if self._stopping:
                 return
             if self.state is EngineState.LOADING:
@@ -227,13 +233,14 @@ class EngineClient:
     async def _run_process(self, address: str) -> int:
         """Start a process, talk to it until it ends, and return its exit status."""
         command = (sys.executable, "-m", "octavo.engine.process", address)
-        # Backends have threads of their own; those of a BLAS would contend with them.
-        environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ
+        # Backends have threads of their own; those of a BLAS contend with them, and their number changes the last bits.
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         self._process = process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, start_new_session=True, env=environment
         )
         assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(self._config) + b"\n")
+        with contextlib.suppress(RuntimeError, OSError):  # it has died already; waiting for it tells how
+            process.stdin.write(msgspec.json.encode(self._config) + b"\n")
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         self._socket.set_hwm(0)
         self._socket.connect(address)
@@ -274,9 +281,10 @@ class EngineClient:
                     stream.close(EngineFailed(f"the engine died {stream.losses} times while computing this request"))
 
     def _give_up(self, why: str) -> None:
+        if self.state is not EngineState.LOADING:  # then `ready` says it
+            log.error("%s", why)
         self.state = EngineState.FAILED
         self.failure = why
-        log.error("%s", why)
         for stream in list(self.ledger.values()):
             stream.close(EngineFailed(why))
         self._settled.set()
@@ -342,6 +350,10 @@ class EngineClient:
                 self.load_progress = (done, total)
             case Ready(info):
                 self.info = info
+                # An engine that takes this one's place must hold as much, or requests could not be resumed.
+                self._config = replace(
+                    self._config, kv_cache_memory_bytes=info.kv_cache_bytes, max_model_len=info.max_model_len
+                )
                 self.state = EngineState.READY
                 self._settled.set()
                 self._resubmit()
@@ -384,3 +396,12 @@ class EngineClient:
                 self._send_request(stream)
         if suspects and not any(stream.in_engine for stream in suspects):
             self._send_request(suspects[0])
+
+
+def _socket_folder() -> Path:
+    """A new folder that only this user can enter, with a path that leaves room for a socket's name."""
+    folder = Path(tempfile.mkdtemp(prefix="octavo-"))
+    if len(str(folder)) <= 80:  # a Unix socket's path has at most 107 bytes, on some systems 103
+        return folder
+    folder.rmdir()
+    return Path(tempfile.mkdtemp(prefix="octavo-", dir="/tmp"))

@@ -47,8 +47,8 @@ class EngineConfig:
         Raises:
             ConfigError: with the setting, its value and one that works.
         """
-        for name in ("max_num_seqs", "page_size", "max_num_queued_tokens"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name, most in (("max_num_seqs", 2**16), ("page_size", 2**16), ("max_num_queued_tokens", 2**48)):
+            _require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most}")
         _require(self.max_num_queued_reqs >= 0, "max_num_queued_reqs", self.max_num_queued_reqs, "at least 0")
         if self.max_model_len is not None:
             _require(self.max_model_len >= 2, "max_model_len", self.max_model_len, "at least 2")
@@ -75,7 +75,7 @@ class ModelInfo:
     Attributes:
         max_model_len: tokens a sequence may have. vocab_size: token ids are below it.
         num_pages, page_size: the KV cache. max_num_seqs: sequences that run at once.
-        backend: what computes. weight_bytes: memory of the weights.
+        backend: what computes. weight_bytes, kv_cache_bytes: memory of the weights, and of all pages.
     """
 
     max_model_len: int
@@ -85,6 +85,7 @@ class ModelInfo:
     max_num_seqs: int
     backend: str
     weight_bytes: int
+    kv_cache_bytes: int
 
 
 def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, model_max_len: int) -> tuple[int, int]:
@@ -114,6 +115,12 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
     else:
         useful = config.max_num_seqs * -(-wanted_len // page_size) * page_bytes
         budget = min(DEFAULT_KV_BYTES, (memory_available() - weight_bytes) // 2, useful)
+    total = memory_total()
+    if budget > total:
+        raise ConfigError(
+            f"a KV cache of {budget:,} bytes is more than the {total:,} bytes of memory here; "
+            f"set kv_cache_memory_bytes to {max(total - weight_bytes, 0) // 2:,} or less"
+        )
     num_pages = budget // page_bytes
     if num_pages < 1:
         raise ConfigError(

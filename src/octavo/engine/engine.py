@@ -68,7 +68,7 @@ class Engine:
         self.max_model_len = max_model_len
         pool = PagePool(executor.num_pages, executor.page_size)
         pages_per_sequence = -(-max_model_len // executor.page_size)
-        table = SequenceTable(config.max_num_seqs, pages_per_sequence, executor.page_size)
+        table = SequenceTable(config.max_num_seqs, pages_per_sequence, executor.page_size, executor.vocab_size)
         self.scheduler = Scheduler(
             pool,
             table,
@@ -105,7 +105,6 @@ class Engine:
                 number=self._arrivals,
                 arrival=now,
                 salt_key=salt_key,
-                vocab_size=self.executor.vocab_size,
             )
             self._arrivals += 1
             self._sequences += 1
@@ -157,23 +156,29 @@ class Engine:
                 f"{length} prompt tokens and max_tokens {params.max_tokens} need {needed} pages of {pool.page_size} "
                 f"tokens, but the KV cache has {pool.num_pages}",
             )
-        if request.resumed:
-            return
-        waiting, config = scheduler.waiting, self.config
-        if waiting.requests >= config.max_num_queued_reqs or (
-            waiting.requests and waiting.tokens + length > config.max_num_queued_tokens
-        ):
+        if params.min_tokens > 0 and len(set(params.stop_token_ids)) >= self.executor.vocab_size:
+            raise RequestRefused(Refusal.INVALID, "min_tokens bans the stop tokens, and these are the whole vocabulary")
+        if not request.resumed:
+            self._check_queue(params.n, length)
+
+    def _check_queue(self, choices: int, length: int) -> None:
+        """Refuse what neither the free rows nor the queue can take."""
+        scheduler, config = self.scheduler, self.config
+        waiting, tokens = self._sequences - scheduler.num_running, scheduler.waiting.tokens
+        overflow = waiting + choices - scheduler.table.free_count - config.max_num_queued_reqs
+        if overflow > 0 or (waiting and tokens + choices * length > config.max_num_queued_tokens):
             raise RequestRefused(
                 Refusal.OVERLOADED,
-                f"the queue is full: {waiting.requests} of {config.max_num_queued_reqs} requests and "
-                f"{waiting.tokens} of {config.max_num_queued_tokens} tokens are waiting",
+                f"the queue is full: {waiting} choices with {tokens} tokens are waiting, of at most "
+                f"{config.max_num_queued_reqs} choices and {config.max_num_queued_tokens} tokens",
                 retry_after=self._drain_seconds(),
             )
 
     def _drain_seconds(self) -> float:
         """How long the queue takes to drain at the measured rate; between 1 second and 2 minutes."""
-        per_second = self._completions.per_second(time.monotonic())
-        return min(max(len(self.scheduler.waiting) / max(per_second, 1e-6), 1.0), 120.0)
+        waiting = self._sequences - self.scheduler.num_running
+        per_second = self._completions.per_second()
+        return min(max(waiting / per_second, 1.0), 120.0) if per_second else 2.0
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
@@ -187,15 +192,22 @@ class Engine:
 
         A step that fails is run again one sequence at a time, so that what one request breaks ends that request alone.
         """
-        step = self.scheduler.schedule(time.monotonic())
+        started = time.monotonic()
+        step = self.scheduler.schedule(started)
         if step is None:
             return []
         self._steps += 1
         self._step_tokens = int(step.counts.sum())
         try:
-            return self._run(step)
+            outputs = self._run(step)
         except Exception:
             log.exception("a step of %d sequences failed; running them one by one", len(step.rows))
+            outputs = self._run_one_by_one(step)
+        ended = sum(output.finish_reason is not None for output in outputs)
+        self._completions.note(ended, time.monotonic() - started)
+        return outputs
+
+    def _run_one_by_one(self, step: Step) -> list[Output]:
         outputs = []
         for i, row in enumerate(step.rows):
             copies = {int(row): step.copies[int(row)]} if int(row) in step.copies else {}
@@ -250,7 +262,6 @@ class Engine:
         if first and sequence.forks:
             self.scheduler.fork(sequence, now)
         if output.finish_reason is not None:
-            self._completions.note(now)
             self._end(sequence)
         return output
 
@@ -297,23 +308,20 @@ class Engine:
 
 
 class _Rate:
-    """Events per second, averaged with weights that fade over the last half minute."""
+    """Events per second of work, averaged with weights that fade over half a minute of it."""
 
     _WINDOW = 30.0
 
     def __init__(self) -> None:
-        self._weight = 0.0
-        self._noted = 0.0
+        self._events = self._seconds = 0.0
 
-    def note(self, now: float) -> None:
-        self._weight = self._faded(now) + 1.0
-        self._noted = now
+    def note(self, events: int, seconds: float) -> None:
+        fade = math.exp(-seconds / self._WINDOW)
+        self._events = self._events * fade + events
+        self._seconds = self._seconds * fade + seconds
 
-    def per_second(self, now: float) -> float:
-        return self._faded(now) / self._WINDOW
-
-    def _faded(self, now: float) -> float:
-        return self._weight * math.exp((self._noted - now) / self._WINDOW)
+    def per_second(self) -> float:
+        return self._events / self._seconds if self._events else 0.0
 
 
 def _logprobs(logits: LogitRows, result: StepResult, row: int) -> TokenLogprobs:

@@ -36,10 +36,11 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     checkpoint = open_checkpoint(Path(config.model))
     model = build(checkpoint.config)
     weight_bytes = 4 * sum(prod(shape) for shape in model.graph.parameters().values())
+    page_bytes = kv_bytes_per_token(model.graph, 4) * config.page_size
     num_pages, max_model_len = size_kv_cache(
         config,
         weight_bytes=weight_bytes,
-        page_bytes=kv_bytes_per_token(model.graph, 4) * config.page_size,
+        page_bytes=page_bytes,
         model_max_len=model.max_position_embeddings,
     )
     executor = ReferenceExecutor(
@@ -58,5 +59,6 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
         max_num_seqs=config.max_num_seqs,
         backend="reference",
         weight_bytes=weight_bytes,
+        kv_cache_bytes=num_pages * page_bytes,
     )
     return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph)

@@ -90,11 +90,6 @@ class PagePool:
         """The page, owned or cached, that holds this prefix."""
         return self._page_of_key.get(key)
 
-    def forget(self) -> None:
-        """Drop every known prefix; pages in use stay in use."""
-        self._page_of_key.clear()
-        self._keys = [None] * self.num_pages
-
     def _unlink(self, page: int) -> None:
         before, after = self._previous[page], self._next[page]
         self._next[before], self._previous[after] = after, before

@@ -50,8 +50,8 @@ class EngineServer:
         self._frontends.append(self._socket.recv_multipart()[0])
         try:
             loaded = load_engine(config, lambda done, total: self._broadcast(Loading(done, total)))
-        except OctavoError as error:
-            self._broadcast(Failed(str(error)))
+        except (OctavoError, MemoryError) as error:
+            self._broadcast(Failed(str(error) or "there is not enough memory to load the model"))
             self._socket.close(linger=5000)
             return 1
         engine, ready = loaded.engine, Ready(loaded.info)
@@ -90,8 +90,9 @@ class EngineServer:
         by_frontend: dict[bytes, list[Output]] = {frontend: [] for frontend in self._frontends}
         for output in outputs:
             by_frontend[self._owners[output.request_id]].append(output)
-            if output.finish_reason is not None and not engine.is_live(output.request_id):
-                del self._owners[output.request_id]
+        for output in outputs:  # only now: several choices of a request may have ended in this step
+            if not engine.is_live(output.request_id):
+                self._owners.pop(output.request_id, None)
         stats = engine.stats()
         for frontend, own in by_frontend.items():
             self._socket.send_multipart([frontend, encode(StepDone(own, stats))])
@@ -102,8 +103,17 @@ class EngineServer:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: a thread that holds its lock for ever would make the interpreter abort at its own end.
+    while os.read(0, 4096):
+        pass
     os._exit(0)
+
+
+def _read_line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and (more := os.read(0, 65536)):
+        line += more
+    return line
 
 
 def main() -> int:
@@ -111,7 +121,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
-    config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
+    config = msgspec.json.decode(_read_line(), type=EngineConfig)
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     return EngineServer(sys.argv[1]).run(config)
 

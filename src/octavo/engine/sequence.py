@@ -59,9 +59,7 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(
-        self, request: Request, index: int, *, number: int, arrival: float, salt_key: bytes, vocab_size: int
-    ) -> None:
+    def __init__(self, request: Request, index: int, *, number: int, arrival: float, salt_key: bytes) -> None:
         prompt, outputs = request.prompt_token_ids, request.outputs.get(index, [])
         params = request.params
         self.request, self.index, self.params = request, index, params
@@ -85,12 +83,8 @@ class Sequence:
         self.prompt_logprobs: list[TokenLogprobs] = []
         self.prompt_seen: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
         self.output_counts: Int32 | None = None
-        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            self.prompt_seen = np.zeros(vocab_size, np.bool_)
-            self.prompt_seen[prompt] = True
-            self.output_counts = np.bincount(outputs, minlength=vocab_size).astype(np.int32)
-        self._minimum_reached = self.num_outputs >= params.min_tokens
-        self._adjustment = self._make_adjustment()
+        self._minimum_reached = False
+        self._adjustment: Adjustment | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -114,6 +108,21 @@ class Sequence:
             self._minimum_reached = True
             self._adjustment = self._make_adjustment()
         return self._adjustment
+
+    def begin(self, vocab_size: int) -> None:
+        """Prepare what is needed only while it runs: counts as wide as the vocabulary are too much for a queue."""
+        params, prompt_length = self.params, self.prompt_length
+        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
+            self.prompt_seen = np.zeros(vocab_size, np.bool_)
+            self.prompt_seen[self.tokens[:prompt_length]] = True
+            outputs = self.tokens[prompt_length : self.length]
+            self.output_counts = np.bincount(outputs, minlength=vocab_size).astype(np.int32)
+        self._minimum_reached = self.num_outputs >= params.min_tokens
+        self._adjustment = self._make_adjustment()
+
+    def end(self) -> None:
+        """Let go of what `begin` made."""
+        self.prompt_seen = self.output_counts = self._adjustment = None
 
     def append(self, token: int) -> None:
         """Add a generated token."""

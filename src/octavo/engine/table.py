@@ -20,8 +20,9 @@ class SequenceTable:
         sequences: the sequence of each row, None where the row is free.
     """
 
-    def __init__(self, num_rows: int, pages_per_sequence: int, page_size: int) -> None:
+    def __init__(self, num_rows: int, pages_per_sequence: int, page_size: int, vocab_size: int) -> None:
         self.page_size = page_size
+        self.vocab_size = vocab_size
         self.pages: Int32 = np.zeros((num_rows, pages_per_sequence), np.int32)
         self.held: Int32 = np.zeros(num_rows, np.int32)
         self.active: Bool = np.zeros(num_rows, np.bool_)
@@ -49,6 +50,7 @@ class SequenceTable:
         row = self._free.pop()
         params = sequence.params
         sequence.row = row
+        sequence.begin(self.vocab_size)
         self.sequences[row] = sequence
         self.active[row] = True
         self.held[row] = len(sequence.pages)
@@ -69,6 +71,7 @@ class SequenceTable:
         """Free the sequence's row."""
         self.sequences[sequence.row] = None
         self.active[sequence.row] = False
+        sequence.end()
         self._free.append(sequence.row)
         sequence.row = -1
 

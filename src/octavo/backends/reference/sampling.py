@@ -115,7 +115,8 @@ def _distribution(
         heavy = ids[weights[ids] >= total * (1.0 - top_p) / len(ids)]
         order = heavy[np.argsort(-weights[heavy], kind="stable")]
         before = np.cumsum(weights[order]) - weights[order]
-        ids = np.sort(order[before < top_p * total])
+        # The most probable token is always in the nucleus, also of a top_p that is 0 in float32.
+        ids = np.sort(order[: max(int(np.count_nonzero(before < top_p * total)), 1)])
     return ids, weights[ids]
 
 

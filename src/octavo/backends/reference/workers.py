@@ -16,9 +16,9 @@ def available_cores() -> int:
 class Workers:
     """`count` threads, the caller's among them.
 
-    They are meant to replace the threads inside BLAS, which wait for each other by spinning: beside another busy
-    process on the same cores those become tens of times slower. Start the process with OPENBLAS_NUM_THREADS=1, else the
-    two kinds of threads stand in each other's way; the results are the same.
+    They replace the threads inside BLAS, which wait for each other by spinning: beside another busy process on the same
+    cores those become tens of times slower. Start the process with OPENBLAS_NUM_THREADS=1, else the two kinds get in
+    each other's way, and a BLAS may cut sums into other pieces than with one thread.
     """
 
     def __init__(self, count: int) -> None:
