@@ -93,6 +93,7 @@ class FakeEngine:
             max_num_seqs=64,
             backend="fake",
             weight_bytes=0,
+            kv_cache_bytes=0,
         )
         self.load_progress = (0, 0)
         self.stalled = False

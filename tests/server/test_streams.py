@@ -54,6 +54,7 @@ def test_usage(http: httpx.Client, engine: FakeEngine, route: str) -> None:
         "completion_tokens": 6,
         "total_tokens": prompt + 6,
         "prompt_tokens_details": {"cached_tokens": prompt // 16 * 16},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     options = {"include_usage": True, "continuous_usage_stats": True}
     *chunks, final = events(http.post(f"/v1/{route}", json=body | {"stream_options": options}).text)
