@@ -103,6 +103,8 @@ def test_a_port_in_use_is_one_line(tiny_model: Path) -> None:
         (["--max-num-batched-tokens", "4", "--max-num-seqs", "8"], ["4 is less than max_num_seqs 8"]),
         (["--tensor-parallel-size", "2"], ["tensor_parallel_size 2"]),
         (["--dtype", "bfloat16"], ["bfloat16", "float32"]),
+        (["--backend", "tpu"], ["tpu", "auto, cpu or reference"]),
+        (["--threads", "0"], ["threads is 0"]),
         (["--gpu-memory-utilization", "1.5"], ["gpu_memory_utilization is 1.5"]),
         (["--kv-cache-memory-bytes", "4000GiB"], ["4,294,967,296,000 bytes", "of memory here"]),
         (["--max-num-seqs", "1000000000"], ["max_num_seqs is 1000000000"]),
@@ -113,7 +115,7 @@ def test_a_port_in_use_is_one_line(tiny_model: Path) -> None:
     ],
 )
 def test_settings_that_cannot_work_are_one_line(tiny_model: Path, flags: list[str], words: list[str]) -> None:
-    line = one_line(octavo("bench", "offline", str(tiny_model), *flags))
+    line = one_line(octavo("bench", "offline", str(tiny_model), "--backend", "reference", *flags))
     for word in words:
         assert word in line
 
@@ -122,9 +124,11 @@ def test_two_models_are_refused(tiny_model: Path) -> None:
     assert "name one" in one_line(octavo("bench", "offline", "a", "--model", "b"))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("work", [["offline", "--num-prompts", "3"], ["latency"]])
-def test_bench_prints_the_keys(tiny_model: Path, work: list[str]) -> None:
-    result = octavo("bench", *work, "--model", str(tiny_model), "--input-len", "40", "--output-len", "8", "--json")
+def test_bench_prints_the_keys(tiny_model: Path, work: list[str], backend: str) -> None:
+    lengths = ["--input-len", "40", "--output-len", "8"]
+    result = octavo("bench", *work, "--model", str(tiny_model), *lengths, "--backend", backend, "--json")
     figures = json.loads(result.stdout)
     keys = {
         "output_tokens_per_second",
@@ -138,6 +142,7 @@ def test_bench_prints_the_keys(tiny_model: Path, work: list[str]) -> None:
     }
     assert keys <= figures.keys()
     assert all(figures[key] > 0 for key in keys)
+    assert figures["backend"] == backend
     assert figures["kv_utilization"] <= 1
     assert figures["total_tokens_per_second"] == pytest.approx(figures["output_tokens_per_second"] * 6)
 

@@ -11,7 +11,7 @@ import pytest
 
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.loader import load_engine
+from octavo.engine.loader import KV_ITEMSIZE, load_engine
 from octavo.engine.request import Request, SamplingParams
 
 PROMPT = np.random.default_rng(1).integers(3, 300, 45).tolist()
@@ -22,9 +22,17 @@ GREEDY = SamplingParams(max_tokens=24, temperature=0.0, logprobs=3)
 Trace = list[tuple[int, float, tuple[int, ...], tuple[float, ...]]]
 
 
-def engine_for(model: Path, **settings: int) -> Engine:
+@pytest.fixture(scope="module", params=["cpu", "reference"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "cpu":
+        pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
+    return str(request.param)
+
+
+def engine_for(model: Path, backend: str, **settings: int) -> Engine:
     defaults = {"max_num_seqs": 32, "max_num_batched_tokens": 256, "kv_cache_memory_bytes": 2**20}
-    return load_engine(EngineConfig(model=str(model), **(defaults | settings))).engine  # type: ignore[arg-type]
+    config = EngineConfig(model=str(model), backend=backend, **(defaults | settings))  # type: ignore[arg-type]
+    return load_engine(config).engine
 
 
 def trace(engine: Engine, request: Request, *, while_running: Callable[[int], None] = lambda step: None) -> Trace:
@@ -53,9 +61,9 @@ def params(request: pytest.FixtureRequest) -> SamplingParams:
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_model: Path, params: SamplingParams) -> Trace:
+def alone(tiny_model: Path, backend: str, params: SamplingParams) -> Trace:
     """The request by itself in a fresh engine: what all others are held against."""
-    found = trace(engine_for(tiny_model), the_request(params))
+    found = trace(engine_for(tiny_model, backend), the_request(params))
     assert len(found) == 24
     assert len({token for token, *_ in found}) > 4, "a model that repeats itself tests little"
     return found
@@ -70,14 +78,14 @@ def others(engine: Engine, count: int, *, seed: int, longest: int = 60) -> None:
         engine.add(Request(request_id=f"other {seed} {number}", prompt_token_ids=prompt, params=more))
 
 
-def test_in_a_batch_of_32(tiny_model: Path, params: SamplingParams, alone: Trace) -> None:
-    engine = engine_for(tiny_model)
+def test_in_a_batch_of_32(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
+    engine = engine_for(tiny_model, backend)
     others(engine, 31, seed=2)
     assert trace(engine, the_request(params)) == alone
 
 
-def test_others_come_and_go(tiny_model: Path, params: SamplingParams, alone: Trace) -> None:
-    engine = engine_for(tiny_model)
+def test_others_come_and_go(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
+    engine = engine_for(tiny_model, backend)
 
     def arrive(step: int) -> None:
         if step % 3 == 0 and step < 30:
@@ -87,13 +95,13 @@ def test_others_come_and_go(tiny_model: Path, params: SamplingParams, alone: Tra
 
 
 @pytest.mark.parametrize("budget", [1, 7, 16])
-def test_chunked(tiny_model: Path, params: SamplingParams, alone: Trace, budget: int) -> None:
-    engine = engine_for(tiny_model, max_num_batched_tokens=budget, max_num_seqs=1)
+def test_chunked(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace, budget: int) -> None:
+    engine = engine_for(tiny_model, backend, max_num_batched_tokens=budget, max_num_seqs=1)
     assert trace(engine, the_request(params)) == alone
 
 
-def test_with_a_cached_prefix(tiny_model: Path, params: SamplingParams, alone: Trace) -> None:
-    engine = engine_for(tiny_model)
+def test_with_a_cached_prefix(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
+    engine = engine_for(tiny_model, backend)
     warm = SamplingParams(max_tokens=4)
     engine.add(Request(request_id="warm", prompt_token_ids=PROMPT[:40], params=warm))
     while engine.has_work:
@@ -102,16 +110,16 @@ def test_with_a_cached_prefix(tiny_model: Path, params: SamplingParams, alone: T
     assert engine.stats().prefix_hits == 32
 
 
-def test_with_everything_cached(tiny_model: Path, params: SamplingParams, alone: Trace) -> None:
-    engine = engine_for(tiny_model)
+def test_with_everything_cached(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
+    engine = engine_for(tiny_model, backend)
     trace(engine, the_request(params))
     assert trace(engine, the_request(params)) == alone
 
 
-def test_preempted(tiny_model: Path, params: SamplingParams, alone: Trace) -> None:
+def test_preempted(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
     # 8 pages of 16 tokens: the request needs five of them, and so do the two before it.
-    page_bytes = 2 * 2 * 16 * 16 * 4
-    engine = engine_for(tiny_model, kv_cache_memory_bytes=8 * page_bytes)
+    page_bytes = 2 * 2 * 16 * 16 * KV_ITEMSIZE[backend]
+    engine = engine_for(tiny_model, backend, kv_cache_memory_bytes=8 * page_bytes)
     for number in range(2):
         more = SamplingParams(max_tokens=30, seed=number)
         engine.add(
@@ -127,22 +135,22 @@ def test_preempted(tiny_model: Path, params: SamplingParams, alone: Trace) -> No
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 32, 64])
-def test_page_size(tiny_model: Path, params: SamplingParams, alone: Trace, page_size: int) -> None:
-    engine = engine_for(tiny_model, page_size=page_size)
+def test_page_size(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace, page_size: int) -> None:
+    engine = engine_for(tiny_model, backend, page_size=page_size)
     others(engine, 5, seed=3)
     assert trace(engine, the_request(params)) == alone
 
 
 @pytest.mark.parametrize("delivered", [1, 10, 23])
-def test_resumed(tiny_model: Path, params: SamplingParams, alone: Trace, delivered: int) -> None:
-    engine = engine_for(tiny_model)
+def test_resumed(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace, delivered: int) -> None:
+    engine = engine_for(tiny_model, backend)
     others(engine, 3, seed=4)
     tokens = [token for token, *_ in alone[:delivered]]
     assert trace(engine, the_request(params, outputs={0: tokens}, resumed=True)) == alone[delivered:]
 
 
-def test_choices_are_those_of_their_seeds(tiny_model: Path) -> None:
-    engine = engine_for(tiny_model)
+def test_choices_are_those_of_their_seeds(tiny_model: Path, backend: str) -> None:
+    engine = engine_for(tiny_model, backend)
     params = SamplingParams(n=3, max_tokens=12, seed=5, logprobs=0)
     engine.add(Request(request_id="all", prompt_token_ids=PROMPT, params=params))
     together: dict[int, list[tuple[int, float]]] = {0: [], 1: [], 2: []}
@@ -152,5 +160,5 @@ def test_choices_are_those_of_their_seeds(tiny_model: Path) -> None:
             together[output.index].append((output.token_ids[0], entry.logprob))
     for index, found in together.items():
         single = SamplingParams(max_tokens=12, seed=5 + index, logprobs=0)
-        expected = trace(engine_for(tiny_model), the_request(single))
+        expected = trace(engine_for(tiny_model, backend), the_request(single))
         assert found == [(token, logprob) for token, logprob, *_ in expected]

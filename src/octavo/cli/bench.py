@@ -14,11 +14,10 @@ from octavo.backends.reference.ceilings import Ceilings, measure_ceilings
 from octavo.cli.console import counting, fetch, output
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.loader import load_engine
+from octavo.engine.loader import KV_ITEMSIZE, LoadedEngine, load_engine
 from octavo.engine.request import Request, SamplingParams
 from octavo.errors import ConfigError, OctavoError
 from octavo.graph.cost import step_cost
-from octavo.graph.ops import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,8 @@ class BenchResult:
     """What a benchmark measured. The names are the keys of `--json`.
 
     Attributes:
-        num_prompts, input_len, output_len: the work. elapsed_seconds: all of it, from first step to last token.
+        backend: what computed. num_prompts, input_len, output_len: the work.
+        elapsed_seconds: all of it, from first step to last token.
         output_tokens_per_second, total_tokens_per_second: generated tokens, and all tokens, over all of it.
         prefill_tokens_per_second: prompt tokens over the time of the steps that computed any.
         decode_tokens_per_second: generated tokens over time, in the steps that computed nothing else.
@@ -36,6 +36,7 @@ class BenchResult:
         peak_rss_bytes: the most memory this process held.
     """
 
+    backend: str
     num_prompts: int
     input_len: int
     output_len: int
@@ -70,14 +71,23 @@ class MeteredExecutor:
         self._steps.append((counts, contexts, len(np.unique(batch.logits.rows))))
         return self._executor.submit(batch)
 
-    def ideal_seconds(self, graph: Graph, ceilings: Ceilings) -> float:
-        """The time the steps would take on the roofline, with weights and KV in float32."""
+    def ideal_seconds(self, loaded: LoadedEngine, ceilings: Ceilings) -> float:
+        """The time the steps would take on the roofline."""
+        quantised = loaded.weight_bytes is not None
+        # An 8-bit multiply-add does four times the operations of a float32 one, in the same number of instructions.
+        peak = ceilings.flops_per_second * (4 if quantised else 1)
         seconds = 0.0
         for tokens, contexts, logit_rows in self._steps:
-            costs = step_cost(graph, tokens=tokens, contexts=contexts, logit_rows=logit_rows)
+            costs = step_cost(
+                loaded.graph,
+                tokens=tokens,
+                contexts=contexts,
+                logit_rows=logit_rows,
+                weight_bytes=loaded.weight_bytes,
+                kv_itemsize=KV_ITEMSIZE[loaded.info.backend],
+            )
             moved = sum(cost.bytes for cost in costs) / ceilings.bytes_per_second
-            computed = sum(cost.flops for cost in costs) / ceilings.flops_per_second
-            seconds += max(moved, computed)
+            seconds += max(moved, sum(cost.flops for cost in costs) / peak)
         return seconds
 
 
@@ -118,6 +128,7 @@ def bench(
     elapsed = tally.prefill_seconds + tally.decode_seconds
     prompt_tokens, output_tokens = num_prompts * input_len, num_prompts * output_len
     return BenchResult(
+        backend=loaded.info.backend,
         num_prompts=num_prompts,
         input_len=input_len,
         output_len=output_len,
@@ -128,7 +139,7 @@ def bench(
         decode_tokens_per_second=tally.decode_tokens / tally.decode_seconds if tally.decode_seconds else 0.0,
         time_to_first_token_seconds=float(np.mean([at - tally.started for at in tally.first_tokens.values()])),
         kv_utilization=float(np.mean(tally.utilization)) if tally.utilization else 0.0,
-        roofline_fraction=metered.ideal_seconds(loaded.graph, measure_ceilings()) / elapsed,
+        roofline_fraction=metered.ideal_seconds(loaded, measure_ceilings()) / elapsed,
         peak_rss_bytes=peak_rss_bytes(),
     )
 
@@ -198,5 +209,7 @@ def run_bench(
     table.add_column()
     table.add_column(justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:,.3f}")
+        table.add_row(
+            name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if name != "backend" else value
+        )
     output.print(table)

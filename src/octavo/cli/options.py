@@ -77,6 +77,8 @@ def _engine_options(
         int, typer.Option(help="Devices to split a model over.")
     ] = DEFAULTS.tensor_parallel_size,
     dtype: Annotated[str, typer.Option(help="Of the computation: auto or float32.")] = DEFAULTS.dtype,
+    backend: Annotated[str, typer.Option(help="auto, cpu (native kernels) or reference (numpy).")] = DEFAULTS.backend,
+    threads: Annotated[int | None, typer.Option(help="Threads that compute. Default: one for each core.")] = None,
     enable_prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -97,6 +99,8 @@ def _engine_options(
         "gpu_memory_utilization": gpu_memory_utilization,
         "tensor_parallel_size": tensor_parallel_size,
         "dtype": dtype,
+        "backend": backend,
+        "threads": threads,
         "enable_prefix_caching": enable_prefix_caching,
     }
 

@@ -16,7 +16,9 @@ class EngineConfig:
 
     Attributes:
         model: a folder with a checkpoint, or a GGUF file.
-        dtype: of the computation; "auto" or "float32" on the reference backend.
+        backend: "cpu" (native kernels), "reference" (numpy), or "auto", the fastest there is.
+        threads: that compute; None is one for each core.
+        dtype: of the computation; "auto" or "float32", other types need a GPU.
         max_model_len: tokens of prompt and output a sequence may have; None: what model and KV cache allow.
         max_num_seqs: sequences that run at once.
         max_num_batched_tokens: tokens a step computes at most. It bounds the gap between two tokens of a stream.
@@ -29,6 +31,8 @@ class EngineConfig:
     """
 
     model: str
+    backend: str = "auto"
+    threads: int | None = None
     dtype: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 128
@@ -65,7 +69,11 @@ class EngineConfig:
                 f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs; the CPU backend runs with 1"
             )
         if self.dtype not in ("auto", "float32"):
-            raise ConfigError(f"dtype {self.dtype!r} is not available on the reference backend; use auto or float32")
+            raise ConfigError(f"dtype {self.dtype!r} is not available on a CPU; use auto or float32")
+        if self.backend not in ("auto", "cpu", "reference"):
+            raise ConfigError(f"backend {self.backend!r} is unknown; use auto, cpu or reference")
+        if self.threads is not None:
+            _require(1 <= self.threads <= 1024, "threads", self.threads, "from 1 to 1024")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octavo.backends.reference.workers import Workers, available_cores
+
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
@@ -16,16 +18,18 @@ class Ceilings:
 
 
 def measure_ceilings() -> Ceilings:
-    """Measure with the threads and the library that the backend computes with; takes about a second.
+    """Measure with one thread for each core, in float32; takes about a second.
 
     Memory: a matrix far larger than the caches times a vector, 2 operations per 4 bytes. Arithmetic: a square product.
     """
-    tall = np.ones((32768, 2048), np.float32)
+    workers = Workers(available_cores())
+    threads = range(workers.count)
+    tall = [np.ones((16384, 2048), np.float32) for _ in threads]
     vector = np.ones(2048, np.float32)
-    square = np.ones((1024, 1024), np.float32)
-    read = _best_seconds(lambda: tall @ vector)
-    multiply = _best_seconds(lambda: square @ square)
-    return Ceilings(tall.nbytes / read, 2 * 1024**3 / multiply)
+    square = np.ones((768, 768), np.float32)
+    read = _best_seconds(lambda: workers.run(lambda thread: np.matmul(tall[thread], vector), threads))
+    multiply = _best_seconds(lambda: workers.run(lambda _: np.matmul(square, square), threads))
+    return Ceilings(workers.count * tall[0].nbytes / read, workers.count * 2 * 768**3 / multiply)
 
 
 def _best_seconds(work: Callable[[], object]) -> float:

@@ -1,0 +1,123 @@
+// The Python module: arrays in, a plan that runs steps with the GIL released. Whoever passes an array keeps it alive.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "plan.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace octavo;
+
+template <typename T>
+using Array = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+
+namespace {
+
+std::vector<const Kernels*> all_kernels() {
+  return {
+#ifdef OCTAVO_X86
+      &avx2_kernels(),
+#endif
+      &portable_kernels(),
+  };
+}
+
+const Kernels& find_kernels(const std::string& isa) {
+  for (const Kernels* kernels : all_kernels())
+    if (isa == kernels->name && kernels->supported()) return *kernels;
+  throw std::invalid_argument("instruction set " + isa + " is not available on this machine");
+}
+
+// The instruction sets this machine has kernels for, the fastest first.
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : all_kernels())
+    if (kernels->supported()) names.push_back(kernels->name);
+  return names;
+}
+
+Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second}; }
+
+}  // namespace
+
+using Pair = std::pair<int32_t, int32_t>;
+
+NB_MODULE(_native, m) {
+  m.def("instruction_sets", &instruction_sets);
+
+  nb::class_<Plan>(m, "Plan")
+      .def("__init__",
+           [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); }, "isa"_a,
+           "threads"_a)
+      .def_prop_ro("threads", &Plan::threads)
+      .def("add_buffer", &Plan::add_buffer, "width"_a, "selected"_a)
+      .def(
+          "add_weight",
+          [](Plan& plan, int32_t kind, int32_t group, int64_t out, int64_t in, Array<const uint8_t> data,
+             std::optional<Array<const float>> scales, std::optional<Array<const float>> minima,
+             std::optional<Array<const float>> bias) {
+            return plan.add_weight(Weight{static_cast<WeightKind>(kind), group, out, in, data.data(),
+                                          scales ? scales->data() : nullptr, minima ? minima->data() : nullptr,
+                                          bias ? bias->data() : nullptr});
+          },
+          "kind"_a, "group"_a, "out"_a, "in_"_a, "data"_a, "scales"_a = nb::none(), "minima"_a = nb::none(),
+          "bias"_a = nb::none())
+      .def(
+          "add_layer",
+          [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window, float scale,
+             Array<uint16_t> keys, Array<uint16_t> values) {
+            return plan.add_layer(AttentionShape{heads, kv_heads, head_dim, page_size, window, scale},
+                                  Pages{keys.data(), values.data()});
+          },
+          "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "keys"_a, "values"_a)
+      .def(
+          "add_rotary",
+          [](Plan& plan, int64_t half, Array<const float> cosine, Array<const float> sine) {
+            return plan.add_rotary(RotaryTable{half, cosine.data(), sine.data()});
+          },
+          "half"_a, "cosine"_a, "sine"_a)
+      .def(
+          "add_op",
+          [](Plan& plan, int32_t kind, Pair x, Pair y, Pair z, Pair out, int64_t width, int64_t length, int32_t index,
+             float factor, bool by_position, std::optional<Array<const float>> weight,
+             std::optional<Array<const float>> bias) {
+            Op op;
+            op.kind = static_cast<OpKind>(kind);
+            op.x = value(x), op.y = value(y), op.z = value(z), op.out = value(out);
+            op.width = width, op.length = length, op.index = index, op.factor = factor, op.by_position = by_position;
+            op.weight = weight ? weight->data() : nullptr;
+            op.bias = bias ? bias->data() : nullptr;
+            plan.add_op(op);
+          },
+          "kind"_a, "x"_a, "y"_a, "z"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a,
+          "weight"_a = nb::none(), "bias"_a = nb::none())
+      .def(
+          "run",
+          [](Plan& plan, Array<const int32_t> tokens, Array<const int32_t> positions, Array<const int64_t> slots,
+             Array<const int32_t> query_starts, Array<const int32_t> page_table, Array<const int32_t> table_rows,
+             Array<const int32_t> copies, Array<const int32_t> rows, Array<float> logits) {
+            Step step{};
+            step.tokens = static_cast<int64_t>(tokens.size());
+            step.sequences = static_cast<int64_t>(table_rows.size());
+            step.logit_rows = static_cast<int64_t>(rows.size());
+            step.table_width = static_cast<int64_t>(page_table.shape(1));
+            step.num_copies = static_cast<int64_t>(copies.shape(0));
+            step.ids = tokens.data(), step.positions = positions.data(), step.slots = slots.data();
+            step.query_starts = query_starts.data(), step.page_table = page_table.data();
+            step.table_rows = table_rows.data(), step.copies = copies.data(), step.rows = rows.data();
+            step.logits = logits.data();
+            nb::gil_scoped_release release;
+            plan.run(step);
+          },
+          "tokens"_a, "positions"_a, "slots"_a, "query_starts"_a, "page_table"_a, "table_rows"_a, "copies"_a, "rows"_a,
+          "logits"_a);
+}

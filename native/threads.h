@@ -1,0 +1,98 @@
+// A team of threads that runs a step together, meeting at barriers.
+
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+namespace octavo {
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Where all threads of a step wait for each other. Who waits spins briefly, then offers its core to others: on a machine
+// whose cores are all taken, spinning would keep the awaited thread from running.
+class Barrier {
+ public:
+  explicit Barrier(int threads) : threads_(threads) {}
+
+  void wait() {
+    const uint32_t round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
+      if (spins < 2000)
+        pause_cpu();
+      else
+        sched_yield();
+    }
+  }
+
+ private:
+  const int threads_;
+  std::atomic<int> arrived_{0};
+  std::atomic<uint32_t> round_{0};
+};
+
+// Threads that sleep between steps. The caller's thread is one of the team.
+class Team {
+ public:
+  explicit Team(int threads) : barrier(threads), size(threads) {
+    for (int index = 1; index < threads; index++) workers_.emplace_back([this] { work(); });
+  }
+
+  ~Team() {
+    stop_ = true;
+    start_.fetch_add(1, std::memory_order_release);
+    start_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  // Run `job` on every thread of the team; returns when all have ended it.
+  void run(const std::function<void()>& job) {
+    job_ = &job;
+    running_.store(size - 1, std::memory_order_relaxed);
+    start_.fetch_add(1, std::memory_order_release);
+    start_.notify_all();
+    job();
+    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; spins++) spins < 2000 ? pause_cpu() : (void)sched_yield();
+  }
+
+  Barrier barrier;
+  const int size;
+
+ private:
+  void work() {
+    uint32_t seen = 0;
+    for (;;) {
+      // A decoding engine starts the next step within microseconds: look for a moment before going to sleep.
+      for (int spins = 0; spins < 20000 && start_.load(std::memory_order_acquire) == seen; spins++) pause_cpu();
+      start_.wait(seen, std::memory_order_acquire);
+      seen = start_.load(std::memory_order_acquire);
+      if (stop_) return;
+      (*job_)();
+      running_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::atomic<uint32_t> start_{0};
+  std::atomic<int> running_{0};
+  std::atomic<bool> stop_{false};
+  const std::function<void()>* job_ = nullptr;
+};
+
+}  // namespace octavo

@@ -1,0 +1,60 @@
+import numpy as np
+from numpy.typing import NDArray
+
+def instruction_sets() -> list[str]: ...
+
+class Plan:
+    def __init__(self, isa: str, threads: int) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    def add_buffer(self, width: int, selected: bool) -> int: ...
+    def add_weight(
+        self,
+        kind: int,
+        group: int,
+        out: int,
+        in_: int,
+        data: NDArray[np.uint8],
+        scales: NDArray[np.float32] | None = None,
+        minima: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float32] | None = None,
+    ) -> int: ...
+    def add_layer(
+        self,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        page_size: int,
+        window: int,
+        scale: float,
+        keys: NDArray[np.uint16],
+        values: NDArray[np.uint16],
+    ) -> int: ...
+    def add_rotary(self, half: int, cosine: NDArray[np.float32], sine: NDArray[np.float32]) -> int: ...
+    def add_op(
+        self,
+        kind: int,
+        x: tuple[int, int],
+        y: tuple[int, int],
+        z: tuple[int, int],
+        out: tuple[int, int],
+        width: int,
+        length: int,
+        index: int,
+        factor: float,
+        by_position: bool,
+        weight: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float32] | None = None,
+    ) -> None: ...
+    def run(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        slots: NDArray[np.int64],
+        query_starts: NDArray[np.int32],
+        page_table: NDArray[np.int32],
+        table_rows: NDArray[np.int32],
+        copies: NDArray[np.int32],
+        rows: NDArray[np.int32],
+        logits: NDArray[np.float32],
+    ) -> None: ...

@@ -1,0 +1,81 @@
+"""The native CPU executor: lowers a graph once, then runs every step as one call with the GIL released."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from octavo.backends.cpu._native import Plan, instruction_sets
+from octavo.backends.cpu.lowering import Lowering
+from octavo.backends.protocol import Batch, Float32
+from octavo.backends.reference.executor import FinishedStep
+from octavo.backends.reference.sampling import sample
+from octavo.backends.reference.workers import available_cores
+from octavo.graph.ops import Graph
+from octavo.graph.passes import merge_sibling_linears
+from octavo.weights.tensor import Tensor
+
+
+class CpuExecutor:
+    """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
+
+    Linears with quantised weights quantise their input to 8 bits per row and 32 features; everything else is float32,
+    keys and values are float16. A row's results do not depend on the batch, on chunking, or on the number of threads.
+
+    Args:
+        graph: the model. tensors: its weights by name.
+        vocab_size: width of the logits.
+        num_pages, page_size: the KV cache. Its memory is taken as pages are first written.
+        max_positions: the longest sequence.
+        threads: None is one for each core this process may run on.
+        isa: one of `instruction_sets()`; None is the best.
+        progress: called with (weights packed, weights in all) while loading.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, Tensor],
+        *,
+        vocab_size: int,
+        num_pages: int,
+        page_size: int = 16,
+        max_positions: int,
+        threads: int | None = None,
+        isa: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.isa = isa or instruction_sets()[0]
+        self.threads = threads or available_cores()
+        pages = []
+        for op in graph.attention_layers():
+            shape = (num_pages, page_size, op.num_kv_heads, op.head_dim)
+            pages.append((np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)))
+        self._plan = Plan(self.isa, self.threads)
+        self._lowering = Lowering(self._plan, merge_sibling_linears(graph), tensors, pages, max_positions, progress)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are streamed."""
+        return self._lowering.weight_bytes
+
+    def submit(self, batch: Batch) -> FinishedStep:
+        """Compute a step. Nothing is left to wait for."""
+        wanted, row_of = np.unique(batch.logits.rows, return_inverse=True)
+        logits: Float32 = np.empty((len(wanted), self.vocab_size), np.float32)
+        self._plan.run(
+            batch.tokens,
+            batch.positions,
+            batch.slots,
+            batch.query_starts,
+            batch.page_table,
+            batch.table_rows,
+            batch.copies,
+            wanted.astype(np.int32),
+            logits,
+        )
+        if len(wanted) != len(row_of):
+            logits = logits[row_of]
+        return FinishedStep(sample(logits, batch.logits))
