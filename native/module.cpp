@@ -88,17 +88,18 @@ NB_MODULE(_native, m) {
       .def(
           "add_op",
           [](Plan& plan, int32_t kind, Pair x, Pair y, Pair z, Pair out, int64_t width, int64_t length, int32_t index,
-             float factor, bool by_position, std::optional<Array<const float>> weight,
+             float factor, bool by_position, bool precise, std::optional<Array<const float>> weight,
              std::optional<Array<const float>> bias) {
             Op op;
             op.kind = static_cast<OpKind>(kind);
             op.x = value(x), op.y = value(y), op.z = value(z), op.out = value(out);
             op.width = width, op.length = length, op.index = index, op.factor = factor, op.by_position = by_position;
+            op.precise = precise;
             op.weight = weight ? weight->data() : nullptr;
             op.bias = bias ? bias->data() : nullptr;
             plan.add_op(op);
           },
-          "kind"_a, "x"_a, "y"_a, "z"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a,
+          "kind"_a, "x"_a, "y"_a, "z"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a, "precise"_a,
           "weight"_a = nb::none(), "bias"_a = nb::none())
       .def(
           "run",

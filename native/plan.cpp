@@ -40,10 +40,11 @@ void Plan::reserve(const Step& step) {
   int64_t widest = 0;
   for (const Weight& weight : weights_) widest = std::max(widest, weight.in);
   const int64_t most = std::max(step.tokens, step.logit_rows);
-  if (static_cast<int64_t>(quantised_.size()) < most * widest) {
-    quantised_.resize(most * widest);
-    scales_.resize(most * (widest / kBlock + 1));
-    sums_.resize(2 * most * (widest / kBlock + 1));
+  if (static_cast<int64_t>(rests_.size()) < most * widest) {
+    quantised_.resize(2 * most * widest);
+    rests_.resize(most * widest);
+    scales_.resize(2 * most * (widest / kBlock + 1));
+    sums_.resize(4 * most * (widest / kBlock + 1));
   }
   sequence_of_token_.resize(step.tokens);
   for (int64_t s = 0; s < step.sequences; s++)
@@ -167,22 +168,39 @@ void Plan::run_linear(const Op& op, const Step& step) {
   const int64_t residual_stride = op.z.buffer < 0 ? 0 : stride(op.z);
   const bool quantised = weight.kind == WeightKind::kU4 || weight.kind == WeightKind::kS8;
   const int64_t blocks = weight.blocks();
+  const int64_t passes = quantised && op.precise ? 2 : 1;
   if (quantised) {
     share(count, 4, [&](int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; row++)
-        kernels_.quantise(at(op.x, row), op.length, weight.in, quantised_.data() + row * weight.in,
-                          scales_.data() + row * blocks, sums_.data() + 2 * row * blocks);
+      for (int64_t row = first; row < last; row++) {
+        int8_t* q = quantised_.data() + row * weight.in;
+        float *scales = scales_.data() + row * blocks, *sums = sums_.data() + 2 * row * blocks;
+        kernels_.quantise(at(op.x, row), op.length, weight.in, q, scales, sums);
+        if (passes == 1) continue;
+        // What rounding took away, rounded in turn: together about 15 bits.
+        float* rest = rests_.data() + row * weight.in;
+        for (int64_t i = 0; i < op.length; i++)
+          rest[i] = at(op.x, row)[i] - scales[i / kBlock] * static_cast<float>(q[i]);
+        kernels_.quantise(rest, op.length, weight.in, q + count * weight.in, scales + count * blocks,
+                          sums + 2 * count * blocks);
+      }
     });
     meet();
   }
   if (count == 0) return;
   const Quantised x{quantised_.data(), scales_.data(), sums_.data()};
+  const Quantised rest{x.q + count * weight.in, x.scales + count * blocks, x.sums + 2 * count * blocks};
   const int64_t tiles = weight.tiles();
   const int64_t piece = std::max<int64_t>(1, std::min<int64_t>(16, tiles / (4 * team_.size)));
   share(tiles, piece, [&](int64_t first, int64_t last) {
-    if (quantised)
+    if (quantised) {
       kernels_.linear_quantised(weight, x, count, at(op.out, 0), stride(op.out), residual, residual_stride, first, last);
-    else
+      if (passes == 2) {
+        Weight unbiased = weight;
+        unbiased.bias = nullptr;
+        kernels_.linear_quantised(unbiased, rest, count, at(op.out, 0), stride(op.out), at(op.out, 0), stride(op.out),
+                                  first, last);
+      }
+    } else
       kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, at(op.out, 0), stride(op.out), residual,
                             residual_stride, first, last);
   });

@@ -39,6 +39,7 @@ struct Op {
   int32_t index = 0;                               // weight, layer, rotary table, or activation function
   float factor = 0.0f;                             // epsilon or scale
   bool by_position = false;                        // embedding
+  bool precise = false;                            // linear: activations of twice 8 bits
   const float* weight = nullptr;
   const float* bias = nullptr;
 };
@@ -109,7 +110,7 @@ class Plan {
   std::vector<RotaryTable> rotary_;
 
   std::vector<int8_t> quantised_;
-  std::vector<float> scales_, sums_;
+  std::vector<float> scales_, sums_, rests_;
   std::vector<int32_t> sequence_of_token_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_counters_ = 0;

@@ -43,6 +43,7 @@ class Plan:
         index: int,
         factor: float,
         by_position: bool,
+        precise: bool,
         weight: NDArray[np.float32] | None = None,
         bias: NDArray[np.float32] | None = None,
     ) -> None: ...

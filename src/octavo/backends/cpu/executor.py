@@ -18,8 +18,9 @@ from octavo.weights.tensor import Tensor
 class CpuExecutor:
     """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
 
-    Linears with quantised weights quantise their input to 8 bits per row and 32 features; everything else is float32,
-    keys and values are float16. A row's results do not depend on the batch, on chunking, or on the number of threads.
+    Linears with quantised weights quantise their input to twice 8 bits per row and 32 features (`lowering.PRECISE`);
+    everything else is float32, keys and values are float16. A row's results do not depend on the batch, on chunking,
+    or on the number of threads.
 
     Args:
         graph: the model. tensors: its weights by name.

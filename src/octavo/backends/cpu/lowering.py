@@ -42,6 +42,14 @@ View = tuple[int, int]
 
 NOWHERE: View = (-1, 0)
 
+PRECISE = True
+"""Whether inputs of integer linears are quantised twice, the second time what the first left over: 15 bits, not 8.
+
+Against float32 activations on the default model and 700 tokens of English the mean Kullback-Leibler divergence is then
+below 0.00005; with 8 bits it is 0.004, and 3 to 4 % of the most probable tokens change. It costs a second pass over the
+weights, which are in the cache by then.
+"""
+
 Names = tuple[str, ...]
 
 
@@ -171,7 +179,7 @@ class Lowering:
             bias = self._floats(tuple(parameter.name for parameter in op.biases), padded=packed[names].out)
         weight = self._weight(names, packed, bias)
         z = NOWHERE if residual is None else self._views[residual]
-        self._add(LINEAR, node, out, z=z, length=packed[names].width, index=weight)
+        self._add(LINEAR, node, out, z=z, length=packed[names].width, index=weight, precise=PRECISE)
 
     def _emit(self, node: Node, packed: dict[Names, PackedWeight], out: View) -> None:
         match node.op:
@@ -226,13 +234,26 @@ class Lowering:
         index: int = 0,
         factor: float = 0.0,
         by_position: bool = False,
+        precise: bool = False,
         weight: Float32 | None = None,
         bias: Float32 | None = None,
     ) -> None:
         inputs = [self._views[source] for source in node.inputs] + [NOWHERE] * 3
         third = inputs[2] if z is None else z
         self._plan.add_op(
-            kind, inputs[0], inputs[1], third, out, node.width, length, index, factor, by_position, weight, bias
+            kind,
+            inputs[0],
+            inputs[1],
+            third,
+            out,
+            node.width,
+            length,
+            index,
+            factor,
+            by_position,
+            precise,
+            weight,
+            bias,
         )
 
 
