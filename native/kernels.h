@@ -1,8 +1,8 @@
 // The kernels of one instruction set, and the data they work on.
 //
-// Every kernel is written once (kernels.cpp) and compiled once per instruction set; `Kernels` is the table of one
-// compilation. A row's result never depends on how many rows there are or on which thread computes it: each output
-// element is accumulated in one fixed order.
+// Every kernel is written once and compiled once per instruction set; `Kernels` is the table of one compilation. A row's
+// result never depends on how many rows there are or on which thread computes it: each output element is accumulated in
+// one fixed order.
 
 #pragma once
 
@@ -11,78 +11,111 @@
 
 namespace octavo {
 
-constexpr int kTile = 8;    // output features that a kernel computes side by side: one to each lane of a vector
-constexpr int kBlock = 32;  // input features that share a scale
+constexpr int64_t kTile = 8;    // output features that a kernel computes side by side: one to each lane of a vector
+constexpr int64_t kBlock = 32;  // input features that share a scale
+constexpr int64_t kPanel = 4;   // rows of activations that a kernel multiplies with a tile at a time
 
 enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
 
 // A weight matrix [out, in], repacked into tiles of kTile output features. out is a multiple of kTile and, for the
 // quantised kinds, in is one of kBlock; what was added is zero.
 //
-// kU4: w = scale * q + minimum, q in 0..15, per block. Tile t, block b are 128 bytes at (t * blocks + b) * 128. Byte
-//      32 * i + 4 * lane + j holds input 8 * i + j in its low and input 8 * i + 4 + j in its high half, i in 0..3.
-// kS8: w = scale * q + minimum, q in -128..127, per `group` inputs (16 or 32). 256 bytes a block: byte 32 * i + 4 * lane + j
-//      holds input 4 * i + j, i in 0..7.
-//      Scales (and minima, where there are any) are float[tile][block][kBlock / group][kTile].
+// kU4: w = scale * q + minimum, q in 0..15. kS8: w = scale * q (+ minimum), q in -128..127. They are records
+// [tile][block] of
+//   kU4  128 bytes: byte 32 * i + 4 * lane + j holds input k = 16 * (i / 2) + 4 * (i % 2) + j in its low and k + 8 in its
+//        high half, i in 0..3, j in 0..3
+//   kS8  256 bytes: byte 16 * i + 2 * lane + j holds input 2 * i + j, i in 0..15, j in 0..1
+//   scales [kBlock / group][kTile], then minima [kTile] where there are any, both float16 or both float32.
 // kF32, kF16, kBF16: element [tile][input][lane].
 struct Weight {
   WeightKind kind;
-  int32_t group;
+  int32_t group;     // inputs that share a scale: 32, or 16 (kS8 alone)
+  bool half_scales;  // scales and minima are float16
+  bool minima;
   int64_t out, in;
   const uint8_t* data;
-  const float* scales;
-  const float* minima;  // null: all zero
-  const float* bias;    // float[out], null: none
+  const float* bias;  // float[out], null: none
 
+  bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
   int64_t tiles() const { return out / kTile; }
   int64_t blocks() const { return in / kBlock; }
+  int64_t integer_bytes() const { return kind == WeightKind::kU4 ? kTile * kBlock / 2 : kTile * kBlock; }
+  int64_t scale_bytes() const { return kTile * (half_scales ? 2 : 4); }  // of one per lane
+  int64_t block_bytes() const { return integer_bytes() + scale_bytes() * (kBlock / group + (minima ? 1 : 0)); }
 };
 
-// Activations quantised per row and block: x = scale * q, q in -127..127. `sums` is scale * (sum of q) per 16 inputs, which
-// is what a weight's minimum is multiplied by.
-struct Quantised {
-  int8_t* q;      // [rows][in]
-  float* scales;  // [rows][blocks]
-  float* sums;    // [rows][blocks][2]
+// Activations quantised per row and block, x = scale * q, as records [panel][block][row of the panel], 64-byte aligned. Numbers
+// that a kernel needs in every lane stand there once for each lane: a broadcast less in the inner loop.
+// `sum` is scale * (sum of q): what a weight's minimum is multiplied by.
+struct Activations8 {  // for kU4: q in -127..127
+  int8_t q[kBlock / 4][kTile][4];
+  float scale[kTile];
+  float sum[kTile];
+};
+struct Activations16 {  // for kS8: q in -32767..32767
+  int16_t q[kBlock];
+  float scale[kTile];
+  float sum[kTile];
 };
 
-struct AttentionShape {
+enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
+
+// A layer's KV pages. A page is, one after the other,
+//   keys [kv head][head_dim][page_size], values [kv head][page_size][padded_dim], and for kI8, value = scale * q,
+//   float32 scales of keys [kv head][page_size] and of values [kv head][page_size].
+// Keys of neighbouring tokens are neighbours, so that a vector holds the scores of eight tokens.
+struct KvLayer {
   int64_t heads, kv_heads, head_dim, page_size, window;  // window 0: all positions
   float scale;
+  KvType type;
+  uint8_t* pages;
+
+  int64_t item_bytes() const { return type == KvType::kF32 ? 4 : type == KvType::kF16 ? 2 : 1; }
+  int64_t padded_dim() const { return (head_dim + kTile - 1) / kTile * kTile; }
+  int64_t key_bytes() const { return kv_heads * head_dim * page_size * item_bytes(); }
+  int64_t value_bytes() const { return kv_heads * page_size * padded_dim() * item_bytes(); }
+  int64_t scale_bytes() const { return type == KvType::kI8 ? 4 * kv_heads * page_size : 0; }
+  int64_t page_bytes() const { return (key_bytes() + value_bytes() + 2 * scale_bytes() + 63) / 64 * 64; }
 };
 
-// One layer's pages, [page][token][kv head][head_dim] in float16.
-struct Pages {
-  uint16_t* keys;
-  uint16_t* values;
+constexpr int64_t kMaxHeadDim = 512;
+
+// Where a linear writes: y[row * y_stride + feature] (+ residual[row * residual_stride + feature]).
+struct Output {
+  float* y;
+  int64_t y_stride;
+  const float* residual;  // null: none
+  int64_t residual_stride;
 };
 
 struct Kernels {
   const char* name;
   bool (*supported)();
 
-  // y[row * y_stride + feature] = x @ W.T (+ bias) (+ residual), for tiles [first, last).
-  void (*linear_quantised)(const Weight&, const Quantised& x, int64_t rows, float* y, int64_t y_stride,
-                           const float* residual, int64_t residual_stride, int64_t first, int64_t last);
-  void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
-                       const float* residual, int64_t residual_stride, int64_t first, int64_t last);
-  // One row of `width` floats, padded with zeros to `in`, into row `row` of the quantised activations.
-  void (*quantise)(const float* x, int64_t width, int64_t in, int8_t* q, float* scales, float* sums);
+  // x @ W.T (+ bias) (+ residual), for tiles [first, last).
+  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
+  void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first,
+                       int64_t last);
+  // One row of `width` floats, padded with zeros to `in`, as row `row` of activations for weights of `kind`.
+  void (*quantise)(WeightKind kind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
   // Row `row` of a weight matrix as floats.
   void (*unpack_row)(const Weight&, int64_t row, int64_t width, float* y);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* y);
   void (*rope)(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y);
-  void (*activate)(int32_t function, const float* x, int64_t width, float* y);
-  void (*to_half)(const float* x, int64_t count, uint16_t* y);
+  // function(x), times `gate` where there is one.
+  void (*activate)(int32_t function, const float* x, const float* gate, int64_t width, float* y);
+  // One token's keys and values [kv head][head_dim] into slot `slot` (page * page_size + offset).
+  void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
   // All query heads of KV head `kv_head` for one token at `position`, over the pages of its sequence.
-  void (*attend)(const AttentionShape&, const Pages&, const int32_t* page_row, int64_t position, int64_t kv_head,
-                 const float* queries, float* output);
+  void (*attend)(const KvLayer&, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries,
+                 float* output);
 };
 
 const Kernels& portable_kernels();
 #ifdef OCTAVO_X86
 const Kernels& avx2_kernels();
+const Kernels& avx512vnni_kernels();
 #endif
 
 }  // namespace octavo

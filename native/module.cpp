@@ -25,6 +25,7 @@ namespace {
 std::vector<const Kernels*> all_kernels() {
   return {
 #ifdef OCTAVO_X86
+      &avx512vnni_kernels(),
       &avx2_kernels(),
 #endif
       &portable_kernels(),
@@ -34,7 +35,12 @@ std::vector<const Kernels*> all_kernels() {
 const Kernels& find_kernels(const std::string& isa) {
   for (const Kernels* kernels : all_kernels())
     if (isa == kernels->name && kernels->supported()) return *kernels;
-  throw std::invalid_argument("instruction set " + isa + " is not available on this machine");
+  std::string known;
+  for (const Kernels* kernels : all_kernels()) {
+    if (isa == kernels->name) throw std::invalid_argument("this machine lacks instructions of " + isa);
+    known += (known.empty() ? "" : ", ") + std::string(kernels->name);
+  }
+  throw std::invalid_argument("there are no kernels for " + isa + "; there are: " + known);
 }
 
 // The instruction sets this machine has kernels for, the fastest first.
@@ -53,6 +59,12 @@ using Pair = std::pair<int32_t, int32_t>;
 
 NB_MODULE(_native, m) {
   m.def("instruction_sets", &instruction_sets);
+  m.def(
+      "page_bytes",
+      [](int64_t kv_heads, int64_t head_dim, int64_t page_size, int32_t type) {
+        return KvLayer{kv_heads, kv_heads, head_dim, page_size, 0, 1.0f, static_cast<KvType>(type), nullptr}.page_bytes();
+      },
+      "kv_heads"_a, "head_dim"_a, "page_size"_a, "kv_type"_a);
 
   nb::class_<Plan>(m, "Plan")
       .def("__init__",
@@ -62,23 +74,21 @@ NB_MODULE(_native, m) {
       .def("add_buffer", &Plan::add_buffer, "width"_a, "selected"_a)
       .def(
           "add_weight",
-          [](Plan& plan, int32_t kind, int32_t group, int64_t out, int64_t in, Array<const uint8_t> data,
-             std::optional<Array<const float>> scales, std::optional<Array<const float>> minima,
-             std::optional<Array<const float>> bias) {
-            return plan.add_weight(Weight{static_cast<WeightKind>(kind), group, out, in, data.data(),
-                                          scales ? scales->data() : nullptr, minima ? minima->data() : nullptr,
-                                          bias ? bias->data() : nullptr});
+          [](Plan& plan, int32_t kind, int32_t group, bool half_scales, bool minima, int64_t out, int64_t in,
+             Array<const uint8_t> data, std::optional<Array<const float>> bias) {
+            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, out, in, data.data(),
+                                bias ? bias->data() : nullptr};
+            return plan.add_weight(weight);
           },
-          "kind"_a, "group"_a, "out"_a, "in_"_a, "data"_a, "scales"_a = nb::none(), "minima"_a = nb::none(),
-          "bias"_a = nb::none())
+          "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "out"_a, "in_"_a, "data"_a, "bias"_a = nb::none())
       .def(
           "add_layer",
           [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window, float scale,
-             Array<uint16_t> keys, Array<uint16_t> values) {
-            return plan.add_layer(AttentionShape{heads, kv_heads, head_dim, page_size, window, scale},
-                                  Pages{keys.data(), values.data()});
+             int32_t type, Array<uint8_t> pages) {
+            return plan.add_layer(KvLayer{heads, kv_heads, head_dim, page_size, window, scale, static_cast<KvType>(type),
+                                          pages.data()});
           },
-          "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "keys"_a, "values"_a)
+          "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "kv_type"_a, "pages"_a)
       .def(
           "add_rotary",
           [](Plan& plan, int64_t half, Array<const float> cosine, Array<const float> sine) {
@@ -87,19 +97,17 @@ NB_MODULE(_native, m) {
           "half"_a, "cosine"_a, "sine"_a)
       .def(
           "add_op",
-          [](Plan& plan, int32_t kind, Pair x, Pair y, Pair z, Pair out, int64_t width, int64_t length, int32_t index,
-             float factor, bool by_position, bool precise, std::optional<Array<const float>> weight,
-             std::optional<Array<const float>> bias) {
+          [](Plan& plan, int32_t kind, Pair x, Pair y, Pair out, int64_t width, int64_t length, int32_t index, float factor,
+             bool by_position, std::optional<Array<const float>> weight, std::optional<Array<const float>> bias) {
             Op op;
             op.kind = static_cast<OpKind>(kind);
-            op.x = value(x), op.y = value(y), op.z = value(z), op.out = value(out);
+            op.x = value(x), op.y = value(y), op.out = value(out);
             op.width = width, op.length = length, op.index = index, op.factor = factor, op.by_position = by_position;
-            op.precise = precise;
             op.weight = weight ? weight->data() : nullptr;
             op.bias = bias ? bias->data() : nullptr;
             plan.add_op(op);
           },
-          "kind"_a, "x"_a, "y"_a, "z"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a, "precise"_a,
+          "kind"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a,
           "weight"_a = nb::none(), "bias"_a = nb::none())
       .def(
           "run",

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "kernels.h"
@@ -29,17 +31,20 @@ enum class OpKind : int32_t {
   kMultiply,
   kScale,
   kSelect,
+  kQuantise,
+  kStoreKv,
 };
 
 struct Op {
   OpKind kind;
-  Value x{-1, 0}, y{-1, 0}, z{-1, 0}, out{-1, 0};  // inputs (z: values of an attention, residual of a linear), result
-  int64_t width = 0;                               // features of the result
-  int64_t length = 0;                              // of a norm's run, of half a rotary head
-  int32_t index = 0;                               // weight, layer, rotary table, or activation function
-  float factor = 0.0f;                             // epsilon or scale
-  bool by_position = false;                        // embedding
-  bool precise = false;                            // linear: activations of twice 8 bits
+  // Inputs and result. y: gate of an activation, residual of a linear, values of a stored key. A linear with quantised
+  // weights takes no x: it multiplies what the last kQuantise left.
+  Value x{-1, 0}, y{-1, 0}, out{-1, 0};
+  int64_t width = 0;         // features of the result (of x, where there is none)
+  int64_t length = 0;        // of a norm's run
+  int32_t index = 0;         // weight, layer, rotary table, or activation function
+  float factor = 0.0f;       // epsilon or scale
+  bool by_position = false;  // embedding
   const float* weight = nullptr;
   const float* bias = nullptr;
 };
@@ -57,15 +62,34 @@ struct RotaryTable {
   const float *cosine, *sine;  // [positions][half]
 };
 
+// Memory on a cache line's boundary that grows to what was once asked of it; its content is lost then.
+class Arena {
+ public:
+  void reserve(int64_t bytes) {
+    if (bytes <= size_) return;
+    size_ = (bytes + 63) / 64 * 64;
+    data_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, size_)));
+    if (!data_) throw std::bad_alloc();
+  }
+  uint8_t* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+  };
+  std::unique_ptr<uint8_t[], Free> data_;
+  int64_t size_ = 0;
+};
+
 class Plan {
  public:
   Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads) {}
 
   int32_t add_buffer(int64_t width, bool selected);
   int32_t add_weight(const Weight& weight);
-  int32_t add_layer(const AttentionShape& shape, const Pages& pages);
+  int32_t add_layer(const KvLayer& layer);
   int32_t add_rotary(const RotaryTable& table);
-  void add_op(const Op& op) { ops_.push_back(op); }
+  void add_op(const Op& op);
 
   void run(const Step& step);
 
@@ -75,22 +99,25 @@ class Plan {
   struct Buffer {
     int64_t width;
     bool selected;  // its rows are rows of logits
-    std::unique_ptr<float[]> data;
-    int64_t capacity = 0;  // rows
+    Arena arena;
+  };
+  // Operations [first, last) without a barrier between them: either one, or some that each work on rows by themselves.
+  struct Phase {
+    int64_t first, last;
   };
 
   float* at(Value value, int64_t row) {
     const Buffer& buffer = buffers_[value.buffer];
-    return buffer.data.get() + row * buffer.width + value.column;
+    return reinterpret_cast<float*>(buffer.arena.data()) + row * buffer.width + value.column;
   }
   int64_t stride(Value value) const { return buffers_[value.buffer].width; }
-  int64_t rows(const Op& op, const Step& step) const {
-    return buffers_[op.out.buffer].selected ? step.logit_rows : step.tokens;
-  }
+  bool selected(const Op& op) const { return buffers_[op.out.buffer < 0 ? op.x.buffer : op.out.buffer].selected; }
+  int64_t rows(const Op& op, const Step& step) const { return selected(op) ? step.logit_rows : step.tokens; }
 
   void reserve(const Step& step);
   void work(const Step& step);
-  void run_op(const Op& op, const Step& step);
+  void run_rows(const Phase& phase, const Step& step);
+  void run_row(const Op& op, const Step& step, int64_t row);
   void run_linear(const Op& op, const Step& step);
   void run_attention(const Op& op, const Step& step);
   void copy_pages(const Step& step);
@@ -105,12 +132,11 @@ class Plan {
   std::vector<Op> ops_;
   std::vector<Buffer> buffers_;
   std::vector<Weight> weights_;
-  std::vector<AttentionShape> shapes_;
-  std::vector<Pages> pages_;
+  std::vector<Phase> phases_;
+  std::vector<KvLayer> layers_;
   std::vector<RotaryTable> rotary_;
 
-  std::vector<int8_t> quantised_;
-  std::vector<float> scales_, sums_, rests_;
+  Arena activations_;
   std::vector<int32_t> sequence_of_token_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_counters_ = 0;

@@ -2,6 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 def instruction_sets() -> list[str]: ...
+def page_bytes(kv_heads: int, head_dim: int, page_size: int, kv_type: int) -> int: ...
 
 class Plan:
     def __init__(self, isa: str, threads: int) -> None: ...
@@ -12,11 +13,11 @@ class Plan:
         self,
         kind: int,
         group: int,
+        half_scales: bool,
+        minima: bool,
         out: int,
         in_: int,
         data: NDArray[np.uint8],
-        scales: NDArray[np.float32] | None = None,
-        minima: NDArray[np.float32] | None = None,
         bias: NDArray[np.float32] | None = None,
     ) -> int: ...
     def add_layer(
@@ -27,8 +28,8 @@ class Plan:
         page_size: int,
         window: int,
         scale: float,
-        keys: NDArray[np.uint16],
-        values: NDArray[np.uint16],
+        kv_type: int,
+        pages: NDArray[np.uint8],
     ) -> int: ...
     def add_rotary(self, half: int, cosine: NDArray[np.float32], sine: NDArray[np.float32]) -> int: ...
     def add_op(
@@ -36,14 +37,12 @@ class Plan:
         kind: int,
         x: tuple[int, int],
         y: tuple[int, int],
-        z: tuple[int, int],
         out: tuple[int, int],
         width: int,
         length: int,
         index: int,
         factor: float,
         by_position: bool,
-        precise: bool,
         weight: NDArray[np.float32] | None = None,
         bias: NDArray[np.float32] | None = None,
     ) -> None: ...

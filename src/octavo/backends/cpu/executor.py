@@ -4,28 +4,33 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from octavo.backends.cpu._native import Plan, instruction_sets
+from octavo.backends.cpu._native import Plan, instruction_sets, page_bytes
 from octavo.backends.cpu.lowering import Lowering
 from octavo.backends.protocol import Batch, Float32
 from octavo.backends.reference.executor import FinishedStep
 from octavo.backends.reference.sampling import sample
 from octavo.backends.reference.workers import available_cores
-from octavo.graph.ops import Graph
+from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
+
+KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
+"""How keys and values are stored: kinds of native/kernels.h, by name. int8 has a scale per token and head."""
 
 
 class CpuExecutor:
     """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
 
-    Linears with quantised weights quantise their input to twice 8 bits per row and 32 features (`lowering.PRECISE`);
-    everything else is float32, keys and values are float16. A row's results do not depend on the batch, on chunking,
-    or on the number of threads.
+    Linears quantise their input per row and 32 features: to 8 bits for 4-bit weights, to 16 bits for 8-bit weights;
+    float weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or
+    on the number of threads.
 
     Args:
         graph: the model. tensors: its weights by name.
         vocab_size: width of the logits.
         num_pages, page_size: the KV cache. Its memory is taken as pages are first written.
+        kv_type: how keys and values are stored, one of `KV_TYPES`.
+        quantization: of weights that are not quantised yet: "q8", "q4" or None.
         max_positions: the longest sequence.
         threads: None is one for each core this process may run on.
         isa: one of `instruction_sets()`; None is the best.
@@ -40,6 +45,8 @@ class CpuExecutor:
         vocab_size: int,
         num_pages: int,
         page_size: int = 16,
+        kv_type: str = "fp16",
+        quantization: str | None = None,
         max_positions: int,
         threads: int | None = None,
         isa: str | None = None,
@@ -50,12 +57,21 @@ class CpuExecutor:
         self.page_size = page_size
         self.isa = isa or instruction_sets()[0]
         self.threads = threads or available_cores()
-        pages = []
-        for op in graph.attention_layers():
-            shape = (num_pages, page_size, op.num_kv_heads, op.head_dim)
-            pages.append((np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)))
         self._plan = Plan(self.isa, self.threads)
-        self._lowering = Lowering(self._plan, merge_sibling_linears(graph), tensors, pages, max_positions, progress)
+        self._lowering = Lowering(
+            self._plan,
+            merge_sibling_linears(graph),
+            tensors,
+            pages=[
+                np.zeros((num_pages, layer_page_bytes(op, page_size, kv_type)), np.uint8)
+                for op in graph.attention_layers()
+            ],
+            page_size=page_size,
+            kv_type=KV_TYPES[kv_type],
+            max_positions=max_positions,
+            quantization=quantization,
+            progress=progress,
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -80,3 +96,8 @@ class CpuExecutor:
         if len(wanted) != len(row_of):
             logits = logits[row_of]
         return FinishedStep(sample(logits, batch.logits))
+
+
+def layer_page_bytes(layer: Attention, page_size: int, kv_type: str) -> int:
+    """Bytes of one page of one layer."""
+    return page_bytes(layer.num_kv_heads, layer.head_dim, page_size, KV_TYPES[kv_type])

@@ -1,6 +1,7 @@
 """From a graph to a native plan: buffers for values, weights repacked, one native op per node.
 
-A slice becomes a view of what it cuts, and a residual sum is added by the linear that it follows.
+A slice becomes a view of what it cuts, a residual sum is added by the linear that it follows, an activation function
+multiplies its result by the gate.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from octavo.backends.cpu.repack import TILE, PackedWeight, pack
 from octavo.backends.protocol import Float32
 from octavo.backends.reference.loading import check_weights
 from octavo.backends.reference.rotation import Rotations
+from octavo.errors import ConfigError
 from octavo.graph.ops import (
     Activation,
     Add,
@@ -32,7 +34,21 @@ from octavo.graph.ops import (
 )
 from octavo.weights.tensor import Tensor
 
-EMBED, LINEAR, RMS_NORM, LAYER_NORM, ROPE, ATTENTION, ACTIVATION, ADD, MULTIPLY, SCALE, SELECT = range(11)
+(
+    EMBED,
+    LINEAR,
+    RMS_NORM,
+    LAYER_NORM,
+    ROPE,
+    ATTENTION,
+    ACTIVATION,
+    ADD,
+    MULTIPLY,
+    SCALE,
+    SELECT,
+    QUANTISE,
+    STORE_KV,
+) = range(13)
 """Kinds of native/plan.h."""
 
 FUNCTIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
@@ -42,13 +58,11 @@ View = tuple[int, int]
 
 NOWHERE: View = (-1, 0)
 
-PRECISE = True
-"""Whether inputs of integer linears are quantised twice, the second time what the first left over: 15 bits, not 8.
+MAX_HEAD_DIM = 512
+"""Of native/kernels.h."""
 
-Against float32 activations on the default model and 700 tokens of English the mean Kullback-Leibler divergence is then
-below 0.00005; with 8 bits it is 0.004, and 3 to 4 % of the most probable tokens change. It costs a second pass over the
-weights, which are in the cache by then.
-"""
+QUANTIZATIONS = {"q4": 4, "q8": 8}
+"""Bits of a weight, by name."""
 
 Names = tuple[str, ...]
 
@@ -59,8 +73,9 @@ class Lowering:
     Args:
         graph: with sibling linears merged.
         tensors: the weights by name.
-        pages: by layer, the float16 keys and values as uint16 [num_pages, page_size, kv heads, head size].
+        pages: by layer, uint8 [num_pages, bytes of a page]. page_size: tokens of a page. kv_type: index of `KV_TYPES`.
         max_positions: rotary tables are made for that many.
+        quantization: of weights that are not quantised yet, one of `QUANTIZATIONS`.
         progress: called with (weights packed, weights in all).
     """
 
@@ -69,8 +84,11 @@ class Lowering:
         plan: Plan,
         graph: Graph,
         tensors: Mapping[str, Tensor],
-        pages: list[tuple[NDArray[np.uint16], NDArray[np.uint16]]],
+        pages: list[NDArray[np.uint8]],
+        page_size: int,
+        kv_type: int,
         max_positions: int,
+        quantization: str | None,
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.arrays: list[object] = [pages]
@@ -79,11 +97,13 @@ class Lowering:
         self._graph = graph
         self._tensors = tensors
         self._pages = pages
+        self._page_size = page_size
+        self._kv_type = kv_type
+        self._quantization = quantization
         self._max_positions = max_positions
         self._views: dict[int, View] = {}
         self._free: dict[tuple[int, bool], list[int]] = {}
         self._keys: dict[int, tuple[int, bool]] = {}
-        self._weights: dict[Names, tuple[int, PackedWeight]] = {}
         self._rotary: dict[Rope, int] = {}
         check_weights(graph, tensors)
         packed = self._pack(progress)
@@ -96,12 +116,13 @@ class Lowering:
         matrices = {names for node in self._graph.nodes if (names := _matrix(node)) is not None}
         shapes = self._graph.parameters()
         units = sorted(matrices, key=lambda names: -sum(shapes[name][0] * shapes[name][1] for name in names))
+        bits = _bits(self._graph, self._quantization)
         packed = {}
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(lambda names: pack([self._tensors[name] for name in names]), units)
+            results = pool.map(lambda names: pack([self._tensors[name] for name in names], bits[names]), units)
             for names, weight in zip(units, results, strict=True):
                 packed[names] = weight
-                self.weight_bytes += weight.nbytes
+                self.weight_bytes += weight.data.nbytes
                 if progress is not None:
                     progress(len(packed), len(units))
         return packed
@@ -117,7 +138,7 @@ class Lowering:
         weight = packed[names]
         self.arrays.append(weight)
         return self._plan.add_weight(
-            weight.kind, weight.group, weight.out, weight.in_, weight.data, weight.scales, weight.minima, bias
+            weight.kind, weight.group, weight.half_scales, weight.minima, weight.out, weight.in_, weight.data, bias
         )
 
     # --- buffers --------------------------------------------------------------------------------------------------
@@ -136,8 +157,8 @@ class Lowering:
     def _lower(self, packed: dict[Names, PackedWeight]) -> None:
         nodes = self._graph.nodes
         selected = _selected(self._graph)
-        fused = _residuals(self._graph)  # linear -> the sum that follows it
-        sums = {add: linear for linear, add in fused.items()}
+        fused = _fused(self._graph)
+        inner = {reader: index for index, reader in fused.items()}
         # A buffer is free after the last node that reads any view of it.
         owner: dict[int, int] = {}
         for index, node in enumerate(nodes):
@@ -152,68 +173,79 @@ class Lowering:
 
         for index, node in enumerate(nodes):
             if index in fused:
-                continue  # computed where its sum stands
+                continue  # computed where its reader stands
             if isinstance(node.op, Slice):
                 buffer, column = self._views[node.inputs[0]]
                 self._views[index] = (buffer, column + node.op.start)
             else:
                 out = (self._allocate(node.width, selected[index]), 0)
                 self._views[index] = out
-                if index in sums:
-                    self._emit_linear(nodes[sums[index]], packed, out, residual=_other(node, sums[index]))
+                if index in inner:
+                    self._emit(nodes[inner[index]], packed, out, self._views[_other(node, inner[index])])
                 else:
                     self._emit(node, packed, out)
-            for value in ending.get(index, []) + (ending.get(sums[index], []) if index in sums else []):
+            for value in ending.get(index, []) + (ending.get(inner[index], []) if index in inner else []):
                 if value in self._views:
                     buffer = self._views[value][0]
                     self._free[self._keys[buffer]].append(buffer)
 
-    def _emit_linear(
-        self, node: Node, packed: dict[Names, PackedWeight], out: View, residual: int | None = None
-    ) -> None:
-        op = node.op
-        assert isinstance(op, Linear)
-        names = tuple(weight.name for weight in op.weights)
-        bias = None
-        if op.biases:
-            bias = self._floats(tuple(parameter.name for parameter in op.biases), padded=packed[names].out)
-        weight = self._weight(names, packed, bias)
-        z = NOWHERE if residual is None else self._views[residual]
-        self._add(LINEAR, node, out, z=z, length=packed[names].width, index=weight, precise=PRECISE)
-
-    def _emit(self, node: Node, packed: dict[Names, PackedWeight], out: View) -> None:
+    def _emit(self, node: Node, packed: dict[Names, PackedWeight], out: View, second: View = NOWHERE) -> None:
+        """Add a node's ops. `second`: what a linear adds to its result, or an activation multiplies its by."""
+        x, y, z = [*(self._views[source] for source in node.inputs), NOWHERE, NOWHERE, NOWHERE][:3]
         match node.op:
-            case Linear():
-                self._emit_linear(node, packed, out)
+            case Linear(weights=weights, biases=biases):
+                names = tuple(weight.name for weight in weights)
+                bias = None
+                if biases:
+                    bias = self._floats(tuple(parameter.name for parameter in biases), padded=packed[names].out)
+                weight = self._weight(names, packed, bias)
+                if packed[names].is_quantised:
+                    self._add(QUANTISE, packed[names].width, x, index=weight)
+                self._add(LINEAR, node.width, x, second, out, index=weight)
             case Embedding(table=table, index=index):
                 weight = self._weight((table.name,), packed)
-                self._add(EMBED, node, out, index=weight, by_position=index == "position")
-            case RMSNorm(weight=weight, eps=eps, offset=offset):
-                array = self._floats((weight.name,), offset=offset)
-                self._add(RMS_NORM, node, out, length=len(array), factor=eps, weight=array)
-            case LayerNorm(weight=weight, bias=bias, eps=eps):
-                scale, shift = self._floats((weight.name,)), self._floats((bias.name,))
-                self._add(LAYER_NORM, node, out, factor=eps, weight=scale, bias=shift)
+                self._add(EMBED, node.width, out=out, index=weight, by_position=index == "position")
+            case RMSNorm(weight=parameter, eps=eps, offset=offset):
+                array = self._floats((parameter.name,), offset=offset)
+                self._add(RMS_NORM, node.width, x, out=out, length=len(array), factor=eps, weight=array)
+            case LayerNorm(weight=parameter, bias=shift, eps=eps):
+                array, shifts = self._floats((parameter.name,)), self._floats((shift.name,))
+                self._add(LAYER_NORM, node.width, x, out=out, factor=eps, weight=array, bias=shifts)
             case Rope() as op:
-                self._add(ROPE, node, out, index=self._rotary_table(op))
+                self._add(ROPE, node.width, x, out=out, index=self._rotary_table(op))
             case Attention() as op:
-                keys, values = self._pages[op.layer]
-                layer = self._plan.add_layer(
-                    op.num_heads, op.num_kv_heads, op.head_dim, keys.shape[1], op.window or 0, op.scale, keys, values
-                )
-                self._add(ATTENTION, node, out, index=layer)
+                layer = self._layer(op)
+                self._add(STORE_KV, op.num_kv_heads * op.head_dim, y, z, index=layer)
+                self._add(ATTENTION, node.width, x, out=out, index=layer)
             case Activation(function=function):
-                self._add(ACTIVATION, node, out, index=FUNCTIONS[function])
+                self._add(ACTIVATION, node.width, x, second, out, index=FUNCTIONS[function])
             case Add():
-                self._add(ADD, node, out)
+                self._add(ADD, node.width, x, y, out)
             case Multiply():
-                self._add(MULTIPLY, node, out)
+                self._add(MULTIPLY, node.width, x, y, out)
             case Scale(factor=factor):
-                self._add(SCALE, node, out, factor=factor)
+                self._add(SCALE, node.width, x, out=out, factor=factor)
             case SelectRows():
-                self._add(SELECT, node, out)
+                self._add(SELECT, node.width, x, out=out)
             case other:
                 raise TypeError(f"no native op for {type(other).__name__}")
+
+    def _layer(self, op: Attention) -> int:
+        if op.head_dim > MAX_HEAD_DIM:
+            raise ConfigError(
+                f"attention heads of {op.head_dim} features: the cpu backend takes at most {MAX_HEAD_DIM}; "
+                "use the reference backend"
+            )
+        return self._plan.add_layer(
+            op.num_heads,
+            op.num_kv_heads,
+            op.head_dim,
+            self._page_size,
+            op.window or 0,
+            op.scale,
+            self._kv_type,
+            self._pages[op.layer],
+        )
 
     def _rotary_table(self, op: Rope) -> int:
         if op not in self._rotary:
@@ -226,35 +258,19 @@ class Lowering:
     def _add(
         self,
         kind: int,
-        node: Node,
-        out: View,
+        width: int,
+        x: View = NOWHERE,
+        y: View = NOWHERE,
+        out: View = NOWHERE,
         *,
-        z: View | None = None,
         length: int = 0,
         index: int = 0,
         factor: float = 0.0,
         by_position: bool = False,
-        precise: bool = False,
         weight: Float32 | None = None,
         bias: Float32 | None = None,
     ) -> None:
-        inputs = [self._views[source] for source in node.inputs] + [NOWHERE] * 3
-        third = inputs[2] if z is None else z
-        self._plan.add_op(
-            kind,
-            inputs[0],
-            inputs[1],
-            third,
-            out,
-            node.width,
-            length,
-            index,
-            factor,
-            by_position,
-            precise,
-            weight,
-            bias,
-        )
+        self._plan.add_op(kind, x, y, out, width, length, index, factor, by_position, weight, bias)
 
 
 def _matrix(node: Node) -> Names | None:
@@ -274,22 +290,46 @@ def _selected(graph: Graph) -> list[bool]:
     return selected
 
 
-def _residuals(graph: Graph) -> dict[int, int]:
-    """Linears whose only reader is a sum with an earlier value: the sum."""
+def _bits(graph: Graph, quantization: str | None) -> dict[Names, int | None]:
+    """For every matrix to how many bits it is quantised.
+
+    Tables of tokens and the matrix of the logits, often the same one, keep 8 bits, as in llama.cpp's 4-bit files:
+    errors in the logits are not averaged away. Positions stay as they are.
+    """
+    body = None if quantization is None else QUANTIZATIONS[quantization]
+    bits: dict[Names, int | None] = {}
+    for node in graph.nodes:
+        match node.op:
+            case Linear():
+                names = _matrix(node)
+                assert names is not None
+                bits.setdefault(names, 8 if body is not None and node is graph.nodes[-1] else body)
+            case Embedding(table=table, index=index):
+                bits[(table.name,)] = 8 if body is not None and index == "token" else None
+    return bits
+
+
+def _fused(graph: Graph) -> dict[int, int]:
+    """Nodes that are computed together with their only reader, and that reader.
+
+    A linear with the sum that adds an earlier value to it; an activation function with the product of it and an
+    earlier value.
+    """
     readers: dict[int, list[int]] = {}
     for index, node in enumerate(graph.nodes):
         for source in node.inputs:
             readers.setdefault(source, []).append(index)
-    found = {}
+    found: dict[int, int] = {}
     for index, node in enumerate(graph.nodes):
         match readers.get(index, []):
-            case [reader] if isinstance(node.op, Linear) and isinstance(graph.nodes[reader].op, Add):
-                other = _other(graph.nodes[reader], index)
-                if other < index:
+            case [reader] if reader not in found.values():
+                pair = (type(node.op), type(graph.nodes[reader].op))
+                if pair in ((Linear, Add), (Activation, Multiply)) and _other(graph.nodes[reader], index) < reader:
                     found[index] = reader
     return found
 
 
-def _other(add: Node, linear: int) -> int:
-    first, second = add.inputs
-    return second if first == linear else first
+def _other(node: Node, inner: int) -> int:
+    """The other input of a sum or product."""
+    first, second = node.inputs
+    return second if first == inner else first

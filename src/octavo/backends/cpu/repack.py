@@ -1,7 +1,8 @@
 """Weights in the layout of the native kernels: tiles of eight output features, side by side (see native/kernels.h).
 
 Every block format of a checkpoint becomes one of two kinds without loss: 4-bit integers (Q4_0, Q4_1, Q4_K) or 8-bit
-ones (Q5_0, Q5_1, Q5_K, Q6_K, Q8_0), with float32 scales and minima per group of 32 or 16 inputs.
+ones (Q5_0, Q5_1, Q5_K, Q6_K, Q8_0), with scales and minima per group of 32 or 16 inputs. These are kept as float16
+where float16 holds all of them, else as float32.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from octavo.backends.protocol import Float32
 from octavo.weights.formats import Format, Integers, take_apart
+from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Tensor
 
 TILE = 8
@@ -30,43 +32,53 @@ class PackedWeight:
 
     Attributes:
         kind: U4, S8, F32, F16 or BF16. group: inputs that share a scale.
+        half_scales: scales and minima are float16. minima: there are some.
         out, in_: with padding. width: inputs without it.
-        data: uint8, contiguous. scales, minima: Float32[tiles, blocks, groups, TILE] or None.
+        data: uint8, contiguous.
     """
 
     kind: int
     group: int
+    half_scales: bool
+    minima: bool
     out: int
     in_: int
     width: int
     data: NDArray[np.uint8]
-    scales: Float32 | None = None
-    minima: Float32 | None = None
 
     @property
-    def nbytes(self) -> int:
-        """Bytes it takes in memory."""
-        return sum(array.nbytes for array in (self.data, self.scales, self.minima) if array is not None)
+    def is_quantised(self) -> bool:
+        return self.kind in (U4, S8)
 
 
-def pack(tensors: Sequence[Tensor]) -> PackedWeight:
+def pack(tensors: Sequence[Tensor], bits: int | None = None) -> PackedWeight:
     """Stack weights [out, in] of one input, and repack them.
 
     Weights of different formats are brought to a common one: integers when all are quantised, float32 otherwise.
+
+    Args:
+        bits: 4 or 8 quantises weights that are not quantised yet.
     """
     formats = {tensor.format for tensor in tensors}
-    if all(form.is_quantised for form in formats):
-        return _pack_integers([take_apart(tensor.format, tensor.data) for tensor in tensors])
+    if bits is not None or all(form.is_quantised for form in formats):
+        return _pack_integers([_integers(tensor, bits) for tensor in tensors])
     if len(formats) == 1:
         return _pack_floats(_FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]))
     return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]))
 
 
+def _integers(tensor: Tensor, bits: int | None) -> Integers:
+    if tensor.format.is_quantised:
+        return take_apart(tensor.format, tensor.data)
+    assert bits is not None
+    return quantise(tensor.to_float32(), bits)
+
+
 def _pack_floats(kind: int, rows: NDArray[Any]) -> PackedWeight:
     width = rows.shape[1]
     padded = _pad(rows, TILE, 0)
-    data = _tiles(padded, width)
-    return PackedWeight(kind, 1, len(padded), width, width, data.reshape(-1).view(np.uint8))
+    data = np.ascontiguousarray(padded.reshape(-1, TILE, width).transpose(0, 2, 1))
+    return PackedWeight(kind, 1, False, False, len(padded), width, width, data.reshape(-1).view(np.uint8))
 
 
 def _pack_integers(parts: Sequence[Integers]) -> PackedWeight:
@@ -75,26 +87,33 @@ def _pack_integers(parts: Sequence[Integers]) -> PackedWeight:
     groups = BLOCK // group
     four_bit = group == BLOCK and all(part.is_four_bit for part in parts)
     integers = np.concatenate([part.integers if four_bit else _signed(part) for part in parts])
-    scales = np.concatenate([np.repeat(part.scales, part.group // group, axis=1) for part in parts])
-    # The zero of a 4-bit format becomes a minimum; 8 bits have room for a sign.
-    minima = [np.repeat(_minima(part, four_bit), part.group // group, axis=1) for part in parts]
     integers = _pad(_pad(integers, TILE, 0), BLOCK, 1)
     out, in_ = integers.shape
     blocks = in_ // BLOCK
+    scales = [_tiled(np.concatenate([np.repeat(part.scales, part.group // group, axis=1) for part in parts]), groups)]
+    # The zero of a 4-bit format becomes a minimum; 8 bits have room for a sign.
+    has_minima = four_bit or any(part.own_minima is not None for part in parts)
+    if has_minima:
+        scales.append(_tiled(np.concatenate([_minima(part, four_bit) for part in parts]), 1))
+    with np.errstate(over="ignore"):
+        half = all(np.array_equal(values.astype(np.float16).astype(np.float32), values) for values in scales)
+    integer_bytes = TILE * BLOCK // 2 if four_bit else TILE * BLOCK
+    scale_bytes = TILE * (2 if half else 4)
+    records = np.empty((out // TILE, blocks, integer_bytes + scale_bytes * (groups + has_minima)), np.uint8)
     if four_bit:
-        # [tile, lane, block, i, half, j] -> [tile, block, i, lane, j], the two halves in one byte
-        halves = integers.reshape(-1, TILE, blocks, 4, 2, 4)
-        integers = halves[:, :, :, :, 0] | (halves[:, :, :, :, 1] << 4)
+        # input = 16 a + 8 half + 4 c + j of a block: the two halves in one byte
+        split = integers.reshape(-1, TILE, blocks, 2, 2, 2, 4)
+        both = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))  # [tile, lane, block, a, c, j]
+        records[:, :, :integer_bytes] = both.transpose(0, 2, 3, 4, 1, 5).reshape(-1, blocks, integer_bytes)
     else:
-        integers = integers.reshape(-1, TILE, blocks, 8, 4)
-    data = np.ascontiguousarray(integers.transpose(0, 2, 3, 1, 4)).reshape(-1).view(np.uint8)
-
-    def tiled(values: Float32) -> Float32:
-        return _tiles(_pad(_pad(values, TILE, 0), groups, 1), blocks * groups)
-
-    has_minima = any(part.own_minima is not None or (four_bit and part.zero) for part in parts)
-    packed_minima = tiled(np.concatenate(minima)) if has_minima else None
-    return PackedWeight(U4 if four_bit else S8, group, out, in_, width, data, tiled(scales), packed_minima)
+        pairs = integers.reshape(-1, TILE, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
+        records[:, :, :integer_bytes] = pairs.reshape(-1, blocks, integer_bytes).view(np.uint8)
+    end = integer_bytes
+    for values in scales:
+        stored = np.ascontiguousarray(values.astype(np.float16) if half else values).view(np.uint8)
+        records[:, :, end : end + stored.shape[2]] = stored
+        end += stored.shape[2]
+    return PackedWeight(U4 if four_bit else S8, group, half, has_minima, out, in_, width, records.reshape(-1))
 
 
 def _signed(part: Integers) -> NDArray[np.int8]:
@@ -103,13 +122,19 @@ def _signed(part: Integers) -> NDArray[np.int8]:
 
 
 def _minima(part: Integers, four_bit: bool) -> Float32:
+    """One for every block: formats with groups of 16 have none of their own."""
+    if part.group != BLOCK:
+        assert part.own_minima is None
+        return np.zeros((len(part.scales), part.scales.shape[1] * part.group // BLOCK), np.float32)
     own = np.zeros_like(part.scales) if part.own_minima is None else part.own_minima
     return own - part.zero * part.scales if four_bit and part.zero else own
 
 
-def _tiles(rows: NDArray[Any], width: int) -> NDArray[Any]:
-    """[out, width] -> [tiles, width, TILE]."""
-    return np.ascontiguousarray(rows.reshape(-1, TILE, width).transpose(0, 2, 1))
+def _tiled(values: Float32, groups: int) -> Float32:
+    """[out, blocks * groups] -> [tile, block, group and lane]."""
+    padded = _pad(_pad(values, TILE, 0), groups, 1)
+    blocks = padded.shape[1] // groups
+    return padded.reshape(-1, TILE, blocks, groups).transpose(0, 2, 3, 1).reshape(-1, blocks, groups * TILE)
 
 
 def _pad(array: NDArray[Any], multiple: int, axis: int) -> NDArray[Any]:

@@ -1,0 +1,75 @@
+// What is done to each row by itself: norms, rotary embedding, activation functions.
+
+#include "kernels.h"
+#include "variant.h"
+#include "vectors.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// sum of x * x (or of x, if `square` is false), always in the same order for the same length
+template <bool square>
+static float sum_of(const float* x, int64_t length) {
+  F8 total[2] = {splat(0.0f), splat(0.0f)};
+  int64_t i = 0;
+  for (; i + 16 <= length; i += 16)
+    for (int j = 0; j < 2; j++) {
+      const F8 v = load(x + i + 8 * j);
+      total[j] = square ? fma(v, v, total[j]) : total[j] + v;
+    }
+  float result = sum(total[0] + total[1]);
+  for (; i < length; i++) result += square ? x[i] * x[i] : x[i];
+  return result;
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y) {
+  for (int64_t run = 0; run < runs; run++, x += length, y += length) {
+    const float factor = 1.0f / std::sqrt(sum_of<true>(x, length) / static_cast<float>(length) + eps);
+    for (int64_t i = 0; i < length; i++) y[i] = x[i] * factor * weight[i];
+  }
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* y) {
+  const float mean = sum_of<false>(x, width) / static_cast<float>(width);
+  for (int64_t i = 0; i < width; i++) y[i] = x[i] - mean;
+  const float factor = 1.0f / std::sqrt(sum_of<true>(y, width) / static_cast<float>(width) + eps);
+  for (int64_t i = 0; i < width; i++) y[i] = y[i] * factor * weight[i] + bias[i];
+}
+
+void rope(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y) {
+  for (int64_t head = 0; head < heads; head++, x += 2 * half, y += 2 * half)
+    for (int64_t i = 0; i < half; i++) {
+      const float a = x[i], b = x[half + i];
+      y[i] = a * cosine[i] - b * sine[i];
+      y[half + i] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static inline F8 activation(int32_t function, F8 x) {
+  const F8 one = splat(1.0f);
+  if (function == 0) return x / (one + exp8(-x));  // silu
+  if (function == 2) {                             // gelu with tanh(u) = 1 - 2 / (exp(2u) + 1)
+    const F8 u = splat(0.7978845608f) * (x + splat(0.044715f) * x * x * x);
+    return splat(0.5f) * x * (splat(2.0f) - splat(2.0f) / (exp8(u + u) + one));
+  }
+  F8 y;  // gelu by the error function
+  for (int i = 0; i < 8; i++) y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
+  return y;
+}
+
+void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y) {
+  for (int64_t i = 0; i < width; i += 8) {
+    if (i + 8 <= width) {
+      const F8 v = activation(function, load(x + i));
+      store(y + i, gate ? v * load(gate + i) : v);
+    } else {
+      float rest[8] = {};
+      std::memcpy(rest, x + i, sizeof(float) * (width - i));
+      store(rest, activation(function, load(rest)));
+      for (int64_t j = i; j < width; j++) y[j] = gate ? rest[j - i] * gate[j] : rest[j - i];
+    }
+  }
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

@@ -1,0 +1,27 @@
+// The kernels of one instruction set that make up its table (kernels.cpp).
+
+#pragma once
+
+#include "kernels.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// linear.cpp
+void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
+void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first, int64_t last);
+void quantise(WeightKind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
+void unpack_row(const Weight&, int64_t row, int64_t width, float* y);
+
+// rows.cpp
+void rms_norm(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* y);
+void rope(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y);
+void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y);
+
+// attention.cpp
+void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
+void attend(const KvLayer&, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries, float* output);
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

@@ -1,0 +1,144 @@
+// Vectors of eight floats, and what every kernel needs of them.
+//
+// The types are the compiler's generic ones, so that everything but the integer dot products is plain C++ and becomes
+// AVX2, SSE2 or NEON as the flags say. Included by the kernels alone, inside the namespace of one instruction set.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+typedef float F8 __attribute__((vector_size(32)));
+typedef int32_t I8 __attribute__((vector_size(32)));
+typedef float F8u __attribute__((vector_size(32), aligned(4)));  // unaligned loads and stores
+
+static inline F8 load(const float* p) { return *reinterpret_cast<const F8u*>(p); }
+static inline void store(float* p, F8 v) { *reinterpret_cast<F8u*>(p) = v; }
+static inline F8 splat(float x) { return F8{x, x, x, x, x, x, x, x}; }
+
+// a * b + c, rounded once where the machine can.
+static inline F8 fma(F8 a, F8 b, F8 c) {
+#ifdef __FMA__
+  return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline F8 max8(F8 a, F8 b) { return a > b ? a : b; }
+
+static inline float sum(F8 v) {  // always in this order
+  return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+}
+
+static inline float largest(F8 v) {
+  float m = v[0];
+  for (int i = 1; i < 8; i++) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+static inline float half_to_float(uint16_t h) {
+  const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;
+  float f;
+  std::memcpy(&f, &magnitude, 4);
+  f *= 0x1p112f;  // also right for subnormals
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((h & 0x7c00u) == 0x7c00u) bits |= 0x7f800000u;
+  bits |= static_cast<uint32_t>(h & 0x8000u) << 16;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+
+static inline uint16_t float_to_half(float f) {  // to nearest even; too large becomes infinite
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  bits &= 0x7fffffffu;
+  if (bits >= 0x47800000u) return sign | (bits > 0x7f800000u ? 0x7e00u : 0x7c00u);
+  if (bits < 0x38800000u) {
+    float magnitude;
+    std::memcpy(&magnitude, &bits, 4);
+    magnitude += 0.5f;  // the rounding of this addition is that of a subnormal half
+    std::memcpy(&bits, &magnitude, 4);
+    return sign | static_cast<uint16_t>(bits - 0x3f000000u);
+  }
+  return sign | static_cast<uint16_t>((bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1u)) >> 13);
+}
+
+static inline F8 load_half(const uint16_t* p) {
+#ifdef __F16C__
+  return (F8)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  F8 v;
+  for (int i = 0; i < 8; i++) v[i] = half_to_float(p[i]);
+  return v;
+#endif
+}
+
+static inline void to_half(const float* x, int64_t count, uint16_t* y) {
+  int64_t i = 0;
+#ifdef __F16C__
+  for (; i + 8 <= count; i += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph((__m256)load(x + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+  for (; i < count; i++) y[i] = float_to_half(x[i]);
+}
+
+static inline F8 load_bfloat(const uint16_t* p) {
+#ifdef __AVX2__
+  return (F8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
+  I8 bits;
+  for (int i = 0; i < 8; i++) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
+  return (F8)bits;
+#endif
+}
+
+static inline F8 load_byte(const int8_t* p) {
+#ifdef __AVX2__
+  return (F8)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  F8 v;
+  for (int i = 0; i < 8; i++) v[i] = p[i];
+  return v;
+#endif
+}
+
+// To the nearest integer, for |x| < 2^22.
+static inline F8 nearest(F8 x) {
+  const F8 magic = splat(12582912.0f);  // adding 1.5 * 2^23 leaves no room for a fraction
+  return (x + magic) - magic;
+}
+
+// exp(x), relative error below 2e-7; 0 for x < -87.
+static inline F8 exp8(F8 x) {
+  const F8 low = splat(-87.0f), high = splat(88.0f);
+  const I8 vanishes = x < low;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  const F8 n = nearest(x * splat(1.44269504f));
+  F8 r = x - n * splat(0.693359375f);
+  r = r - n * splat(-2.12194440e-4f);
+  F8 p = splat(1.9875691500e-4f);
+  p = p * r + splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(5.0000001201e-1f);
+  p = p * r * r + r + splat(1.0f);
+  const I8 exponent = (__builtin_convertvector(n, I8) + 127) << 23;
+  const F8 result = p * (F8)exponent;
+  return (F8)((I8)result & ~vanishes);
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo

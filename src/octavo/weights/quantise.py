@@ -1,0 +1,54 @@
+"""Quantising float weights at load: blocks of 32 inputs with a float16 scale (8 bits) or scale and minimum (4 bits)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.weights.formats import Integers
+
+Float32 = NDArray[np.float32]
+
+BLOCK = 32
+
+
+def quantise(values: Float32, bits: int) -> Integers:
+    """Rows [rows, elements] as integers of 8 or 4 bits per block of 32 elements.
+
+    8 bits are Q8_0's: `scale * q`, q from -127 to 127. 4 bits are Q4_1's: `scale * q + minimum`, q from 0 to 15; scale
+    and minimum are fitted once more, by least squares, to the integers that the block's extremes led to.
+    """
+    rows, width = values.shape
+    padded = np.pad(values, ((0, 0), (0, -width % BLOCK)), mode="edge")
+    blocks = padded.reshape(rows, -1, BLOCK)
+    if bits == 8:
+        scales = _half(np.abs(blocks).max(axis=2) / np.float32(127))
+        integers = _rounded(blocks, scales, None, -127, 127).astype(np.int8)
+        return Integers(integers.reshape(rows, -1)[:, :width], 0, BLOCK, scales, None, False)
+    lowest, highest = blocks.min(axis=2), blocks.max(axis=2)
+    scales, minima = _half((highest - lowest) / np.float32(15)), _half(lowest)
+    q = _rounded(blocks, scales, minima, 0, 15)
+    scales, minima = _fitted(blocks, q, scales, minima)
+    q = _rounded(blocks, scales, minima, 0, 15)
+    return Integers(q.astype(np.uint8).reshape(rows, -1)[:, :width], 0, BLOCK, scales, minima, True)
+
+
+def _half(values: Float32) -> Float32:
+    """Rounded to float16, whose largest number stands for what is larger."""
+    limit = np.float32(np.finfo(np.float16).max)
+    return np.clip(values, -limit, limit).astype(np.float16).astype(np.float32)
+
+
+def _rounded(blocks: Float32, scales: Float32, minima: Float32 | None, low: int, high: int) -> Float32:
+    """The nearest integers, as floats; those of a block without a scale are 0."""
+    inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
+    shifted = blocks if minima is None else blocks - minima[:, :, None]
+    return np.clip(np.rint(shifted * inverse[:, :, None]), low, high)
+
+
+def _fitted(blocks: Float32, q: Float32, scales: Float32, minima: Float32) -> tuple[Float32, Float32]:
+    """The scale and minimum that are nearest to the values for the given integers, by least squares."""
+    mean_q, mean_x = q.mean(axis=2), blocks.mean(axis=2)
+    centred = q - mean_q[:, :, None]
+    variance = np.square(centred).sum(axis=2)
+    covariance = (centred * (blocks - mean_x[:, :, None])).sum(axis=2)
+    fitted = _half(np.divide(covariance, variance, out=scales.copy(), where=variance > 0))
+    return fitted, np.where(variance > 0, _half(mean_x - fitted * mean_q), minima)
