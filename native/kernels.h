@@ -14,6 +14,7 @@ namespace octavo {
 constexpr int64_t kTile = 8;    // output features that a kernel computes side by side: one to each lane of a vector
 constexpr int64_t kBlock = 32;  // input features that share a scale
 constexpr int64_t kPanel = 4;   // rows of activations that a kernel multiplies with a tile at a time
+constexpr int64_t kRun = 64;    // neighbouring logits that a sampler looks at together
 
 enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
 
@@ -110,6 +111,12 @@ struct Kernels {
   // All query heads of KV head `kv_head` for one token at `position`, over the pages of its sequence.
   void (*attend)(const KvLayer&, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries,
                  float* output);
+  // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan
+  // if any is.
+  float (*run_maxima)(const float* x, int64_t count, float* maxima);
+  // y = 2 ** ((x - highest) * factor), for no x above `highest`, which is finite: relative error below 2e-12, and 0 for
+  // less than 2 ** -1022. Returns the sum, added in an order that depends on `count` alone.
+  double (*exponentials)(const float* x, int64_t count, float highest, double factor, double* y);
 };
 
 const Kernels& portable_kernels();

@@ -8,6 +8,8 @@ namespace octavo {
 // Which of a step's phases this thread is in: all threads go through the same ones, in the same order.
 static thread_local int64_t phase;
 
+static thread_local Sampler sampler;  // keeps its memory from step to step
+
 int32_t Plan::add_buffer(int64_t width, bool selected) {
   buffers_.push_back(Buffer{width, selected, Arena()});
   return static_cast<int32_t>(buffers_.size()) - 1;
@@ -99,9 +101,9 @@ void Plan::work(const Step& step) {
     meet();
   }
   const Value logits = ops_.back().out;
-  const int64_t vocab = ops_.back().width;
-  share(step.logit_rows, 1, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++) std::memcpy(step.logits + row * vocab, at(logits, row), 4 * vocab);
+  share(step.sampling.count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+      sampler.sample(kernels_, at(logits, step.sampling.logit_rows[row]), vocab(), step.sampling, row);
   });
 }
 

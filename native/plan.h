@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "sampling.h"
 #include "threads.h"
 
 namespace octavo {
@@ -54,7 +55,7 @@ struct Step {
   int64_t tokens, sequences, logit_rows, table_width, num_copies;
   const int32_t *ids, *positions, *query_starts, *page_table, *table_rows, *copies, *rows;
   const int64_t* slots;
-  float* logits;  // [logit_rows][vocab]
+  Sampling sampling;  // of the rows of logits
 };
 
 struct RotaryTable {
@@ -94,6 +95,7 @@ class Plan {
   void run(const Step& step);
 
   int threads() const { return team_.size; }
+  int64_t vocab() const { return ops_.back().width; }
 
  private:
   struct Buffer {

@@ -23,5 +23,9 @@ void activate(int32_t function, const float* x, const float* gate, int64_t width
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
 void attend(const KvLayer&, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries, float* output);
 
+// logits.cpp
+float run_maxima(const float* x, int64_t count, float* maxima);
+double exponentials(const float* x, int64_t count, float highest, double factor, double* y);
+
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

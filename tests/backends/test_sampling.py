@@ -7,27 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from octavo.backends.protocol import Adjustment, LogitRows
+from octavo.backends.protocol import Adjustment
 from octavo.backends.reference.sampling import _distribution, adjust, philox, sample, uniform
+from tests.backends.batches import rows
 
 VOCAB = 97
-
-
-def rows(count: int, **columns: object) -> LogitRows:
-    """`count` rows with the given columns, each a value for all rows or an array."""
-    defaults: dict[str, tuple[object, type]] = {
-        "rows": (np.arange(count), np.int32),
-        "targets": (-1, np.int32),
-        "positions": (np.arange(count), np.int64),
-        "seeds": (0, np.uint64),
-        "temperature": (1.0, np.float32),
-        "top_k": (0, np.int32),
-        "top_p": (1.0, np.float32),
-        "min_p": (0.0, np.float32),
-        "num_logprobs": (-1, np.int32),
-    }
-    arrays = {name: np.full(count, columns.pop(name, value), dtype) for name, (value, dtype) in defaults.items()}
-    return LogitRows(**arrays, **columns)  # type: ignore[arg-type]
 
 
 def test_philox_known_answers() -> None:

@@ -4,6 +4,19 @@ from numpy.typing import NDArray
 def instruction_sets() -> list[str]: ...
 def page_bytes(kv_heads: int, head_dim: int, page_size: int, kv_type: int) -> int: ...
 
+_RowAdjustment = tuple[
+    int,
+    NDArray[np.bool_] | None,
+    NDArray[np.int32] | None,
+    float,
+    float,
+    float,
+    NDArray[np.int32] | None,
+    NDArray[np.float32] | None,
+    NDArray[np.int32] | None,
+]
+"""The row, then the fields of `octavo.backends.protocol.Adjustment`."""
+
 class Plan:
     def __init__(self, isa: str, threads: int) -> None: ...
     @property
@@ -56,5 +69,18 @@ class Plan:
         table_rows: NDArray[np.int32],
         copies: NDArray[np.int32],
         rows: NDArray[np.int32],
-        logits: NDArray[np.float32],
-    ) -> None: ...
+        logit_rows: NDArray[np.int64],
+        sample_positions: NDArray[np.int64],
+        seeds: NDArray[np.uint64],
+        temperature: NDArray[np.float32],
+        top_k: NDArray[np.int32],
+        top_p: NDArray[np.float32],
+        min_p: NDArray[np.float32],
+        num_logprobs: NDArray[np.int32],
+        adjustments: list[_RowAdjustment],
+        sampled: NDArray[np.int32],
+        logprobs: NDArray[np.float32],
+        top_tokens: NDArray[np.int32],
+        top_logprobs: NDArray[np.float32],
+    ) -> None:
+        """Compute a step. `sampled` has the targets before and the tokens after; what follows it is written."""

@@ -6,9 +6,8 @@ import numpy as np
 
 from octavo.backends.cpu._native import Plan, instruction_sets, page_bytes
 from octavo.backends.cpu.lowering import Lowering
-from octavo.backends.protocol import Batch, Float32
+from octavo.backends.protocol import Batch, StepResult
 from octavo.backends.reference.executor import FinishedStep
-from octavo.backends.reference.sampling import sample
 from octavo.backends.reference.workers import available_cores
 from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
@@ -80,8 +79,29 @@ class CpuExecutor:
 
     def submit(self, batch: Batch) -> FinishedStep:
         """Compute a step. Nothing is left to wait for."""
-        wanted, row_of = np.unique(batch.logits.rows, return_inverse=True)
-        logits: Float32 = np.empty((len(wanted), self.vocab_size), np.float32)
+        rows = batch.logits
+        wanted, logit_rows = np.unique(rows.rows, return_inverse=True)
+        count, width = len(rows.rows), max(int(rows.num_logprobs.max(initial=0)), 0)
+        result = StepResult(
+            tokens=rows.targets.copy(),
+            logprobs=np.empty(count, np.float32),
+            top_tokens=np.empty((count, width), np.int32),
+            top_logprobs=np.empty((count, width), np.float32),
+        )
+        adjustments = [
+            (
+                row,
+                change.prompt_seen,
+                change.output_counts,
+                change.repetition,
+                change.frequency,
+                change.presence,
+                change.bias_ids,
+                change.bias_values,
+                change.banned_ids,
+            )
+            for row, change in rows.adjustments.items()
+        ]
         self._plan.run(
             batch.tokens,
             batch.positions,
@@ -90,12 +110,22 @@ class CpuExecutor:
             batch.page_table,
             batch.table_rows,
             batch.copies,
-            wanted.astype(np.int32),
-            logits,
+            wanted,
+            logit_rows,
+            rows.positions,
+            rows.seeds,
+            rows.temperature,
+            rows.top_k,
+            rows.top_p,
+            rows.min_p,
+            rows.num_logprobs,
+            adjustments,
+            result.tokens,
+            result.logprobs,
+            result.top_tokens,
+            result.top_logprobs,
         )
-        if len(wanted) != len(row_of):
-            logits = logits[row_of]
-        return FinishedStep(sample(logits, batch.logits))
+        return FinishedStep(result)
 
 
 def layer_page_bytes(layer: Attention, page_size: int, kv_type: str) -> int:

@@ -1,0 +1,283 @@
+#include "sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+namespace octavo {
+
+constexpr double kLog2e = 1.4426950408889634;
+
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011): 53 random bits as a number in
+// [0, 1), for the 64-bit key `seed` and the counter `position`.
+static double uniform(uint64_t seed, uint64_t position) {
+  uint32_t key[2] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  uint32_t word[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
+  for (int round = 0; round < 10; round++) {
+    const uint64_t first = uint64_t{0xD2511F53} * word[0], second = uint64_t{0xCD9E8D57} * word[2];
+    word[0] = static_cast<uint32_t>(second >> 32) ^ word[1] ^ key[0];
+    word[1] = static_cast<uint32_t>(second);
+    word[2] = static_cast<uint32_t>(first >> 32) ^ word[3] ^ key[1];
+    word[3] = static_cast<uint32_t>(first);
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return static_cast<double>((uint64_t{word[0]} << 32 | word[1]) >> 11) * 0x1p-53;
+}
+
+// The index at which the running sum of `weights`, begun with `sum`, passes `bound`. Should rounding keep it below, the
+// last one that weighs anything.
+static int64_t pass(const double* weights, int64_t count, double sum, double bound) {
+  int64_t last = count - 1;
+  for (int64_t i = 0; i < count; i++) {
+    sum += weights[i];
+    if (sum > bound) return i;
+    if (weights[i] > 0.0) last = i;
+  }
+  return last;
+}
+
+// A value that no logit of weight `share` (of the highest one's) or more is below, whatever was rounded on the way.
+static float cut_of_share(float highest, double temperature, double share) {
+  const double cut = highest + temperature * std::log(share);
+  return static_cast<float>(cut - 1e-6 * (std::fabs(highest) + std::fabs(cut)) - 1e-9 * temperature);
+}
+
+void Sampler::sample(const Kernels& kernels, const float* logits, int64_t vocab, const Sampling& sampling,
+                     int64_t row) {
+  kernels_ = &kernels;
+  vocab_ = vocab;
+  maxima_.resize((vocab + kRun - 1) / kRun);
+  if (static_cast<int64_t>(ids_.size()) < vocab) {
+    ids_.resize(vocab);
+    order_.resize(vocab);
+    values_.resize(vocab);
+    weights_.resize(vocab);
+  }
+  int32_t& token = sampling.tokens[row];
+  if (token == kSample) {
+    const Adjustment* adjustment = sampling.adjustments ? sampling.adjustments[row] : nullptr;
+    if (adjustment)
+      adjust(logits, *adjustment);
+    else
+      look_at(logits);
+    if (sampling.temperature[row] == 0.0f)
+      token = best();
+    else
+      token = draw(sampling.temperature[row], sampling.top_k[row], sampling.top_p[row], sampling.min_p[row],
+                   uniform(sampling.seeds[row], static_cast<uint64_t>(sampling.positions[row])));
+  }
+  int32_t* top_tokens = sampling.top_tokens + row * sampling.num_top;
+  float* top_logprobs = sampling.top_logprobs + row * sampling.num_top;
+  sampling.logprobs[row] = NAN;
+  std::fill_n(top_tokens, sampling.num_top, -1);
+  std::fill_n(top_logprobs, sampling.num_top, -INFINITY);
+  const int64_t count = sampling.num_logprobs[row];
+  if (token == kSample || count < 0) return;
+  if (!score(logits, token, count, &sampling.logprobs[row], top_tokens, top_logprobs)) token = kSample;
+}
+
+void Sampler::look_at(const float* logits) {
+  logits_ = logits;
+  highest_ = kernels_->run_maxima(logits, vocab_, maxima_.data());
+}
+
+// The arithmetic is the reference's, operation for operation, so that greedy tokens are the same.
+void Sampler::adjust(const float* logits, const Adjustment& adjustment) {
+  adjusted_.assign(logits, logits + vocab_);
+  if (adjustment.prompt_seen && adjustment.output_counts) {
+    for (int64_t i = 0; i < vocab_; i++) {
+      const int32_t count = adjustment.output_counts[i];
+      if (count <= 0 && !adjustment.prompt_seen[i]) continue;
+      float& x = adjusted_[i];
+      if (adjustment.repetition != 1.0f) x = x > 0.0f ? x / adjustment.repetition : x * adjustment.repetition;
+      if (count <= 0) continue;
+      x -= adjustment.frequency * static_cast<float>(count);
+      x -= adjustment.presence;
+    }
+  }
+  for (int64_t i = 0; i < adjustment.num_biases; i++) adjusted_[adjustment.bias_ids[i]] += adjustment.bias_values[i];
+  for (int64_t i = 0; i < adjustment.num_banned; i++) adjusted_[adjustment.banned_ids[i]] = -INFINITY;
+  look_at(adjusted_.data());
+}
+
+// The lowest id of the highest logit, or of the first nan, as numpy has it.
+int32_t Sampler::best() const {
+  if (std::isnan(highest_))
+    return static_cast<int32_t>(std::find_if(logits_, logits_ + vocab_, [](float x) { return x != x; }) - logits_);
+  const int64_t run = std::find(maxima_.begin(), maxima_.end(), highest_) - maxima_.begin();
+  return static_cast<int32_t>(std::find(logits_ + run * kRun, logits_ + vocab_, highest_) - logits_);
+}
+
+int32_t Sampler::draw(float temperature, int32_t top_k, float top_p, float min_p, double number) {
+  const bool few = (0 < top_k && top_k < vocab_), heavy = min_p > 0.0f, nucleus = top_p < 1.0f;
+  // Without a finite highest logit nothing can be weighed. The reference then cannot truncate, and else takes the last.
+  if (!std::isfinite(highest_)) return few || heavy || nucleus ? kSample : static_cast<int32_t>(vocab_ - 1);
+  const double factor = kLog2e / static_cast<double>(temperature), p = top_p;
+  double total = 0.0;
+  // min_p and top_k each keep the best so many, so that their order does not matter.
+  if (few || heavy) {
+    float cut = -INFINITY;
+    if (few) cut = cut_of_best(top_k);
+    if (heavy) cut = std::max(cut, cut_of_share(highest_, temperature, min_p));
+    gather(cut);
+    if (few) keep_first(top_k, [](int32_t) { return 1.0; });
+  } else {
+    total = weigh_all(factor);
+    if (!nucleus) return draw_from_all(number);
+    // Tokens below (1 - p) / n of the mass cannot reach the nucleus: all together they weigh less than 1 - p.
+    gather(cut_of_share(highest_, temperature, total * (1.0 - p) / static_cast<double>(vocab_)));
+  }
+  weigh_candidates(factor);
+  if (heavy) keep_if([&](int64_t i) { return weights_[i] >= static_cast<double>(min_p); });
+  if (count_ == 0) return kSample;
+  if (nucleus) {
+    if (few || heavy) total = std::accumulate(weights_.begin(), weights_.begin() + count_, 0.0);
+    keep_first(p * total, [this](int32_t i) { return weights_[i]; });
+  }
+  return draw_from_candidates(number);
+}
+
+// --- all tokens ------------------------------------------------------------------------------------------------------
+
+// Weighs all tokens and keeps the sum of every run; returns the sum of all.
+double Sampler::weigh_all(double factor) {
+  factor_ = factor;
+  run_weights_.resize(maxima_.size());
+  double total = 0.0, weights[kRun];
+  for (int64_t first = 0; first < vocab_; first += kRun) {
+    const int64_t count = std::min<int64_t>(kRun, vocab_ - first);
+    const double sum = kernels_->exponentials(logits_ + first, count, highest_, factor, weights);
+    run_weights_[first / kRun] = sum;
+    total += sum;
+  }
+  return total;
+}
+
+// First to the run, then to the token: the weights of that run alone are computed again.
+int32_t Sampler::draw_from_all(double number) const {
+  const int64_t runs = static_cast<int64_t>(run_weights_.size());
+  const double bound = number * std::accumulate(run_weights_.begin(), run_weights_.end(), 0.0);
+  const int64_t run = pass(run_weights_.data(), runs, 0.0, bound);
+  const double sum = std::accumulate(run_weights_.begin(), run_weights_.begin() + run, 0.0);
+  const int64_t first = run * kRun, count = std::min<int64_t>(kRun, vocab_ - first);
+  double weights[kRun];
+  kernels_->exponentials(logits_ + first, count, highest_, factor_, weights);
+  return static_cast<int32_t>(first + pass(weights, count, sum, bound));
+}
+
+// --- candidates ------------------------------------------------------------------------------------------------------
+
+// A value that at least `count` logits reach: the count-th highest maximum of a run.
+float Sampler::cut_of_best(int64_t count) {
+  const int64_t runs = static_cast<int64_t>(maxima_.size());
+  if (count > runs) return -INFINITY;
+  std::copy(maxima_.begin(), maxima_.end(), values_.begin());
+  std::nth_element(values_.begin(), values_.begin() + count - 1, values_.begin() + runs, std::greater<float>());
+  return values_[count - 1];
+}
+
+// The logits of at least `cut`; runs that have none are passed over.
+void Sampler::gather(float cut) {
+  count_ = 0;
+  for (int64_t first = 0; first < vocab_; first += kRun) {
+    if (maxima_[first / kRun] < cut) continue;
+    for (int64_t i = first; i < std::min<int64_t>(first + kRun, vocab_); i++) {
+      ids_[count_] = static_cast<int32_t>(i);
+      values_[count_] = logits_[i];
+      count_ += logits_[i] >= cut;  // no branch: it would often be guessed wrong
+    }
+  }
+}
+
+void Sampler::weigh_candidates(double factor) {
+  kernels_->exponentials(values_.data(), count_, highest_, factor, weights_.data());
+}
+
+// Higher logits first, then lower ids.
+bool Sampler::before(int32_t a, int32_t b) const {
+  return values_[a] > values_[b] || (values_[a] == values_[b] && a < b);
+}
+
+template <typename Keep>
+void Sampler::keep_if(Keep keep) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < count_; i++)
+    if (keep(i)) {
+      ids_[kept] = ids_[i];
+      values_[kept] = values_[i];
+      weights_[kept] = weights_[i];
+      kept++;
+    }
+  count_ = kept;
+}
+
+// Keeps those candidates before which, from the highest logit down, less than `limit` was measured, and the first in
+// any case. Nothing is sorted: equal intervals of logits are measured to find the one that has the last of them, and
+// its candidates are halved, because of a half only the sum is needed.
+template <typename Measure>
+void Sampler::keep_first(double limit, Measure measure) {
+  constexpr int kIntervals = 1024;
+  float lowest = highest_;
+  for (int64_t i = 0; i < count_; i++)
+    if (values_[i] < lowest && values_[i] > -INFINITY) lowest = values_[i];
+  const float scale = lowest < highest_ ? static_cast<float>(kIntervals - 1) / (highest_ - lowest) : 0.0f;
+  const auto interval_of = [&](float value) {  // the last one takes what is infinite
+    const float position = (highest_ - value) * scale;
+    return position < static_cast<float>(kIntervals - 1) ? static_cast<int>(position) : kIntervals - 1;
+  };
+  double sums[kIntervals] = {};
+  for (int64_t i = 0; i < count_; i++) sums[interval_of(values_[i])] += measure(static_cast<int32_t>(i));
+  double measured = 0.0;
+  int interval = 0;
+  while (interval < kIntervals - 1 && measured + sums[interval] < limit) measured += sums[interval++];
+
+  int64_t first = 0, end = 0;  // of `order_`: the first of them is kept, what is at the end is not
+  for (int64_t i = 0; i < count_; i++)
+    if (interval_of(values_[i]) == interval) order_[end++] = static_cast<int32_t>(i);
+  if (end == 0) return;  // all together measure less
+  while (end - first > 1) {
+    const int64_t middle = first + (end - first) / 2;
+    std::nth_element(order_.begin() + first, order_.begin() + middle, order_.begin() + end,
+                     [this](int32_t a, int32_t b) { return before(a, b); });
+    double sum = measured;
+    for (int64_t i = first; i < middle; i++) sum += measure(order_[i]);
+    if (sum < limit) {
+      first = middle;
+      measured = sum;
+    } else
+      end = middle;
+  }
+  const int64_t last = order_[first];
+  const float bound = values_[last];
+  keep_if([&](int64_t i) { return values_[i] > bound || (values_[i] == bound && i <= last); });
+}
+
+int32_t Sampler::draw_from_candidates(double number) const {
+  const double total = std::accumulate(weights_.begin(), weights_.begin() + count_, 0.0);
+  return ids_[pass(weights_.data(), count_, 0.0, number * total)];
+}
+
+// --- log-probabilities -----------------------------------------------------------------------------------------------
+
+// Of the raw logits. False: with nan among them there are no most probable tokens.
+bool Sampler::score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,
+                    float* top_logprobs) {
+  look_at(logits);
+  if (std::isnan(highest_) && count > 0) return false;
+  const double normaliser = std::isfinite(highest_) ? highest_ + std::log(weigh_all(kLog2e)) : NAN;
+  *logprob = static_cast<float>(logits[token] - normaliser);
+  if (count == 0) return true;
+  gather(cut_of_best(count));
+  keep_first(static_cast<double>(count), [](int32_t) { return 1.0; });
+  std::iota(order_.begin(), order_.begin() + count, 0);
+  std::sort(order_.begin(), order_.begin() + count, [this](int32_t a, int32_t b) { return before(a, b); });
+  for (int64_t i = 0; i < count; i++) {
+    top_tokens[i] = ids_[order_[i]];
+    top_logprobs[i] = static_cast<float>(values_[order_[i]] - normaliser);
+  }
+  return true;
+}
+
+}  // namespace octavo
