@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from octavo.backends.common.rotation import Rotations
 from octavo.backends.protocol import SAMPLE, Batch, LogitRows
 from octavo.backends.reference import executor as executor_module
 from octavo.backends.reference.executor import ReferenceExecutor
 from octavo.backends.reference.loading import load_weights
-from octavo.backends.reference.rotation import Rotations
 from octavo.graph.ops import Graph, Rope
 from octavo.models import build
 from tests.backends.batches import Runner

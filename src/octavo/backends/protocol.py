@@ -134,6 +134,17 @@ class Pending(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step that was computed when it was submitted."""
+
+    _result: StepResult
+
+    def result(self) -> StepResult:
+        """What the step produced."""
+        return self._result
+
+
 class Executor(Protocol):
     """One model on one device with its pool of KV pages."""
 

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from octavo.backends.common.cores import physical_cores
 from octavo.backends.cpu._native import Plan, instruction_sets, page_bytes
 from octavo.backends.cpu.lowering import Lowering
-from octavo.backends.protocol import Batch, StepResult
-from octavo.backends.reference.executor import FinishedStep
-from octavo.backends.reference.workers import available_cores
+from octavo.backends.protocol import Batch, FinishedStep, StepResult
 from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
@@ -55,7 +54,7 @@ class CpuExecutor:
         self.num_pages = num_pages
         self.page_size = page_size
         self.isa = isa or instruction_sets()[0]
-        self.threads = threads or available_cores()
+        self.threads = threads or physical_cores()
         self._plan = Plan(self.isa, self.threads)
         self._lowering = Lowering(
             self._plan,

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.backends.common.checks import check_weights
+from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.repack import TILE, PackedWeight, pack
 from octavo.backends.protocol import Float32
-from octavo.backends.reference.loading import check_weights
-from octavo.backends.reference.rotation import Rotations
 from octavo.errors import ConfigError
 from octavo.graph.ops import (
     Activation,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.backends.reference.workers import Workers, available_cores
+from octavo.backends.common.cores import physical_cores
+from octavo.backends.reference.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ def measure_ceilings() -> Ceilings:
 
     Memory: a matrix far larger than the caches times a vector, 2 operations per 4 bytes. Arithmetic: a square product.
     """
-    workers = Workers(available_cores())
+    workers = Workers(physical_cores())
     threads = range(workers.count)
     tall = [np.ones((16384, 2048), np.float32) for _ in threads]
     vector = np.ones(2048, np.float32)

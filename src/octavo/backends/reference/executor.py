@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.backends.protocol import Batch, Float32, Int64, StepResult
+from octavo.backends.common.cores import physical_cores
+from octavo.backends.common.rotation import Rotations
+from octavo.backends.protocol import Batch, FinishedStep, Float32, Int64
 from octavo.backends.reference import kernels
 from octavo.backends.reference.attention import KVCache, QueryGroup, attend, group_queries
 from octavo.backends.reference.kernels import padded_rows
 from octavo.backends.reference.loading import load_weights
-from octavo.backends.reference.rotation import Rotations
 from octavo.backends.reference.sampling import sample
-from octavo.backends.reference.workers import Workers, available_cores
+from octavo.backends.reference.workers import Workers
 from octavo.graph.ops import (
     Activation,
     Add,
@@ -35,16 +36,6 @@ from octavo.graph.ops import (
 )
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A step that was computed when it was submitted."""
-
-    _result: StepResult
-
-    def result(self) -> StepResult:
-        return self._result
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +92,7 @@ class ReferenceExecutor:
         self._caches = [KVCache(op, num_pages, page_size) for op in graph.attention_layers()]
         self._windows = {op.window for op in graph.attention_layers()}
         self._rotations = Rotations()
-        self._workers = Workers(threads or available_cores())
+        self._workers = Workers(threads or physical_cores())
         self._last_uses = _last_uses(self._graph)
 
     def submit(self, batch: Batch) -> FinishedStep:

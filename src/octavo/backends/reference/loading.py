@@ -6,16 +6,14 @@ from math import prod
 
 import numpy as np
 
+from octavo.backends.common.checks import check_weights
 from octavo.backends.protocol import Float32
-from octavo.errors import CheckpointError
 from octavo.graph.ops import Graph, Linear, Op
 from octavo.weights.tensor import Tensor
 
 Names = tuple[str, ...]
 
 _THREADS = 2
-_NAMED_FAULTS = 4
-"""Weights that an error names, of perhaps hundreds that are wrong."""
 
 
 def load_weights(
@@ -65,24 +63,3 @@ def _units(op: Op) -> list[Names]:
         units = (op.weights, op.biases) if op.biases else (op.weights,)
         return [tuple(parameter.name for parameter in unit) for unit in units]
     return [(parameter.name,) for parameter in op.parameters]
-
-
-def check_weights(graph: Graph, tensors: Mapping[str, Tensor]) -> None:
-    """Compare a checkpoint with what a graph needs.
-
-    Raises:
-        CheckpointError: weights are missing or have other shapes.
-    """
-    wanted = graph.parameters()
-    found = {name: tensors[name].shape for name in wanted if name in tensors}
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [
-        f"{name} is {list(shape)} instead of {list(wanted[name])}"
-        for name, shape in found.items()
-        if shape != wanted[name]
-    ]
-    if faults:
-        more = f", and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
-        raise CheckpointError(
-            f"{len(faults)} of {len(wanted)} weights do not fit the config: {', '.join(faults[:_NAMED_FAULTS])}{more}"
-        )
