@@ -92,18 +92,18 @@ void store_kv(const KvLayer& kv, const float* keys, const float* values, int64_t
 template <int N, int V, typename T, F8 (*load8)(const T*)>
 static inline void dot_keys(const float* q, int64_t dim, const T* const* key, int64_t stride, F8* scores) {
   F8 total[N][V];
-  for (int h = 0; h < N; h++)
-    for (int v = 0; v < V; v++) total[h][v] = splat(0.0f);
+  OCTAVO_EACH(h, N)
+    OCTAVO_EACH(v, V) total[h][v] = splat(0.0f);
   for (int64_t d = 0; d < dim; d++) {
     F8 k[V];
-    for (int v = 0; v < V; v++) k[v] = load8(key[v] + d * stride);
-    for (int h = 0; h < N; h++) {
+    OCTAVO_EACH(v, V) k[v] = load8(key[v] + d * stride);
+    OCTAVO_EACH(h, N) {
       const F8 one = splat(q[h * dim + d]);
-      for (int v = 0; v < V; v++) total[h][v] = fma(one, k[v], total[h][v]);
+      OCTAVO_EACH(v, V) total[h][v] = fma(one, k[v], total[h][v]);
     }
   }
-  for (int h = 0; h < N; h++)
-    for (int v = 0; v < V; v++) scores[h * kVectors + v] = total[h][v];
+  OCTAVO_EACH(h, N)
+    OCTAVO_EACH(v, V) scores[h * kVectors + v] = total[h][v];
 }
 
 template <typename T, F8 (*load8)(const T*)>
@@ -140,18 +140,18 @@ template <int N, int V, KvType type>
 static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature,
                               const float (*weight)[kChunk], const float* rescale, Running& running) {
   F8 total[N][V];
-  for (int h = 0; h < N; h++)
-    for (int v = 0; v < V; v++) total[h][v] = load(running.total[h] + feature + 8 * v) * splat(rescale[h]);
+  OCTAVO_EACH(h, N)
+    OCTAVO_EACH(v, V) total[h][v] = load(running.total[h] + feature + 8 * v) * splat(rescale[h]);
   for (int64_t p = 0; p < count; p++) {
     F8 one[N];
-    for (int h = 0; h < N; h++) one[h] = splat(weight[h][p]);
-    for (int v = 0; v < V; v++) {
+    OCTAVO_EACH(h, N) one[h] = splat(weight[h][p]);
+    OCTAVO_EACH(v, V) {
       const F8 x = Item<type>::load8(value[p] + feature + 8 * v);
-      for (int h = 0; h < N; h++) total[h][v] = fma(one[h], x, total[h][v]);
+      OCTAVO_EACH(h, N) total[h][v] = fma(one[h], x, total[h][v]);
     }
   }
-  for (int h = 0; h < N; h++)
-    for (int v = 0; v < V; v++) store(running.total[h] + feature + 8 * v, total[h][v]);
+  OCTAVO_EACH(h, N)
+    OCTAVO_EACH(v, V) store(running.total[h] + feature + 8 * v, total[h][v]);
 }
 
 template <int N, int V, KvType type>

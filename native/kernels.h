@@ -117,6 +117,10 @@ struct Kernels {
   // y = 2 ** ((x - highest) * factor), for no x above `highest`, which is finite: relative error below 2e-12, and 0 for
   // less than 2 ** -1022. Returns the sum, added in an order that depends on `count` alone.
   double (*exponentials)(const float* x, int64_t count, float highest, double factor, double* y);
+  // Loops for measure_ceilings; the first two return how many operations they did.
+  int64_t (*peak_float)(int64_t rounds);
+  int64_t (*peak_integer)(int64_t rounds);
+  float (*read_all)(const float* data, int64_t count);
 };
 
 const Kernels& portable_kernels();

@@ -29,19 +29,19 @@ template <int M>
 static inline void dot_u4(const uint8_t* w, const Activations8* x, I8* result) {
   const __m256i mask = _mm256_set1_epi8(15);
   __m256i total[M];
-  for (int i = 0; i < 4; i++) {
+  OCTAVO_EACH(i, 4) {
     const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
     const __m256i low = _mm256_and_si256(both, mask);
     const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
     const int k = 4 * (i / 2) + i % 2;
-    for (int m = 0; m < M; m++) {
+    OCTAVO_EACH(m, M) {
       const __m256i a = _mm256_maddubs_epi16(low, *reinterpret_cast<const __m256i*>(x[m].q[k]));
       const __m256i b = _mm256_maddubs_epi16(high, *reinterpret_cast<const __m256i*>(x[m].q[k + 2]));
       total[m] = i == 0 ? _mm256_add_epi16(a, b) : _mm256_add_epi16(_mm256_add_epi16(total[m], a), b);
       OCTAVO_KEEP(total[m]);
     }
   }
-  for (int m = 0; m < M; m++) result[m] = (I8)_mm256_madd_epi16(total[m], _mm256_set1_epi16(1));
+  OCTAVO_EACH(m, M) result[m] = (I8)_mm256_madd_epi16(total[m], _mm256_set1_epi16(1));
 }
 
 #else
@@ -66,16 +66,16 @@ static inline I16 add_products(I16 total, I16 w, const void* x) {
 template <int M>
 static inline void dot_u4(const uint8_t* w, const Activations8* x, I8* result) {
   I16 total[M] = {};
-  for (int i = 0; i < 2; i++) {
+  OCTAVO_EACH(i, 2) {
     I16 both;
     std::memcpy(&both, w + 64 * i, 64);
     const I16 low = both & 0x0f0f0f0f, high = (both >> 4) & 0x0f0f0f0f;
-    for (int m = 0; m < M; m++) {
+    OCTAVO_EACH(m, M) {
       total[m] = add_products(total[m], low, x[m].q[4 * i]);
       total[m] = add_products(total[m], high, x[m].q[4 * i + 2]);
     }
   }
-  for (int m = 0; m < M; m++)
+  OCTAVO_EACH(m, M)
     result[m] = __builtin_shufflevector(total[m], total[m], 0, 1, 2, 3, 4, 5, 6, 7) +
                 __builtin_shufflevector(total[m], total[m], 8, 9, 10, 11, 12, 13, 14, 15);
 }
@@ -87,9 +87,9 @@ template <int M>
 static inline void dot_s8(const uint8_t* w, const Activations16* x, int half, I8* result) {
 #ifdef __AVX2__
   __m256i total[M];
-  for (int i = 0; i < 8; i++) {
+  OCTAVO_EACH(i, 8) {
     const __m256i weight = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
-    for (int m = 0; m < M; m++) {
+    OCTAVO_EACH(m, M) {
       int32_t pair;
       std::memcpy(&pair, x[m].q + 16 * half + 2 * i, 4);
       const __m256i both = _mm256_set1_epi32(pair);
@@ -102,12 +102,12 @@ static inline void dot_s8(const uint8_t* w, const Activations16* x, int half, I8
       OCTAVO_KEEP(total[m]);
     }
   }
-  for (int m = 0; m < M; m++) result[m] = (I8)total[m];
+  OCTAVO_EACH(m, M) result[m] = (I8)total[m];
 #else
-  for (int m = 0; m < M; m++) {
+  OCTAVO_EACH(m, M) {
     const int16_t* q = x[m].q + 16 * half;
     int32_t total[kTile] = {};
-    for (int i = 0; i < 8; i++)
+    OCTAVO_EACH(i, 8)
       for (int lane = 0; lane < kTile; lane++)
         for (int j = 0; j < 2; j++)
           total[lane] += static_cast<int8_t>(w[16 * i + 2 * lane + j]) * q[2 * i + j];
@@ -132,7 +132,7 @@ static inline void rows_u4(const Weight& w, const Activations8* x, int64_t tile,
     I8 dot[M];
     dot_u4<M>(data, x, dot);
     const F8 scale = load_scale<half_scales>(data + 128, 0), minimum = load_scale<half_scales>(data + 128, 1);
-    for (int m = 0; m < M; m++) {
+    OCTAVO_EACH(m, M) {
       total[m] = fma(__builtin_convertvector(dot[m], F8), scale * *reinterpret_cast<const F8*>(x[m].scale), total[m]);
       total[m] = fma(minimum, *reinterpret_cast<const F8*>(x[m].sum), total[m]);
     }
@@ -151,18 +151,18 @@ static inline void rows_s8(const Weight& w, const Activations16* x, int64_t tile
     const uint8_t* scales = data + 256;
     const F8 scale = load_scale<half_scales>(scales, 0);
     if (groups == 1) {
-      for (int m = 0; m < M; m++)
+      OCTAVO_EACH(m, M)
         total[m] = fma(__builtin_convertvector(first[m] + second[m], F8), scale * load(x[m].scale), total[m]);
     } else {
       const F8 other = load_scale<half_scales>(scales, 1);
-      for (int m = 0; m < M; m++) {
+      OCTAVO_EACH(m, M) {
         total[m] = fma(__builtin_convertvector(first[m], F8), scale * load(x[m].scale), total[m]);
         total[m] = fma(__builtin_convertvector(second[m], F8), other * load(x[m].scale), total[m]);
       }
     }
     if (w.minima) {
       const F8 minimum = load_scale<half_scales>(scales, groups);
-      for (int m = 0; m < M; m++) total[m] = fma(minimum, load(x[m].sum), total[m]);
+      OCTAVO_EACH(m, M) total[m] = fma(minimum, load(x[m].sum), total[m]);
     }
   }
 }
@@ -173,12 +173,12 @@ static void quantised_panel(const Weight& w, const void* activations, int64_t pa
   const int64_t start = panel * kPanel * w.blocks();
   for (int64_t tile = first; tile < last; tile++) {
     F8 total[M];
-    for (int m = 0; m < M; m++) total[m] = splat(0.0f);
+    OCTAVO_EACH(m, M) total[m] = splat(0.0f);
     if (w.kind == WeightKind::kU4)
       rows_u4<half_scales, M>(w, static_cast<const Activations8*>(activations) + start, tile, total);
     else
       rows_s8<half_scales, M>(w, static_cast<const Activations16*>(activations) + start, tile, total);
-    for (int m = 0; m < M; m++) put(out, panel * kPanel + m, tile * kTile, total[m], w.bias);
+    OCTAVO_EACH(m, M) put(out, panel * kPanel + m, tile * kTile, total[m], w.bias);
   }
 }
 
@@ -217,21 +217,21 @@ static inline F8 load_weight(const uint8_t* data, int64_t element) {
 template <WeightKind kind, int M, int T>
 static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_t row, int64_t tile, const Output& out) {
   F8 total[M][T];
-  for (int m = 0; m < M; m++)
-    for (int t = 0; t < T; t++) total[m][t] = splat(0.0f);
+  OCTAVO_EACH(m, M)
+    OCTAVO_EACH(t, T) total[m][t] = splat(0.0f);
   const int64_t size = w.in * kTile, start = tile * size;
   const float* rows = x + row * x_stride;
   for (int64_t k = 0; k < w.in; k++) {
     F8 weight[T];
-    for (int t = 0; t < T; t++) weight[t] = load_weight<kind>(w.data, start + t * size + k * kTile);
-    for (int m = 0; m < M; m++)
-      for (int t = 0; t < T; t++) {
+    OCTAVO_EACH(t, T) weight[t] = load_weight<kind>(w.data, start + t * size + k * kTile);
+    OCTAVO_EACH(m, M)
+      OCTAVO_EACH(t, T) {
         total[m][t] = fma(weight[t], splat(rows[m * x_stride + k]), total[m][t]);
         OCTAVO_KEEP(total[m][t]);
       }
   }
-  for (int m = 0; m < M; m++)
-    for (int t = 0; t < T; t++) put(out, row + m, (tile + t) * kTile, total[m][t], w.bias);
+  OCTAVO_EACH(m, M)
+    OCTAVO_EACH(t, T) put(out, row + m, (tile + t) * kTile, total[m][t], w.bias);
 }
 
 template <WeightKind kind, int M, int T>
@@ -270,7 +270,7 @@ void linear_float(const Weight& w, const float* x, int64_t x_stride, int64_t row
 static inline void round_block(const float* x, float limit, I8* q, float* scale, float* total) {
   F8 v[4], magnitude = splat(0.0f);
   I8 undefined = {};
-  for (int i = 0; i < 4; i++) {
+  OCTAVO_EACH(i, 4) {
     v[i] = load(x + 8 * i);
     magnitude = max8((F8)((I8)v[i] & 0x7fffffff), magnitude);
     undefined |= v[i] != v[i];
@@ -278,7 +278,7 @@ static inline void round_block(const float* x, float limit, I8* q, float* scale,
   const float most = largest(magnitude);
   const F8 inverse = splat(most > 0.0f ? limit / most : 0.0f);
   I8 sums = {};
-  for (int i = 0; i < 4; i++) sums += q[i] = __builtin_convertvector(nearest(v[i] * inverse), I8);
+  OCTAVO_EACH(i, 4) sums += q[i] = __builtin_convertvector(nearest(v[i] * inverse), I8);
   int32_t count = 0, holes = 0;
   for (int lane = 0; lane < 8; lane++) count += sums[lane], holes |= undefined[lane];
   *scale = holes ? NAN : most / limit;  // an undefined input must not become a number

@@ -6,6 +6,7 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -13,6 +14,7 @@
 #include <string>
 #include <tuple>
 
+#include "ceilings.h"
 #include "plan.h"
 
 namespace nb = nanobind;
@@ -111,6 +113,17 @@ using Pair = std::pair<int32_t, int32_t>;
 
 NB_MODULE(_native, m) {
   m.def("instruction_sets", &instruction_sets);
+  m.def("check_instruction_set", [](const std::string& isa) { find_kernels(isa); }, "isa"_a);
+  m.def(
+      "measure_ceilings",
+      [](const std::string& isa, int threads) {
+        const Kernels& kernels = find_kernels(isa);
+        nb::gil_scoped_release release;
+        const Ceilings ceilings = measure_ceilings(kernels, threads);
+        return std::make_tuple(ceilings.bytes_per_second, ceilings.float_operations_per_second,
+                               ceilings.integer_operations_per_second);
+      },
+      "isa"_a, "threads"_a);
   m.def(
       "page_bytes",
       [](int64_t kv_heads, int64_t head_dim, int64_t page_size, int32_t type) {

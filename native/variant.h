@@ -27,5 +27,10 @@ void attend(const KvLayer&, const int32_t* page_row, int64_t position, int64_t k
 float run_maxima(const float* x, int64_t count, float* maxima);
 double exponentials(const float* x, int64_t count, float highest, double factor, double* y);
 
+// peaks.cpp
+int64_t peak_float(int64_t rounds);
+int64_t peak_integer(int64_t rounds);
+float read_all(const float* data, int64_t count);
+
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

@@ -13,6 +13,9 @@
 #include <immintrin.h>
 #endif
 
+// A loop over an array of vectors that is to live in registers: GCC keeps in memory what it does not unroll early.
+#define OCTAVO_EACH(index, count) _Pragma("GCC unroll 16") for (int index = 0; index < count; index++)
+
 namespace octavo {
 namespace OCTAVO_ISA {
 
