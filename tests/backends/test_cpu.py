@@ -6,10 +6,12 @@ from gguf import GGMLQuantizationType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.reference.executor import ReferenceExecutor
 from octavo.graph.builder import GraphBuilder
 from octavo.graph.ops import Graph
 from octavo.models import build
+from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Format, Tensor
 from tests.backends.batches import Runner
 from tests.models import oracle
@@ -40,6 +42,78 @@ def test_every_family_against_transformers(family: str, isa: str) -> None:
     for chunks in ([70], [33, 1]):
         found = Runner(cpu_executor(family, isa=isa)).run(TOKENS, chunks)
         assert np.abs(found - expected).max() <= 5e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("kv_cache_dtype", "tolerance"), [("fp32", 5e-6), ("fp16", 1e-3), ("int8", 2e-2)])
+@pytest.mark.parametrize("isa", ISAS)
+def test_kv_cache_dtypes(family: str, kv_cache_dtype: str, tolerance: float, isa: str) -> None:
+    expected = oracle.logprobs(oracle.make(family), TOKENS)
+    alone = Runner(cpu_executor(family, isa=isa, kv_cache_dtype=kv_cache_dtype)).run(TOKENS)
+    assert np.abs(alone - expected).mean() <= tolerance * np.abs(expected).mean()
+    for page_size in (1, 5, 8, 24):
+        executor = cpu_executor(family, isa=isa, kv_cache_dtype=kv_cache_dtype, page_size=page_size)
+        assert np.array_equal(Runner(executor).run(TOKENS, [9, 50, 1]), alone)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    width=st.integers(1, 100),
+    bits=st.sampled_from([4, 8]),
+    spread=st.sampled_from([0.0, 1e-9, 1.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_quantising_loses_at_most_half_a_step(rows: int, width: int, bits: int, spread: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32) * np.float32(spread)
+    parts = quantise(values, bits)
+    padded = np.pad(values, ((0, 0), (0, -width % 32)), mode="edge").reshape(rows, -1, 32)
+    span = padded.max(axis=2) - padded.min(axis=2) if bits == 4 else np.abs(padded).max(axis=2)
+    step = span / (15 if bits == 4 else 127)
+    scales = np.repeat(parts.scales, 32, axis=1)[:, :width]
+    minima = 0.0 if parts.own_minima is None else np.repeat(parts.own_minima, 32, axis=1)[:, :width]
+    found = scales * parts.integers.astype(np.float32) + minima
+    assert parts.integers.min() >= (0 if bits == 4 else -127)
+    assert parts.integers.max() <= (15 if bits == 4 else 127)
+    error = np.abs(np.pad(found - values, ((0, 0), (0, -width % 32)))).reshape(rows, -1, 32)
+    typical = np.sqrt(np.square(error).mean(axis=2))
+    # Beside half a step: scale and minimum are float16.
+    assert np.all(typical <= 0.5 * step + 1e-3 * np.abs(padded).max(axis=2) + 1e-7)
+
+
+@pytest.mark.parametrize("quantization", ["q8", "q4"])
+def test_quantization_of_a_float_checkpoint(family: str, quantization: str) -> None:
+    # The oracle is float32 on the weights as they come out of quantising.
+    model = oracle.make(family)
+    built, tensors = build(model.config.to_dict()), oracle.tensors(model)
+    bits = bits_by_weight(built.graph, quantization)
+    rounded = {name: restored(tensor, bits.get(name)) for name, tensor in tensors.items()}
+    reference = ReferenceExecutor(built.graph, rounded, vocab_size=built.vocab_size, num_pages=128)
+    expected = Runner(reference).run(TOKENS)
+    executor = cpu_executor(family, quantization=quantization, kv_cache_dtype="fp32")
+    found = Runner(executor).run(TOKENS)
+    error = np.abs(found - expected).mean() / np.abs(expected).mean()
+    assert error <= (1e-4 if quantization == "q8" else 0.05)  # activations have 16 and 8 bits
+    assert executor.weight_bytes < 0.6 * cpu_executor(family).weight_bytes
+    again = cpu_executor(family, quantization=quantization, kv_cache_dtype="fp32", threads=1)
+    assert np.array_equal(Runner(again).run(TOKENS, [11, 1, 30]), found)
+
+
+def restored(tensor: Tensor, bits: int | None) -> Tensor:
+    """A weight as it is after quantising."""
+    if bits is None:
+        return tensor
+    values = tensor.to_float32()
+    parts = quantise(values, bits)
+    scales, minima = (
+        np.repeat(part, 32, axis=1)[:, : values.shape[1]]
+        for part in (parts.scales, np.zeros_like(parts.scales) if parts.own_minima is None else parts.own_minima)
+    )
+    return Tensor(tensor.name, tensor.shape, Format.F32, scales * parts.integers.astype(np.float32) + minima)
+
+
+def test_a_missing_instruction_set_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"no kernels for mmx; there are: .*portable"):
+        cpu_executor("llama", isa="mmx")
 
 
 def linear_graph(width: int, out: int) -> Graph:

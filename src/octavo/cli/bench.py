@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from rich.table import Table
 
+from octavo.backends.ceilings import Ceilings, ceilings
 from octavo.backends.protocol import Batch, Executor, Pending
-from octavo.backends.reference.ceilings import Ceilings, measure_ceilings
 from octavo.cli.console import counting, fetch, output
-from octavo.engine.config import EngineConfig
+from octavo.engine.config import KV_ITEMSIZE, EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.loader import KV_ITEMSIZE, LoadedEngine, load_engine
+from octavo.engine.loader import LoadedEngine, load_engine
 from octavo.engine.request import Request, SamplingParams
 from octavo.errors import ConfigError, OctavoError
 from octavo.graph.cost import step_cost
@@ -71,11 +71,10 @@ class MeteredExecutor:
         self._steps.append((counts, contexts, len(np.unique(batch.logits.rows))))
         return self._executor.submit(batch)
 
-    def ideal_seconds(self, loaded: LoadedEngine, ceilings: Ceilings) -> float:
+    def ideal_seconds(self, loaded: LoadedEngine, at_best: Ceilings) -> float:
         """The time the steps would take on the roofline."""
-        quantised = loaded.weight_bytes is not None
-        # An 8-bit multiply-add does four times the operations of a float32 one, in the same number of instructions.
-        peak = ceilings.flops_per_second * (4 if quantised else 1)
+        # Nothing is faster than the integer units; float weights do not reach them, and say so by a low fraction.
+        peak = max(at_best.integer_operations_per_second, at_best.float_operations_per_second)
         seconds = 0.0
         for tokens, contexts, logit_rows in self._steps:
             costs = step_cost(
@@ -84,9 +83,9 @@ class MeteredExecutor:
                 contexts=contexts,
                 logit_rows=logit_rows,
                 weight_bytes=loaded.weight_bytes,
-                kv_itemsize=KV_ITEMSIZE[loaded.info.backend],
+                kv_itemsize=KV_ITEMSIZE[loaded.info.kv_cache_dtype],
             )
-            moved = sum(cost.bytes for cost in costs) / ceilings.bytes_per_second
+            moved = sum(cost.bytes for cost in costs) / at_best.bytes_per_second
             seconds += max(moved, sum(cost.flops for cost in costs) / peak)
         return seconds
 
@@ -139,7 +138,7 @@ def bench(
         decode_tokens_per_second=tally.decode_tokens / tally.decode_seconds if tally.decode_seconds else 0.0,
         time_to_first_token_seconds=float(np.mean([at - tally.started for at in tally.first_tokens.values()])),
         kv_utilization=float(np.mean(tally.utilization)) if tally.utilization else 0.0,
-        roofline_fraction=metered.ideal_seconds(loaded, measure_ceilings()) / elapsed,
+        roofline_fraction=metered.ideal_seconds(loaded, ceilings(loaded.info.isa, loaded.info.threads)) / elapsed,
         peak_rss_bytes=peak_rss_bytes(),
     )
 

@@ -164,6 +164,20 @@ def chat(
     run(name, url=url, api_key=api_key, system=system, prompt=prompt, parameters=parameters)
 
 
+@app.command()
+def info(
+    backend: Annotated[str, typer.Option(help="auto, cpu or reference.")] = DEFAULTS.backend,
+    isa: Annotated[str, typer.Option(help="Measure with the kernels of this instruction set.")] = DEFAULTS.isa,
+    threads: Annotated[int | None, typer.Option(help="Measure with so many threads.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Show the backend, instruction set and threads used here, and what the machine does at best."""
+    from octavo.cli.info import show_info
+
+    _interruptible()
+    show_info(EngineConfig(model="", backend=backend, isa=isa, threads=threads), as_json=json)
+
+
 InputLen = Annotated[int, typer.Option(parser=options.quantity, metavar="N", help="Tokens per prompt.")]
 OutputLen = Annotated[int, typer.Option(parser=options.quantity, metavar="N", help="Tokens generated per prompt.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]

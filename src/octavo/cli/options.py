@@ -61,6 +61,9 @@ def _engine_options(
     page_size: Annotated[
         int, typer.Option("--page-size", "--block-size", help="Tokens per KV page.")
     ] = DEFAULTS.page_size,
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="How keys and values are stored: auto (fp16 on a CPU), fp32, fp16 or int8.")
+    ] = DEFAULTS.kv_cache_dtype,
     kv_cache_memory_bytes: Annotated[
         int | None,
         typer.Option(
@@ -78,7 +81,15 @@ def _engine_options(
     ] = DEFAULTS.tensor_parallel_size,
     dtype: Annotated[str, typer.Option(help="Of the computation: auto or float32.")] = DEFAULTS.dtype,
     backend: Annotated[str, typer.Option(help="auto, cpu (native kernels) or reference (numpy).")] = DEFAULTS.backend,
-    threads: Annotated[int | None, typer.Option(help="Threads that compute. Default: one for each core.")] = None,
+    isa: Annotated[
+        str, typer.Option(help="Instruction set of the native kernels; `octavo info` lists those this machine has.")
+    ] = DEFAULTS.isa,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute. Default: one for each physical core.")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Quantise weights that are not quantised yet: q8 or q4.")
+    ] = DEFAULTS.quantization,
     enable_prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -100,7 +111,10 @@ def _engine_options(
         "tensor_parallel_size": tensor_parallel_size,
         "dtype": dtype,
         "backend": backend,
+        "isa": isa,
         "threads": threads,
+        "quantization": quantization,
+        "kv_cache_dtype": kv_cache_dtype,
         "enable_prefix_caching": enable_prefix_caching,
     }
 

@@ -108,15 +108,18 @@ async def _report_loading(engine: EngineClient, served: ServedModel, address: st
     if engine.state is EngineState.READY:
         tokens = info.num_pages * info.page_size
         log.info(
-            "%s is ready on %s after %.1f s: %s backend, up to %d tokens a sequence, %d sequences at once, "
-            "KV cache for %d tokens",
+            "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
+            "%d sequences at once, KV cache for %d tokens in %s",
             served.name,
             address,
             time.monotonic() - started,
             info.backend,
+            info.isa or "numpy",
+            info.threads,
             info.max_model_len,
             info.max_num_seqs,
             tokens,
+            info.kv_cache_dtype,
         )
 
 

@@ -10,6 +10,10 @@ DEFAULT_KV_BYTES = 4 * 2**30
 """KV memory on a CPU when nothing is said: this much, or half of what is available if that is less."""
 
 
+KV_ITEMSIZE = {"fp32": 4, "fp16": 2, "int8": 1}
+"""Bytes of an element of the KV cache."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """What an engine serves and within which bounds. Names are vLLM's where the meaning is the same.
@@ -17,12 +21,15 @@ class EngineConfig:
     Attributes:
         model: a folder with a checkpoint, or a GGUF file.
         backend: "cpu" (native kernels), "reference" (numpy), or "auto", the fastest there is.
-        threads: that compute; None is one for each core.
+        isa: instruction set of the native kernels; "auto" is the best this machine has.
+        threads: that compute; None is one for each physical core.
+        quantization: of weights that are not quantised yet: "q8", "q4" or None.
         dtype: of the computation; "auto" or "float32", other types need a GPU.
         max_model_len: tokens of prompt and output a sequence may have; None: what model and KV cache allow.
         max_num_seqs: sequences that run at once.
         max_num_batched_tokens: tokens a step computes at most. It bounds the gap between two tokens of a stream.
         page_size: tokens per KV page.
+        kv_cache_dtype: how keys and values are stored: "fp32", "fp16", "int8", or "auto", the backend's own.
         kv_cache_memory_bytes: KV memory; None derives it.
         gpu_memory_utilization: share of the device's memory for weights and KV together; None leaves it to defaults.
         tensor_parallel_size: devices a model is split over.
@@ -32,12 +39,15 @@ class EngineConfig:
 
     model: str
     backend: str = "auto"
+    isa: str = "auto"
     threads: int | None = None
+    quantization: str | None = None
     dtype: str = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 128
     max_num_batched_tokens: int = 256
     page_size: int = 16
+    kv_cache_dtype: str = "auto"
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int = 1
@@ -70,8 +80,10 @@ class EngineConfig:
             )
         if self.dtype not in ("auto", "float32"):
             raise ConfigError(f"dtype {self.dtype!r} is not available on a CPU; use auto or float32")
-        if self.backend not in ("auto", "cpu", "reference"):
-            raise ConfigError(f"backend {self.backend!r} is unknown; use auto, cpu or reference")
+        _one_of("backend", self.backend, ("auto", "cpu", "reference"))
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *KV_ITEMSIZE))
+        if self.quantization is not None:
+            _one_of("quantization", self.quantization, ("q8", "q4"))
         if self.threads is not None:
             _require(1 <= self.threads <= 1024, "threads", self.threads, "from 1 to 1024")
 
@@ -83,7 +95,9 @@ class ModelInfo:
     Attributes:
         max_model_len: tokens a sequence may have. vocab_size: token ids are below it.
         num_pages, page_size: the KV cache. max_num_seqs: sequences that run at once.
-        backend: what computes. weight_bytes, kv_cache_bytes: memory of the weights, and of all pages.
+        backend: what computes. isa: the instruction set of its kernels, None without native ones.
+        threads: that compute. kv_cache_dtype: how keys and values are stored.
+        weight_bytes, kv_cache_bytes: memory of the weights, and of all pages.
     """
 
     max_model_len: int
@@ -92,6 +106,9 @@ class ModelInfo:
     page_size: int
     max_num_seqs: int
     backend: str
+    isa: str | None
+    threads: int
+    kv_cache_dtype: str
     weight_bytes: int
     kv_cache_bytes: int
 
@@ -172,6 +189,11 @@ def _control_group(name: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} {value!r} is unknown; use {', '.join(known[:-1])} or {known[-1]}")
 
 
 def _require(holds: bool, name: str, value: object, range_: str) -> None:

@@ -4,10 +4,13 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Protocol
 
+from octavo.backends.common.cores import physical_cores
 from octavo.backends.protocol import Executor
-from octavo.engine.config import EngineConfig, ModelInfo, size_kv_cache
+from octavo.engine.config import KV_ITEMSIZE, EngineConfig, ModelInfo, size_kv_cache
 from octavo.engine.engine import Engine
 from octavo.errors import ConfigError
 from octavo.graph.cost import kv_bytes_per_token
@@ -19,9 +22,6 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-KV_ITEMSIZE = {"cpu": 2, "reference": 4}
-"""Bytes of an element of the KV cache, by backend."""
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
@@ -29,13 +29,13 @@ class LoadedEngine:
 
     Attributes:
         graph: what it computes.
-        weight_bytes: of every weight as it is streamed; None is float32.
+        weight_bytes: of every weight as it is streamed.
     """
 
     engine: Engine
     info: ModelInfo
     graph: Graph
-    weight_bytes: Mapping[str, int] | None
+    weight_bytes: Mapping[str, int]
 
 
 def load_engine(config: EngineConfig, progress: Progress | None = None) -> LoadedEngine:
@@ -47,32 +47,49 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     Raises:
         OctavoError: unreadable checkpoint, unsupported model, or settings that cannot work.
     """
-    config.validate()
-    backend = choose_backend(config.backend)
+    backend = open_backend(config)
     checkpoint = open_checkpoint(Path(config.model))
     model = build(checkpoint.config)
-    stored = _stored_bytes(model.graph, checkpoint) if backend == "cpu" else None
-    shapes = model.graph.parameters()
-    weight_bytes = sum(stored.values()) if stored else sum(4 * _elements(shape) for shape in shapes.values())
-    page_bytes = kv_bytes_per_token(model.graph, KV_ITEMSIZE[backend]) * config.page_size
+    weight_bytes = backend.weight_bytes(model.graph, checkpoint)
+    page_bytes = backend.page_bytes(model.graph)
     num_pages, max_model_len = size_kv_cache(
         config,
-        weight_bytes=weight_bytes,
+        weight_bytes=sum(weight_bytes.values()),
         page_bytes=page_bytes,
         model_max_len=model.max_position_embeddings,
     )
-    executor = _executor(backend, config, model, checkpoint, num_pages, max_model_len, progress)
+    executor = backend.executor(model, checkpoint, num_pages, max_model_len, progress)
     info = ModelInfo(
         max_model_len=max_model_len,
         vocab_size=model.vocab_size,
         num_pages=num_pages,
         page_size=config.page_size,
         max_num_seqs=config.max_num_seqs,
-        backend=backend,
-        weight_bytes=weight_bytes,
+        backend=backend.name,
+        isa=backend.isa,
+        threads=backend.threads,
+        kv_cache_dtype=backend.kv_cache_dtype,
+        weight_bytes=sum(weight_bytes.values()),
         kv_cache_bytes=num_pages * page_bytes,
     )
-    return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph, stored)
+    return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph, weight_bytes)
+
+
+def open_backend(config: EngineConfig) -> "Backend":
+    """The backend of an engine, its settings checked.
+
+    Raises:
+        ConfigError: settings that cannot work, whatever the model.
+    """
+    config.validate()
+    return _Cpu(config) if choose_backend(config.backend) == "cpu" else _Reference(config)
+
+
+def instruction_sets() -> list[str]:
+    """Those the native kernels have for this machine, the fastest first."""
+    from octavo.backends.cpu._native import instruction_sets
+
+    return instruction_sets()
 
 
 def choose_backend(wanted: str) -> str:
@@ -93,16 +110,61 @@ def choose_backend(wanted: str) -> str:
     return "reference"
 
 
-def _executor(
-    backend: str,
-    config: EngineConfig,
-    model: Model,
-    checkpoint: Checkpoint,
-    num_pages: int,
-    max_model_len: int,
-    progress: Progress | None,
-) -> Executor:
-    if backend == "cpu":
+class Backend(Protocol):
+    """What loading needs to know of a backend."""
+
+    name: str
+    isa: str | None
+    threads: int
+    kv_cache_dtype: str
+
+    def weight_bytes(self, graph: Graph, checkpoint: Checkpoint) -> dict[str, int]:
+        """Bytes of every weight as it is streamed. What the checkpoint lacks is reported when weights are loaded."""
+        ...
+
+    def page_bytes(self, graph: Graph) -> int:
+        """Bytes of a page, in all layers."""
+        ...
+
+    def executor(
+        self, model: Model, checkpoint: Checkpoint, num_pages: int, max_model_len: int, progress: Progress | None
+    ) -> Executor: ...
+
+
+class _Cpu:
+    """The native kernels."""
+
+    name = "cpu"
+
+    def __init__(self, config: EngineConfig) -> None:
+        from octavo.backends.cpu._native import check_instruction_set
+
+        if config.isa != "auto":
+            try:
+                check_instruction_set(config.isa)
+            except ValueError as error:
+                raise ConfigError(
+                    f"isa {config.isa!r}: {error}; this machine runs {', '.join(instruction_sets())}"
+                ) from None
+        self.isa: str | None = instruction_sets()[0] if config.isa == "auto" else config.isa
+        self.threads = config.threads or physical_cores()
+        self.kv_cache_dtype = "fp16" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+        self._config = config
+
+    def weight_bytes(self, graph: Graph, checkpoint: Checkpoint) -> dict[str, int]:
+        from octavo.backends.cpu.quantization import weight_bytes
+
+        return weight_bytes(graph, checkpoint.tensors, self._config.quantization)
+
+    def page_bytes(self, graph: Graph) -> int:
+        from octavo.backends.cpu.executor import layer_page_bytes
+
+        size = self._config.page_size
+        return sum(layer_page_bytes(layer, size, self.kv_cache_dtype) for layer in graph.attention_layers())
+
+    def executor(
+        self, model: Model, checkpoint: Checkpoint, num_pages: int, max_model_len: int, progress: Progress | None
+    ) -> Executor:
         from octavo.backends.cpu.executor import CpuExecutor
 
         return CpuExecutor(
@@ -110,32 +172,54 @@ def _executor(
             checkpoint.tensors,
             vocab_size=model.vocab_size,
             num_pages=num_pages,
-            page_size=config.page_size,
+            page_size=self._config.page_size,
+            kv_cache_dtype=self.kv_cache_dtype,
+            quantization=self._config.quantization,
             max_positions=max_model_len,
-            threads=config.threads,
+            threads=self.threads,
+            isa=self.isa,
             progress=progress,
         )
-    from octavo.backends.reference.executor import ReferenceExecutor
-
-    return ReferenceExecutor(
-        model.graph,
-        checkpoint.tensors,
-        vocab_size=model.vocab_size,
-        num_pages=num_pages,
-        page_size=config.page_size,
-        threads=config.threads,
-        progress=progress,
-    )
 
 
-def _stored_bytes(graph: Graph, checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes of every weight in the checkpoint; what is missing there is reported when the weights are loaded."""
-    names = [name for name in graph.parameters() if name in checkpoint.tensors]
-    return {name: checkpoint.tensors[name].nbytes for name in names}
+class _Reference:
+    """numpy, in float32 throughout."""
 
+    name = "reference"
 
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+    def __init__(self, config: EngineConfig) -> None:
+        only_cpu = {
+            "isa": config.isa != "auto",
+            "quantization": config.quantization is not None,
+            "kv_cache_dtype": config.kv_cache_dtype not in ("auto", "fp32"),
+        }
+        for name, asked in only_cpu.items():
+            if asked:
+                raise ConfigError(
+                    f"{name} {getattr(config, name)!r} needs the native kernels; the reference backend is float32 only"
+                )
+        self.isa: str | None = None
+        self.threads = config.threads or physical_cores()
+        self.kv_cache_dtype = "fp32"
+        self._page_size = config.page_size
+
+    def weight_bytes(self, graph: Graph, checkpoint: Checkpoint) -> dict[str, int]:
+        return {name: 4 * prod(shape) for name, shape in graph.parameters().items()}
+
+    def page_bytes(self, graph: Graph) -> int:
+        return kv_bytes_per_token(graph, KV_ITEMSIZE[self.kv_cache_dtype]) * self._page_size
+
+    def executor(
+        self, model: Model, checkpoint: Checkpoint, num_pages: int, max_model_len: int, progress: Progress | None
+    ) -> Executor:
+        from octavo.backends.reference.executor import ReferenceExecutor
+
+        return ReferenceExecutor(
+            model.graph,
+            checkpoint.tensors,
+            vocab_size=model.vocab_size,
+            num_pages=num_pages,
+            page_size=self._page_size,
+            threads=self.threads,
+            progress=progress,
+        )

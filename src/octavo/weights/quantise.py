@@ -14,7 +14,7 @@ def quantise(values: Float32, bits: int) -> Integers:
     """Rows [rows, elements] as integers of 8 or 4 bits per block of 32 elements.
 
     8 bits are Q8_0's: `scale * q`, q from -127 to 127. 4 bits are Q4_1's: `scale * q + minimum`, q from 0 to 15; scale
-    and minimum are fitted once more, by least squares, to the integers that the block's extremes led to.
+    and minimum come from the block's extremes, or are fitted to the integers these led to where that is nearer.
     """
     rows, width = values.shape
     padded = np.pad(values, ((0, 0), (0, -width % BLOCK)), mode="edge")
@@ -26,7 +26,10 @@ def quantise(values: Float32, bits: int) -> Integers:
     lowest, highest = blocks.min(axis=2), blocks.max(axis=2)
     scales, minima = _half((highest - lowest) / np.float32(15)), _half(lowest)
     q = _rounded(blocks, scales, minima, 0, 15)
-    scales, minima = _fitted(blocks, q, scales, minima)
+    error = _squared_error(blocks, q, scales, minima)
+    fitted = _fitted(blocks, q, scales, minima)
+    better = _squared_error(blocks, _rounded(blocks, *fitted, 0, 15), *fitted) < error
+    scales, minima = np.where(better, fitted[0], scales), np.where(better, fitted[1], minima)
     q = _rounded(blocks, scales, minima, 0, 15)
     return Integers(q.astype(np.uint8).reshape(rows, -1)[:, :width], 0, BLOCK, scales, minima, True)
 
@@ -42,6 +45,11 @@ def _rounded(blocks: Float32, scales: Float32, minima: Float32 | None, low: int,
     inverse = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales != 0)
     shifted = blocks if minima is None else blocks - minima[:, :, None]
     return np.clip(np.rint(shifted * inverse[:, :, None]), low, high)
+
+
+def _squared_error(blocks: Float32, q: Float32, scales: Float32, minima: Float32) -> Float32:
+    error: Float32 = np.square(scales[:, :, None] * q + minima[:, :, None] - blocks).sum(axis=2)
+    return error
 
 
 def _fitted(blocks: Float32, q: Float32, scales: Float32, minima: Float32) -> tuple[Float32, Float32]:

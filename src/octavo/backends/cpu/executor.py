@@ -12,7 +12,7 @@ from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
 
-KV_TYPES = {"fp32": 0, "fp16": 1, "int8": 2}
+KV_DTYPES = {"fp32": 0, "fp16": 1, "int8": 2}
 """How keys and values are stored: kinds of native/kernels.h, by name. int8 has a scale per token and head."""
 
 
@@ -27,7 +27,7 @@ class CpuExecutor:
         graph: the model. tensors: its weights by name.
         vocab_size: width of the logits.
         num_pages, page_size: the KV cache. Its memory is taken as pages are first written.
-        kv_type: how keys and values are stored, one of `KV_TYPES`.
+        kv_cache_dtype: how keys and values are stored, one of `KV_DTYPES`.
         quantization: of weights that are not quantised yet: "q8", "q4" or None.
         max_positions: the longest sequence.
         threads: None is one for each core this process may run on.
@@ -43,7 +43,7 @@ class CpuExecutor:
         vocab_size: int,
         num_pages: int,
         page_size: int = 16,
-        kv_type: str = "fp16",
+        kv_cache_dtype: str = "fp16",
         quantization: str | None = None,
         max_positions: int,
         threads: int | None = None,
@@ -61,11 +61,11 @@ class CpuExecutor:
             merge_sibling_linears(graph),
             tensors,
             pages=[
-                np.zeros((num_pages, layer_page_bytes(op, page_size, kv_type)), np.uint8)
+                np.zeros((num_pages, layer_page_bytes(op, page_size, kv_cache_dtype)), np.uint8)
                 for op in graph.attention_layers()
             ],
             page_size=page_size,
-            kv_type=KV_TYPES[kv_type],
+            kv_type=KV_DTYPES[kv_cache_dtype],
             max_positions=max_positions,
             quantization=quantization,
             progress=progress,
@@ -127,6 +127,6 @@ class CpuExecutor:
         return FinishedStep(result)
 
 
-def layer_page_bytes(layer: Attention, page_size: int, kv_type: str) -> int:
+def layer_page_bytes(layer: Attention, page_size: int, kv_cache_dtype: str) -> int:
     """Bytes of one page of one layer."""
-    return page_bytes(layer.num_kv_heads, layer.head_dim, page_size, KV_TYPES[kv_type])
+    return page_bytes(layer.num_kv_heads, layer.head_dim, page_size, KV_DTYPES[kv_cache_dtype])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from octavo.backends.common.checks import check_weights
 from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
+from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import TILE, PackedWeight, pack
 from octavo.backends.protocol import Float32
 from octavo.errors import ConfigError
@@ -61,9 +62,6 @@ NOWHERE: View = (-1, 0)
 MAX_HEAD_DIM = 512
 """Of native/kernels.h."""
 
-QUANTIZATIONS = {"q4": 4, "q8": 8}
-"""Bits of a weight, by name."""
-
 Names = tuple[str, ...]
 
 
@@ -73,9 +71,10 @@ class Lowering:
     Args:
         graph: with sibling linears merged.
         tensors: the weights by name.
-        pages: by layer, uint8 [num_pages, bytes of a page]. page_size: tokens of a page. kv_type: index of `KV_TYPES`.
+        pages: by layer, uint8 [num_pages, bytes of a page]. page_size: tokens of a page.
+        kv_type: how keys and values are stored, a kind of native/kernels.h.
         max_positions: rotary tables are made for that many.
-        quantization: of weights that are not quantised yet, one of `QUANTIZATIONS`.
+        quantization: of weights that are not quantised yet, "q8", "q4" or None.
         progress: called with (weights packed, weights in all).
     """
 
@@ -116,10 +115,10 @@ class Lowering:
         matrices = {names for node in self._graph.nodes if (names := _matrix(node)) is not None}
         shapes = self._graph.parameters()
         units = sorted(matrices, key=lambda names: -sum(shapes[name][0] * shapes[name][1] for name in names))
-        bits = _bits(self._graph, self._quantization)
+        bits = bits_by_weight(self._graph, self._quantization)
         packed = {}
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(lambda names: pack([self._tensors[name] for name in names], bits[names]), units)
+            results = pool.map(lambda names: pack([self._tensors[name] for name in names], bits[names[0]]), units)
             for names, weight in zip(units, results, strict=True):
                 packed[names] = weight
                 self.weight_bytes += weight.data.nbytes
@@ -288,25 +287,6 @@ def _selected(graph: Graph) -> list[bool]:
     for node in graph.nodes:
         selected.append(isinstance(node.op, SelectRows) or any(selected[source] for source in node.inputs))
     return selected
-
-
-def _bits(graph: Graph, quantization: str | None) -> dict[Names, int | None]:
-    """For every matrix to how many bits it is quantised.
-
-    Tables of tokens and the matrix of the logits, often the same one, keep 8 bits, as in llama.cpp's 4-bit files:
-    errors in the logits are not averaged away. Positions stay as they are.
-    """
-    body = None if quantization is None else QUANTIZATIONS[quantization]
-    bits: dict[Names, int | None] = {}
-    for node in graph.nodes:
-        match node.op:
-            case Linear():
-                names = _matrix(node)
-                assert names is not None
-                bits.setdefault(names, 8 if body is not None and node is graph.nodes[-1] else body)
-            case Embedding(table=table, index=index):
-                bits[(table.name,)] = 8 if body is not None and index == "token" else None
-    return bits
 
 
 def _fused(graph: Graph) -> dict[int, int]:

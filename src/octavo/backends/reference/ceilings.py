@@ -1,36 +1,26 @@
-"""What this machine can do at best, measured: the roofline that benchmarks are held against."""
+"""The machine's ceilings as numpy reaches them."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.backends.common.cores import physical_cores
 from octavo.backends.reference.workers import Workers
 
 
-@dataclass(frozen=True, slots=True)
-class Ceilings:
-    """Bytes read from memory and floating-point operations done per second."""
-
-    bytes_per_second: float
-    flops_per_second: float
-
-
-def measure_ceilings() -> Ceilings:
-    """Measure with one thread for each core, in float32; takes about a second.
+def measure_ceilings(threads: int) -> tuple[float, float]:
+    """Bytes read from memory and float32 operations per second; takes about a second.
 
     Memory: a matrix far larger than the caches times a vector, 2 operations per 4 bytes. Arithmetic: a square product.
     """
-    workers = Workers(physical_cores())
-    threads = range(workers.count)
-    tall = [np.ones((16384, 2048), np.float32) for _ in threads]
+    workers = Workers(threads)
+    numbers = range(threads)
+    tall = [np.ones((16384, 2048), np.float32) for _ in numbers]
     vector = np.ones(2048, np.float32)
     square = np.ones((768, 768), np.float32)
-    read = _best_seconds(lambda: workers.run(lambda thread: np.matmul(tall[thread], vector), threads))
-    multiply = _best_seconds(lambda: workers.run(lambda _: np.matmul(square, square), threads))
-    return Ceilings(workers.count * tall[0].nbytes / read, workers.count * 2 * 768**3 / multiply)
+    read = _best_seconds(lambda: workers.run(lambda thread: np.matmul(tall[thread], vector), numbers))
+    multiply = _best_seconds(lambda: workers.run(lambda _: np.matmul(square, square), numbers))
+    return threads * tall[0].nbytes / read, threads * 2 * 768**3 / multiply
 
 
 def _best_seconds(work: Callable[[], object]) -> float:

@@ -1,0 +1,48 @@
+#include "ceilings.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "threads.h"
+
+namespace octavo {
+
+constexpr int kTries = 5;
+constexpr int64_t kFloats = int64_t{16} << 20;  // 64 MiB a thread: far more than the caches hold
+
+// The best of some tries of work(thread) on every thread, in seconds.
+template <typename Work>
+static double best_seconds(Team& team, Work work) {
+  double best = 1e30;
+  for (int attempt = 0; attempt < kTries; attempt++) {
+    std::atomic<int> next{0};
+    const auto start = std::chrono::steady_clock::now();
+    team.run([&] { work(next.fetch_add(1)); });
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+Ceilings measure_ceilings(const Kernels& kernels, int threads) {
+  Team team(threads);
+  std::vector<std::unique_ptr<float[]>> memory(threads);
+  for (auto& part : memory) {
+    part.reset(new float[kFloats]);
+    std::fill(part.get(), part.get() + kFloats, 1.0f);
+  }
+  std::vector<float> sums(threads);
+  const double read = best_seconds(team, [&](int thread) { sums[thread] = kernels.read_all(memory[thread].get(), kFloats); });
+  std::atomic<int64_t> operations{0};
+  const auto peak = [&](int64_t (*loop)(int64_t)) {
+    operations = 0;
+    const double seconds = best_seconds(team, [&](int) { operations += loop(1'000'000); });
+    return static_cast<double>(operations) / kTries / seconds;
+  };
+  return {static_cast<double>(threads) * kFloats * sizeof(float) / read, peak(kernels.peak_float),
+          peak(kernels.peak_integer)};
+}
+
+}  // namespace octavo
