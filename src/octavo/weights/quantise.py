@@ -35,9 +35,10 @@ def quantise(values: Float32, bits: int) -> Integers:
 
 
 def _half(values: Float32) -> Float32:
-    """Rounded to float16, whose largest number stands for what is larger."""
-    limit = np.float32(np.finfo(np.float16).max)
-    return np.clip(values, -limit, limit).astype(np.float16).astype(np.float32)
+    """Rounded to float16; what is too large for it stays as it is."""
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16).astype(np.float32)
+    return np.where(np.isfinite(halves), halves, values)
 
 
 def _rounded(blocks: Float32, scales: Float32, minima: Float32 | None, low: int, high: int) -> Float32:
