@@ -1,0 +1,236 @@
+"""The native kernels against plain float64 and the reference backend, over shapes and formats at random.
+
+This file needs neither torch nor transformers: `make sanitize` runs it with address and undefined-behaviour sanitizers.
+"""
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, quants
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.backends.reference.executor import ReferenceExecutor
+from octavo.graph.builder import GraphBuilder
+from octavo.graph.ops import Graph
+from octavo.weights.quantise import quantise
+from octavo.weights.tensor import Format, Tensor
+from tests.backends.batches import Runner
+
+native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
+from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
+
+ISAS = native.instruction_sets()
+
+
+def linear_graph(width: int, out: int, *, scaled: bool = False) -> Graph:
+    """Token -> embedding row -> one linear: a product of any shape with any rows."""
+    g = GraphBuilder()
+    y = g.linear(g.select_rows(g.embedding("table", 64, width)), "weight", out)
+    return g.finish(g.scale(y, 1.0) if scaled else y)
+
+
+QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+
+
+def random_tensor(name: str, form: str, rows: int, width: int, rng: np.random.Generator) -> Tensor:
+    """A weight in any storage format."""
+    values = rng.normal(size=(rows, width)).astype(np.float32)
+    match form:
+        case "F32":
+            return Tensor(name, values.shape, Format.F32, values)
+        case "F16":
+            return Tensor(name, values.shape, Format.F16, values.astype(np.float16))
+        case "BF16":
+            return Tensor(name, values.shape, Format.BF16, (values.view(np.uint32) >> 16).astype(np.uint16))
+        case "Q4_K" | "Q5_K" | "Q6_K":  # the gguf package only reads these: any bytes with sane scales are a weight
+            size = Format(form).block_bytes
+            data = rng.integers(0, 256, (rows, width // 256, size), dtype=np.uint8)
+            halves = rng.uniform(0.001, 0.01, (rows, width // 256, 2)).astype(np.float16).view(np.uint8)
+            if form == "Q6_K":
+                data[:, :, 208:210] = halves[:, :, :2]
+            else:
+                data[:, :, :4] = halves
+            return Tensor(name, values.shape, Format(form), data.reshape(rows, -1))
+        case _:
+            data = quants.quantize(values, GGMLQuantizationType[form])
+            return Tensor(name, values.shape, Format(form), data)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    form=st.sampled_from(["F32", "F16", "BF16", *QUANTISED]),
+    quantization=st.sampled_from([None, "q8", "q4"]),
+    blocks=st.integers(1, 3),
+    odd=st.integers(0, 31),
+    out=st.integers(1, 40),
+    rows=st.integers(1, 11),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_products_of_any_shape_and_format(
+    form: str, quantization: str | None, blocks: int, odd: int, out: int, rows: int, threads: int, isa: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    quantised = form in QUANTISED
+    unit = 256 if form.endswith("K") else 32
+    width = blocks * unit if quantised else blocks * 32 - odd
+    table = random_tensor("table.weight", "F32", 64, width, rng)
+    weight = random_tensor("weight.weight", form, out, width, rng)
+    tensors = {"table.weight": table, "weight.weight": weight}
+    # The matrix of the logits is never brought to 4 bits: q4 needs something after it.
+    graph = linear_graph(width, out, scaled=True)
+    more = {"vocab_size": out, "num_pages": 4, "quantization": quantization}
+    executor = CpuExecutor(graph, tensors, max_positions=64, threads=threads, isa=isa, **more)  # type: ignore[arg-type]
+    tokens = rng.integers(0, 64, rows).tolist()
+    found = Runner(executor).run(tokens)
+    exact = weight.to_float32().astype(np.float64)
+    x = table.data[tokens]
+    if quantization is not None and not quantised:
+        bits = int(quantization[1])
+        exact, x = restored(weight, bits), restored(table, 8)[tokens]
+        x = rounded(x, 127 if bits == 4 else 32767)
+    elif quantised:
+        if quantization is not None:
+            x = restored(table, 8)[tokens]
+        x = rounded(x, 127 if form.startswith("Q4") else 32767)
+    logits = x.astype(np.float64) @ exact.T
+    expected = (
+        logits
+        - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
+        - logits.max(1, keepdims=True)
+    )
+    assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(logits).max(), 1.0)
+
+
+def rounded(x: np.ndarray, limit: int) -> np.ndarray:
+    """Activations as the kernels see them: whole numbers up to `limit`, scaled per row and 32 features."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
+    blocks = padded.reshape(len(x), -1, 32)
+    most = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
+    integers = np.rint(blocks * inverse).astype(np.float64)
+    return (integers * (most / np.float32(limit))).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("form", ["F32", "F16", "BF16", *QUANTISED])
+def test_embedding_rows_are_exact(form: str) -> None:
+    rng = np.random.default_rng(2)
+    table = random_tensor("table.weight", form, 64, 256, rng)
+    identity = Tensor("weight.weight", (256, 256), Format.F32, np.eye(256, dtype=np.float32))
+    tensors = {"table.weight": table, "weight.weight": identity}
+    executor = CpuExecutor(linear_graph(256, 256), tensors, vocab_size=256, num_pages=4, max_positions=64)
+    reference = ReferenceExecutor(linear_graph(256, 256), tensors, vocab_size=256, num_pages=4)
+    tokens = list(range(64))
+    assert np.allclose(Runner(executor).run(tokens), Runner(reference).run(tokens), atol=2e-5)
+
+
+def restored(tensor: Tensor, bits: int) -> np.ndarray:
+    """A weight's values as they are after quantising."""
+    values = tensor.to_float32()
+    parts = quantise(values, bits)
+    scales, minima = (
+        np.repeat(part, 32, axis=1)[:, : values.shape[1]]
+        for part in (parts.scales, np.zeros_like(parts.scales) if parts.own_minima is None else parts.own_minima)
+    )
+    return scales * parts.integers.astype(np.float32) + minima
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    width=st.integers(1, 100),
+    bits=st.sampled_from([4, 8]),
+    spread=st.sampled_from([0.0, 1e-9, 1.0, 1e6]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_quantising_loses_at_most_half_a_step(rows: int, width: int, bits: int, spread: float, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32) * np.float32(spread)
+    parts = quantise(values, bits)
+    padded = np.pad(values, ((0, 0), (0, -width % 32)), mode="edge").reshape(rows, -1, 32)
+    span = padded.max(axis=2) - padded.min(axis=2) if bits == 4 else np.abs(padded).max(axis=2)
+    step = span / (15 if bits == 4 else 127)
+    scales = np.repeat(parts.scales, 32, axis=1)[:, :width]
+    minima = 0.0 if parts.own_minima is None else np.repeat(parts.own_minima, 32, axis=1)[:, :width]
+    found = scales * parts.integers.astype(np.float32) + minima
+    assert parts.integers.min() >= (0 if bits == 4 else -127)
+    assert parts.integers.max() <= (15 if bits == 4 else 127)
+    error = np.abs(np.pad(found - values, ((0, 0), (0, -width % 32)))).reshape(rows, -1, 32)
+    typical = np.sqrt(np.square(error).mean(axis=2))
+    # Beside half a step: scale and minimum are float16.
+    assert np.all(typical <= 0.5 * step + 1e-3 * np.abs(padded).max(axis=2) + 1e-7)
+
+
+def attention_graph(heads: int, kv_heads: int, head_dim: int, window: int | None) -> Graph:
+    """Token -> queries, keys and values from a table -> attention."""
+    g = GraphBuilder()
+    widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
+    q, k, v = g.split(g.embedding("table", 64, sum(widths)), widths)
+    y = g.attention(q, k, v, layer=0, head_dim=head_dim, window=window)
+    return g.finish(g.select_rows(y))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 7),
+    head_dim=st.sampled_from([1, 2, 7, 8, 13, 16, 40, 64, 72]),
+    page_size=st.sampled_from([1, 3, 8, 16, 17, 64]),
+    window=st.sampled_from([None, 1, 5, 40]),
+    length=st.sampled_from([1, 2, 7, 8, 31, 32, 33, 64, 97]),
+    kv_cache_dtype=st.sampled_from(["fp32", "fp16", "int8"]),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention_of_any_shape(
+    kv_heads: int,
+    group: int,
+    head_dim: int,
+    page_size: int,
+    window: int | None,
+    length: int,
+    kv_cache_dtype: str,
+    threads: int,
+    isa: str,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    graph = attention_graph(kv_heads * group, kv_heads, head_dim, window)
+    (shape,) = graph.parameters().values()
+    table = rng.normal(size=shape).astype(np.float32)
+    tensors = {"table.weight": Tensor("table.weight", shape, Format.F32, table)}
+    vocab = kv_heads * group * head_dim
+    tokens = rng.integers(0, 64, length).tolist()
+    chunks = [int(rng.integers(1, length + 1)), 1]
+    pages = {"vocab_size": vocab, "num_pages": length, "page_size": page_size}
+    executor = CpuExecutor(
+        graph,
+        tensors,
+        max_positions=128,
+        threads=threads,
+        isa=isa,
+        kv_cache_dtype=kv_cache_dtype,
+        **pages,  # type: ignore[arg-type]
+    )
+    found = Runner(executor).run(tokens, chunks)
+    expected = Runner(ReferenceExecutor(graph, tensors, **pages)).run(tokens)  # type: ignore[arg-type]
+    tolerance = {"fp32": 2e-5, "fp16": 1e-2, "int8": 0.2}[kv_cache_dtype]
+    assert np.abs(found - expected).max() <= tolerance
+    whole = Runner(executor).run(tokens, [length])
+    assert np.array_equal(whole, found)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_step_without_logits_and_an_empty_one(isa: str) -> None:
+    graph = attention_graph(2, 1, 8, None)
+    (shape,) = graph.parameters().values()
+    table = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    tensors = {"table.weight": Tensor("table.weight", shape, Format.F32, table)}
+    executor = CpuExecutor(graph, tensors, vocab_size=16, num_pages=1, max_positions=16, isa=isa)
+    runner = Runner(executor)
+    sequence = runner.sequence(range(16))
+    assert runner.step([(sequence, 9)], logits=False) == []
+    assert runner.step([(sequence, 0)])[0].shape == (0, 16)
+    found = runner.step([(sequence, 7)])[0]
+    assert np.array_equal(found, Runner(executor).run(range(16))[9:])
