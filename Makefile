@@ -6,12 +6,12 @@ MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
-.PHONY: serve test lint types check-imports unit format clean
+.PHONY: serve test lint types check-imports unit sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
 
-test: lint types check-imports unit
+test: lint types check-imports unit sanitize
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -25,6 +25,19 @@ check-imports: $(VENV)/.installed-test
 
 unit: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+# The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
+sanitize: build/sanitize/.built
+	OCTAVO_NATIVE=build/sanitize LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -q tests/backends/test_kernels.py tests/backends/test_native_sampling.py
+
+build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
+	@mkdir -p build
+	$(BIN)/cmake -S native -B build/sanitize -G Ninja -DOCTAVO_SANITIZE=ON -DCMAKE_CXX_COMPILER=$(CXX) \
+		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python >build/sanitize.log
+	$(BIN)/cmake --build build/sanitize >>build/sanitize.log || { cat build/sanitize.log; exit 1; }
+	@touch $@
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

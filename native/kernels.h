@@ -61,7 +61,7 @@ struct Activations16 {  // for kS8: q in -32767..32767
 
 enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
 
-// A layer's KV pages. A page is, one after the other,
+// A layer's KV pages. A page is, one after the other, each on whole cache lines,
 //   keys [kv head][head_dim][page_size], values [kv head][page_size][padded_dim], and for kI8, value = scale * q,
 //   float32 scales of keys [kv head][page_size] and of values [kv head][page_size].
 // Keys of neighbouring tokens are neighbours, so that a vector holds the scores of eight tokens.
@@ -73,10 +73,12 @@ struct KvLayer {
 
   int64_t item_bytes() const { return type == KvType::kF32 ? 4 : type == KvType::kF16 ? 2 : 1; }
   int64_t padded_dim() const { return (head_dim + kTile - 1) / kTile * kTile; }
-  int64_t key_bytes() const { return kv_heads * head_dim * page_size * item_bytes(); }
-  int64_t value_bytes() const { return kv_heads * page_size * padded_dim() * item_bytes(); }
-  int64_t scale_bytes() const { return type == KvType::kI8 ? 4 * kv_heads * page_size : 0; }
-  int64_t page_bytes() const { return (key_bytes() + value_bytes() + 2 * scale_bytes() + 63) / 64 * 64; }
+  int64_t key_bytes() const { return whole_lines(kv_heads * head_dim * page_size * item_bytes()); }
+  int64_t value_bytes() const { return whole_lines(kv_heads * page_size * padded_dim() * item_bytes()); }
+  int64_t scale_bytes() const { return type == KvType::kI8 ? whole_lines(4 * kv_heads * page_size) : 0; }
+  int64_t page_bytes() const { return key_bytes() + value_bytes() + 2 * scale_bytes(); }
+
+  static int64_t whole_lines(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 };
 
 constexpr int64_t kMaxHeadDim = 512;
