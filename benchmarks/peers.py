@@ -34,7 +34,7 @@ PYTHONS = {
 }
 
 REDIRECTED_WIDTH = 160
-"""Columns of the table where there is no terminal to fit it into."""
+"""Columns that a table may take in a file."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -136,8 +136,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         if not comparison.workers:
             return 1
         results = Results(model, arguments.threads, workloads, comparison.workers, timings)
-        output = Console(highlight=False)
-        output.print(table(results), width=output.width if output.is_terminal else REDIRECTED_WIDTH)
+        Console(highlight=False, width=None if sys.stdout.isatty() else REDIRECTED_WIDTH).print(table(results))
         if arguments.json is not None:
             arguments.json.write_text(json.dumps(as_json(results), indent=2) + "\n")
         return int(comparison.failed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -105,7 +106,10 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerError(f"ended with status {self._process.wait()}{self._last_words()}")
+            status = self._process.wait()
+            if status < 0:
+                raise WorkerError(f"was ended by {signal.Signals(-status).name}")
+            raise WorkerError(f"ended with status {status}{self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         if "missing" in answer:
             raise Missing(answer["missing"])

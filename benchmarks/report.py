@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from process import Worker
@@ -61,14 +62,17 @@ def table(results: Results) -> Table:
     grid = Table(
         title=f"{results.model.name}, {results.threads} threads, rounds: {rounds}",
         caption="tok/s, median and range: more is better. Load and memory: less is better.",
+        box=SIMPLE,
         leading=1,
+        pad_edge=False,
+        show_edge=False,
     )
     grid.add_column("", no_wrap=True)
     for label in results.workers:
-        grid.add_column(label, justify="right", no_wrap=True)
-    groups = {"octavo / best peer": results.peers(same_file=True)}
-    if results.peers(same_file=False) != groups["octavo / best peer"]:
-        groups["on any file"] = results.peers(same_file=False)
+        grid.add_column(_stacked(label), justify="right", no_wrap=True)
+    groups = {"octavo /\nbest peer": results.peers(same_file=True)}
+    if len(results.peers(same_file=False)) > len(results.peers(same_file=True)):
+        groups["best on\nany file"] = results.peers(same_file=False)
     for heading in groups:
         grid.add_column(heading, justify="right", no_wrap=True)
     for workload in results.workloads:
@@ -76,7 +80,7 @@ def table(results: Results) -> Table:
         for labels in groups.values():
             best = results.best_peer(workload, labels)
             ratio = None if best is None else results.ratio(best, workload)
-            cells.append("–" if ratio is None else f"{ratio:.2f}\n{best}")
+            cells.append("–" if best is None else f"{ratio:.2f}\n{_stacked(best)}")
         grid.add_row(_heading(workload), *cells)
     grid.add_section()
     for name, form, of in _COSTS:
@@ -119,13 +123,17 @@ def _cost_ratio(results: Results, labels: Sequence[str], of: Callable[[Worker], 
     if OURS not in results.workers or not labels:
         return "–"
     best = min(labels, key=lambda label: of(results.workers[label]))
-    return f"{of(results.workers[OURS]) / of(results.workers[best]):.2f}\n{best}"
+    return f"{of(results.workers[OURS]) / of(results.workers[best]):.2f}\n{_stacked(best)}"
 
 
 def _heading(workload: Workload) -> str:
     work = workload.work
-    figure = {"offline": "total", "prefill": "prefill"}.get(workload.kind, "decode phase")
-    return f"{workload.name}: {figure}\n{work.streams} × {work.prompt_len}/{work.output_len}"
+    return f"{workload.name}\n{work.streams} × {work.prompt_len}/{work.output_len}"
+
+
+def _stacked(label: str) -> str:
+    """Narrow, so that the table fits a terminal of 80 columns."""
+    return label.replace(" ", "\n")
 
 
 def _range(speeds: Sequence[float]) -> str:
