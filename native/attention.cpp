@@ -95,34 +95,35 @@ static inline void dot_keys(const float* q, int64_t dim, const T* const* key, in
   OCTAVO_EACH(h, N)
     OCTAVO_EACH(v, V) total[h][v] = splat(0.0f);
   for (int64_t d = 0; d < dim; d++) {
-    F8 k[V];
-    OCTAVO_EACH(v, V) k[v] = load8(key[v] + d * stride);
-    OCTAVO_EACH(h, N) {
-      const F8 one = splat(q[h * dim + d]);
-      OCTAVO_EACH(v, V) total[h][v] = fma(one, k[v], total[h][v]);
+    F8 one[N];
+    OCTAVO_EACH(h, N) one[h] = splat(q[h * dim + d]);
+    OCTAVO_EACH(v, V) {
+      const F8 k = load8(key[v] + d * stride);
+      OCTAVO_EACH(h, N) total[h][v] = fma(one[h], k, total[h][v]);
     }
   }
   OCTAVO_EACH(h, N)
     OCTAVO_EACH(v, V) scores[h * kVectors + v] = total[h][v];
 }
 
+// As many vectors at a time as leave room for their sums in sixteen registers.
+template <int N, typename T, F8 (*load8)(const T*)>
+static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride, F8* scores) {
+  int64_t v = 0;
+  if (N < kHeads && vectors == kVectors) return dot_keys<N, kVectors, T, load8>(q, dim, key, stride, scores);
+  for (; v + 2 <= vectors; v += 2) dot_keys<N, 2, T, load8>(q, dim, key + v, stride, scores + v);
+  if (v < vectors) dot_keys<N, 1, T, load8>(q, dim, key + v, stride, scores + v);
+}
+
 template <typename T, F8 (*load8)(const T*)>
 static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride,
                          F8* scores) {
-  if (heads == 1 && vectors == kVectors) return dot_keys<1, kVectors, T, load8>(q, dim, key, stride, scores);
-  int64_t v = 0;
-  for (; v + 2 <= vectors; v += 2) switch (heads) {
-      case 1: dot_keys<1, 2, T, load8>(q, dim, key + v, stride, scores + v); break;
-      case 2: dot_keys<2, 2, T, load8>(q, dim, key + v, stride, scores + v); break;
-      case 3: dot_keys<3, 2, T, load8>(q, dim, key + v, stride, scores + v); break;
-      default: dot_keys<4, 2, T, load8>(q, dim, key + v, stride, scores + v); break;
-    }
-  if (v < vectors) switch (heads) {
-      case 1: dot_keys<1, 1, T, load8>(q, dim, key + v, stride, scores + v); break;
-      case 2: dot_keys<2, 1, T, load8>(q, dim, key + v, stride, scores + v); break;
-      case 3: dot_keys<3, 1, T, load8>(q, dim, key + v, stride, scores + v); break;
-      default: dot_keys<4, 1, T, load8>(q, dim, key + v, stride, scores + v); break;
-    }
+  switch (heads) {
+    case 1: return all_keys<1, T, load8>(q, dim, key, vectors, stride, scores);
+    case 2: return all_keys<2, T, load8>(q, dim, key, vectors, stride, scores);
+    case 3: return all_keys<3, T, load8>(q, dim, key, vectors, stride, scores);
+    default: return all_keys<4, T, load8>(q, dim, key, vectors, stride, scores);
+  }
 }
 
 static inline F8 load_float(const float* p) { return load(p); }
@@ -186,12 +187,15 @@ static void attend_heads(const KvLayer& kv, const int32_t* page_row, int64_t pos
     F8 scores[kHeads * kVectors];
     const T* value[kChunk];
     alignas(32) float key_scale[kChunk] = {}, value_scale[kChunk] = {};
-    for (int64_t p = from; p < to; p++) {
+    for (int64_t p = from; p < to;) {
       const Page<T> page = page_of<T>(kv, page_row[p / size], kv_head);
-      value[p - from] = page.values + p % size * padded;
-      if (type == KvType::kI8) {
-        key_scale[p - chunk] = page.key_scales[p % size];
-        value_scale[p - from] = page.value_scales[p % size];
+      const int64_t end = to < (p / size + 1) * size ? to : (p / size + 1) * size;
+      for (int64_t at = p % size; p < end; p++, at++) {
+        value[p - from] = page.values + at * padded;
+        if (type == KvType::kI8) {
+          key_scale[p - chunk] = page.key_scales[at];
+          value_scale[p - from] = page.value_scales[at];
+        }
       }
     }
     if (together) {

@@ -124,11 +124,18 @@ static inline F8 load_scale(const uint8_t* p, int index) {
   return load(reinterpret_cast<const float*>(p) + index * kTile);
 }
 
+// Weights come from memory in one long stream, which the hardware follows too late when there is one row to multiply.
+static inline void prefetch(const uint8_t* data) {
+  constexpr int64_t kAhead = 2048;
+  for (int64_t line = 0; line < 192; line += 64) __builtin_prefetch(data + kAhead + line);
+}
+
 template <bool half_scales, int M>
 static inline void rows_u4(const Weight& w, const Activations8* x, int64_t tile, F8* total) {
   const int64_t blocks = w.blocks(), bytes = w.block_bytes();
   const uint8_t* data = w.data + tile * blocks * bytes;
   for (int64_t b = 0; b < blocks; b++, data += bytes, x += kPanel) {
+    if (M < kPanel) prefetch(data);
     I8 dot[M];
     dot_u4<M>(data, x, dot);
     const F8 scale = load_scale<half_scales>(data + 128, 0), minimum = load_scale<half_scales>(data + 128, 1);
@@ -145,6 +152,7 @@ static inline void rows_s8(const Weight& w, const Activations16* x, int64_t tile
   const int groups = static_cast<int>(kBlock / w.group);
   const uint8_t* data = w.data + tile * blocks * bytes;
   for (int64_t b = 0; b < blocks; b++, data += bytes, x += kPanel) {
+    if (M < kPanel) prefetch(data), prefetch(data + 128);
     I8 first[M], second[M];
     dot_s8<M>(data, x, 0, first);
     dot_s8<M>(data + 128, x, 1, second);

@@ -43,9 +43,9 @@ static inline float sum(F8 v) {  // always in this order
 }
 
 static inline float largest(F8 v) {
-  float m = v[0];
-  for (int i = 1; i < 8; i++) m = v[i] > m ? v[i] : m;
-  return m;
+  v = max8(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = max8(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return v[0] > v[1] ? v[0] : v[1];
 }
 
 static inline float half_to_float(uint16_t h) {
@@ -129,15 +129,15 @@ static inline F8 exp8(F8 x) {
   x = x < low ? low : x;
   x = x > high ? high : x;
   const F8 n = nearest(x * splat(1.44269504f));
-  F8 r = x - n * splat(0.693359375f);
-  r = r - n * splat(-2.12194440e-4f);
+  F8 r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
   F8 p = splat(1.9875691500e-4f);
-  p = p * r + splat(1.3981999507e-3f);
-  p = p * r + splat(8.3334519073e-3f);
-  p = p * r + splat(4.1665795894e-2f);
-  p = p * r + splat(1.6666665459e-1f);
-  p = p * r + splat(5.0000001201e-1f);
-  p = p * r * r + r + splat(1.0f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r + splat(1.0f));
   const I8 exponent = (__builtin_convertvector(n, I8) + 127) << 23;
   const F8 result = p * (F8)exponent;
   return (F8)((I8)result & ~vanishes);
