@@ -130,11 +130,12 @@ static inline void prefetch(const uint8_t* data) {
   for (int64_t line = 0; line < 192; line += 64) __builtin_prefetch(data + kAhead + line);
 }
 
+// Blocks [first, last) of a tile: total[m] += w * x[m]. `x` is the panel's records from `first` on.
 template <bool half_scales, int M>
-static inline void rows_u4(const Weight& w, const Activations8* x, int64_t tile, F8* total) {
-  const int64_t blocks = w.blocks(), bytes = w.block_bytes();
-  const uint8_t* data = w.data + tile * blocks * bytes;
-  for (int64_t b = 0; b < blocks; b++, data += bytes, x += kPanel) {
+static inline void add_blocks(const Weight& w, const Activations8* x, int64_t tile, int64_t first, int64_t last, F8* total) {
+  const int64_t bytes = w.block_bytes();
+  const uint8_t* data = w.data + (tile * w.blocks() + first) * bytes;
+  for (int64_t b = first; b < last; b++, data += bytes, x += kPanel) {
     if (M < kPanel) prefetch(data);
     I8 dot[M];
     dot_u4<M>(data, x, dot);
@@ -147,25 +148,25 @@ static inline void rows_u4(const Weight& w, const Activations8* x, int64_t tile,
 }
 
 template <bool half_scales, int M>
-static inline void rows_s8(const Weight& w, const Activations16* x, int64_t tile, F8* total) {
-  const int64_t blocks = w.blocks(), bytes = w.block_bytes();
+static inline void add_blocks(const Weight& w, const Activations16* x, int64_t tile, int64_t first, int64_t last, F8* total) {
+  const int64_t bytes = w.block_bytes();
   const int groups = static_cast<int>(kBlock / w.group);
-  const uint8_t* data = w.data + tile * blocks * bytes;
-  for (int64_t b = 0; b < blocks; b++, data += bytes, x += kPanel) {
+  const uint8_t* data = w.data + (tile * w.blocks() + first) * bytes;
+  for (int64_t b = first; b < last; b++, data += bytes, x += kPanel) {
     if (M < kPanel) prefetch(data), prefetch(data + 128);
-    I8 first[M], second[M];
-    dot_s8<M>(data, x, 0, first);
-    dot_s8<M>(data + 128, x, 1, second);
+    I8 front[M], back[M];
+    dot_s8<M>(data, x, 0, front);
+    dot_s8<M>(data + 128, x, 1, back);
     const uint8_t* scales = data + 256;
     const F8 scale = load_scale<half_scales>(scales, 0);
     if (groups == 1) {
       OCTAVO_EACH(m, M)
-        total[m] = fma(__builtin_convertvector(first[m] + second[m], F8), scale * load(x[m].scale), total[m]);
+        total[m] = fma(__builtin_convertvector(front[m] + back[m], F8), scale * load(x[m].scale), total[m]);
     } else {
       const F8 other = load_scale<half_scales>(scales, 1);
       OCTAVO_EACH(m, M) {
-        total[m] = fma(__builtin_convertvector(first[m], F8), scale * load(x[m].scale), total[m]);
-        total[m] = fma(__builtin_convertvector(second[m], F8), other * load(x[m].scale), total[m]);
+        total[m] = fma(__builtin_convertvector(front[m], F8), scale * load(x[m].scale), total[m]);
+        total[m] = fma(__builtin_convertvector(back[m], F8), other * load(x[m].scale), total[m]);
       }
     }
     if (w.minima) {
@@ -175,23 +176,37 @@ static inline void rows_s8(const Weight& w, const Activations16* x, int64_t tile
   }
 }
 
-template <bool half_scales, int M>
-static void quantised_panel(const Weight& w, const void* activations, int64_t panel, const Output& out, int64_t first,
+// Wide inputs are taken in chunks of blocks whose activations stay in the L1 cache while some tiles are gone through.
+constexpr int64_t kChunkBytes = 24 * 1024;
+constexpr int64_t kChunkTiles = 16;
+
+template <bool half_scales, int M, typename Record>
+static void quantised_panel(const Weight& w, const Record* activations, int64_t panel, const Output& out, int64_t first,
                             int64_t last) {
-  const int64_t start = panel * kPanel * w.blocks();
-  for (int64_t tile = first; tile < last; tile++) {
-    F8 total[M];
-    OCTAVO_EACH(m, M) total[m] = splat(0.0f);
-    if (w.kind == WeightKind::kU4)
-      rows_u4<half_scales, M>(w, static_cast<const Activations8*>(activations) + start, tile, total);
-    else
-      rows_s8<half_scales, M>(w, static_cast<const Activations16*>(activations) + start, tile, total);
-    OCTAVO_EACH(m, M) put(out, panel * kPanel + m, tile * kTile, total[m], w.bias);
+  const Record* x = activations + panel * kPanel * w.blocks();
+  const int64_t most = kChunkBytes / static_cast<int64_t>(kPanel * sizeof(Record));
+  const int64_t chunks = (w.blocks() + most - 1) / most;
+  for (int64_t tile = first; tile < last; tile += kChunkTiles) {
+    const int64_t tiles = last - tile < kChunkTiles ? last - tile : kChunkTiles;
+    F8 sums[kChunkTiles][M];
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+      const int64_t from = w.blocks() * chunk / chunks, to = w.blocks() * (chunk + 1) / chunks;
+      for (int64_t t = 0; t < tiles; t++) {
+        F8 total[M];
+        OCTAVO_EACH(m, M) total[m] = chunk == 0 ? splat(0.0f) : sums[t][m];
+        add_blocks<half_scales, M>(w, x + from * kPanel, tile + t, from, to, total);
+        if (chunk + 1 < chunks) {
+          OCTAVO_EACH(m, M) sums[t][m] = total[m];
+        } else {
+          OCTAVO_EACH(m, M) put(out, panel * kPanel + m, (tile + t) * kTile, total[m], w.bias);
+        }
+      }
+    }
   }
 }
 
-template <bool half_scales>
-static void quantised_panels(const Weight& w, const void* activations, int64_t rows, const Output& out, int64_t first,
+template <bool half_scales, typename Record>
+static void quantised_panels(const Weight& w, const Record* activations, int64_t rows, const Output& out, int64_t first,
                              int64_t last) {
   int64_t panel = 0;
   for (; (panel + 1) * kPanel <= rows; panel++)
@@ -206,10 +221,16 @@ static void quantised_panels(const Weight& w, const void* activations, int64_t r
 
 void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, int64_t first,
                       int64_t last) {
-  if (w.half_scales)
-    quantised_panels<true>(w, activations, rows, out, first, last);
+  const auto go = [&](const auto* records) {
+    if (w.half_scales)
+      quantised_panels<true>(w, records, rows, out, first, last);
+    else
+      quantised_panels<false>(w, records, rows, out, first, last);
+  };
+  if (w.kind == WeightKind::kU4)
+    go(static_cast<const Activations8*>(activations));
   else
-    quantised_panels<false>(w, activations, rows, out, first, last);
+    go(static_cast<const Activations16*>(activations));
 }
 
 // --- float linears -----------------------------------------------------------------------------------------------------
