@@ -51,14 +51,19 @@ static inline Page<T> page_of(const KvLayer& kv, int64_t page, int64_t kv_head) 
 
 // --- writing -----------------------------------------------------------------------------------------------------------
 
+// Of a head in 8 bits. What is not finite must not become a number: the scale is then NaN.
 static inline float scale_of(const float* x, int64_t count) {
   float most = 0.0f;
-  for (int64_t i = 0; i < count; i++) most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-  return most / 127.0f;
+  bool finite = true;
+  for (int64_t i = 0; i < count; i++) {
+    most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
+    finite &= std::isfinite(x[i]);
+  }
+  return finite ? most / 127.0f : NAN;
 }
 
 static inline int8_t to_byte(float x, float scale) {
-  return static_cast<int8_t>(scale > 0.0f ? std::nearbyint(x / scale) : 0.0f);
+  return static_cast<int8_t>(scale > 1e-35f ? std::nearbyint(x / scale) : 0.0f);
 }
 
 void store_kv(const KvLayer& kv, const float* keys, const float* values, int64_t slot) {

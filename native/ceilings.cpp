@@ -11,7 +11,7 @@
 namespace octavo {
 
 constexpr int kTries = 5;
-constexpr int64_t kFloats = int64_t{16} << 20;  // 64 MiB a thread: far more than the caches hold
+constexpr int64_t kFloats = int64_t{64} << 20;  // 256 MiB in all: far more than the caches hold
 
 // The best of some tries of work(thread) on every thread, in seconds.
 template <typename Work>
@@ -28,20 +28,19 @@ static double best_seconds(Team& team, Work work) {
 
 Ceilings measure_ceilings(const Kernels& kernels, int threads) {
   Team team(threads);
-  std::vector<std::unique_ptr<float[]>> memory(threads);
-  for (auto& part : memory) {
-    part.reset(new float[kFloats]);
-    std::fill(part.get(), part.get() + kFloats, 1.0f);
-  }
+  const std::unique_ptr<float[]> memory(new float[kFloats]);
+  std::fill(memory.get(), memory.get() + kFloats, 1.0f);
+  const int64_t share = kFloats / threads;
   std::vector<float> sums(threads);
-  const double read = best_seconds(team, [&](int thread) { sums[thread] = kernels.read_all(memory[thread].get(), kFloats); });
+  const double read = best_seconds(
+      team, [&](int thread) { sums[thread] = kernels.read_all(memory.get() + thread * share, share); });
   std::atomic<int64_t> operations{0};
   const auto peak = [&](int64_t (*loop)(int64_t)) {
     operations = 0;
     const double seconds = best_seconds(team, [&](int) { operations += loop(1'000'000); });
     return static_cast<double>(operations) / kTries / seconds;
   };
-  return {static_cast<double>(threads) * kFloats * sizeof(float) / read, peak(kernels.peak_float),
+  return {static_cast<double>(threads) * share * sizeof(float) / read, peak(kernels.peak_float),
           peak(kernels.peak_integer)};
 }
 

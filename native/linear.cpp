@@ -304,13 +304,21 @@ static inline void round_block(const float* x, float limit, I8* q, float* scale,
     magnitude = max8((F8)((I8)v[i] & 0x7fffffff), magnitude);
     undefined |= v[i] != v[i];
   }
+  // What is not finite must not become a number, and what is next to nothing has no inverse.
   const float most = largest(magnitude);
-  const F8 inverse = splat(most > 0.0f ? limit / most : 0.0f);
+  int32_t holes = !std::isfinite(most);
+  for (int lane = 0; lane < 8; lane++) holes |= undefined[lane];
+  if (holes || most < 1e-30f) {
+    for (int i = 0; i < 4; i++) q[i] = I8{};
+    *scale = *total = holes ? NAN : 0.0f;
+    return;
+  }
+  const F8 inverse = splat(limit / most);
   I8 sums = {};
   OCTAVO_EACH(i, 4) sums += q[i] = __builtin_convertvector(nearest(v[i] * inverse), I8);
-  int32_t count = 0, holes = 0;
-  for (int lane = 0; lane < 8; lane++) count += sums[lane], holes |= undefined[lane];
-  *scale = holes ? NAN : most / limit;  // an undefined input must not become a number
+  int32_t count = 0;
+  for (int lane = 0; lane < 8; lane++) count += sums[lane];
+  *scale = most / limit;
   *total = *scale * static_cast<float>(count);
 }
 

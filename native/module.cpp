@@ -6,7 +6,6 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <optional>
@@ -53,6 +52,10 @@ std::vector<std::string> instruction_sets() {
   for (const Kernels* kernels : all_kernels())
     if (kernels->supported()) names.push_back(kernels->name);
   return names;
+}
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("a step needs ") + what);
 }
 
 Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second}; }
@@ -183,6 +186,13 @@ NB_MODULE(_native, m) {
              Array<const int32_t> top_k, Array<const float> top_p, Array<const float> min_p,
              Array<const int32_t> num_logprobs, const std::vector<RowAdjustment>& row_adjustments,
              Array<int32_t> sampled, Array<float> logprobs, Array<int32_t> top_tokens, Array<float> top_logprobs) {
+            require(positions.size() == tokens.size() && slots.size() == tokens.size(), "one position and slot per token");
+            require(query_starts.size() == table_rows.size() + 1, "one start more than there are sequences");
+            require(page_table.ndim() == 2 && top_tokens.ndim() == 2, "matrices of pages and of top tokens");
+            require(copies.ndim() == 2 && copies.shape(1) == 2, "pairs of pages to copy");
+            for (size_t size : {logit_rows.size(), sample_positions.size(), seeds.size(), temperature.size(), top_k.size(),
+                                top_p.size(), min_p.size(), num_logprobs.size(), logprobs.size(), top_tokens.shape(0)})
+              require(size == sampled.size(), "as many of everything as rows to sample");
             Step step{};
             step.tokens = static_cast<int64_t>(tokens.size());
             step.sequences = static_cast<int64_t>(table_rows.size());
@@ -210,7 +220,7 @@ NB_MODULE(_native, m) {
               adjustment_of_row.resize(sampled.size());
               for (const RowAdjustment& row : row_adjustments) {
                 adjustments.push_back(adjustment(row, plan.vocab()));
-                adjustment_of_row[std::get<0>(row)] = &adjustments.back();
+                adjustment_of_row.at(std::get<0>(row)) = &adjustments.back();
               }
               sampling.adjustments = adjustment_of_row.data();
             }

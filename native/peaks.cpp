@@ -52,9 +52,11 @@ int64_t peak_integer(int64_t rounds) {
 }
 
 float read_all(const float* data, int64_t count) {
+  // Four streams at once: the hardware fetches further ahead than for one.
   F8 total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
-  for (int64_t i = 0; i + 32 <= count; i += 32)
-    OCTAVO_EACH(j, 4) total[j] += load(data + i + 8 * j);
+  const int64_t quarter = count / 4;
+  for (int64_t i = 0; i + 16 <= quarter; i += 16)
+    OCTAVO_EACH(j, 4) total[j] += load(data + j * quarter + i) + load(data + j * quarter + i + 8);
   return sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 

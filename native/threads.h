@@ -7,6 +7,9 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -50,16 +53,18 @@ class Barrier {
 // Threads that sleep between steps. The caller's thread is one of the team.
 class Team {
  public:
+  // Throws std::runtime_error when so many threads cannot be started.
   explicit Team(int threads) : barrier(threads), size(threads) {
-    for (int index = 1; index < threads; index++) workers_.emplace_back([this] { work(); });
+    try {
+      for (int index = 1; index < threads; index++) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      const size_t started = workers_.size() + 1;
+      stop();
+      throw std::runtime_error("only " + std::to_string(started) + " could be started");
+    }
   }
 
-  ~Team() {
-    stop_ = true;
-    start_.fetch_add(1, std::memory_order_release);
-    start_.notify_all();
-    for (auto& worker : workers_) worker.join();
-  }
+  ~Team() { stop(); }
 
   // Run `job` on every thread of the team; returns when all have ended it.
   void run(const std::function<void()>& job) {
@@ -75,11 +80,20 @@ class Team {
   const int size;
 
  private:
+  void stop() {
+    stop_ = true;
+    start_.fetch_add(1, std::memory_order_release);
+    start_.notify_all();
+    for (auto& worker : workers_) worker.join();
+    workers_.clear();
+  }
+
   void work() {
     uint32_t seen = 0;
     for (;;) {
       // A decoding engine starts the next step within microseconds: look for a moment before going to sleep.
-      for (int spins = 0; spins < 20000 && start_.load(std::memory_order_acquire) == seen; spins++) pause_cpu();
+      for (int spins = 0; spins < 4000 && start_.load(std::memory_order_acquire) == seen; spins++)
+        spins < 2000 ? pause_cpu() : (void)sched_yield();
       start_.wait(seen, std::memory_order_acquire);
       seen = start_.load(std::memory_order_acquire);
       if (stop_) return;

@@ -22,11 +22,16 @@ from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
 ISAS = native.instruction_sets()
 
 
-def linear_graph(width: int, out: int, *, scaled: bool = False) -> Graph:
-    """Token -> embedding row -> one linear: a product of any shape with any rows."""
+def linear_graph(width: int, out: int, *, last: bool = True) -> Graph:
+    """Token -> embedding row -> one linear: a product of any shape with any rows.
+
+    The matrix of the logits is never brought to 4 bits; unless the linear is to be the `last`, it is followed by
+    another, whose result is added.
+    """
     g = GraphBuilder()
-    y = g.linear(g.select_rows(g.embedding("table", 64, width)), "weight", out)
-    return g.finish(g.scale(y, 1.0) if scaled else y)
+    x = g.select_rows(g.embedding("table", 64, width))
+    y = g.linear(x, "weight", out)
+    return g.finish(y if last else y + g.linear(x, "zero", out))
 
 
 QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
@@ -78,8 +83,9 @@ def test_products_of_any_shape_and_format(
     table = random_tensor("table.weight", "F32", 64, width, rng)
     weight = random_tensor("weight.weight", form, out, width, rng)
     tensors = {"table.weight": table, "weight.weight": weight}
-    # The matrix of the logits is never brought to 4 bits: q4 needs something after it.
-    graph = linear_graph(width, out, scaled=True)
+    zero = Tensor("zero.weight", (out, width), Format.F32, np.zeros((out, width), np.float32))
+    tensors["zero.weight"] = zero
+    graph = linear_graph(width, out, last=False)
     more = {"vocab_size": out, "num_pages": 4, "quantization": quantization}
     executor = CpuExecutor(graph, tensors, max_positions=64, threads=threads, isa=isa, **more)  # type: ignore[arg-type]
     tokens = rng.integers(0, 64, rows).tolist()
@@ -219,6 +225,80 @@ def test_attention_of_any_shape(
     assert np.abs(found - expected).max() <= tolerance
     whole = Runner(executor).run(tokens, [length])
     assert np.array_equal(whole, found)
+
+
+@pytest.mark.parametrize(
+    "forms", [("Q4_K", "Q6_K", "Q4_K"), ("Q4_0", "F16", "Q8_0"), ("Q5_1", "Q8_0", "Q5_0")], ids=str
+)
+@pytest.mark.parametrize("isa", ISAS)
+def test_siblings_of_different_formats(forms: tuple[str, ...], isa: str) -> None:
+    # As in files that keep values in more bits than queries and keys. 2,560 inputs are more than one chunk.
+    rng = np.random.default_rng(3)
+    g = GraphBuilder()
+    x = g.select_rows(g.embedding("table", 64, 2560))
+    parts = [g.linear(x, f"weight{index}", 24) for index in range(3)]
+    y = parts[0] + parts[1] + parts[2]
+    graph = g.finish(y)
+    tensors = {"table.weight": random_tensor("table.weight", "F32", 64, 2560, rng)}
+    for index, form in enumerate(forms):
+        tensors[f"weight{index}.weight"] = random_tensor(f"weight{index}.weight", form, 24, 2560, rng)
+    executor = CpuExecutor(graph, tensors, vocab_size=24, num_pages=4, max_positions=64, isa=isa)
+    tokens = list(range(0, 64, 3))
+    x = tensors["table.weight"].data[tokens]
+    logits = np.zeros((len(tokens), 24))
+    for index, form in enumerate(forms):
+        limit = 127 if form.startswith("Q4") else 32767
+        seen = rounded(x, limit) if form in QUANTISED else x
+        logits += seen.astype(np.float64) @ tensors[f"weight{index}.weight"].to_float32().astype(np.float64).T
+    peak = logits.max(1, keepdims=True)
+    expected = logits - np.log(np.exp(logits - peak).sum(1, keepdims=True)) - peak
+    found = Runner(executor).run(tokens)
+    assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(logits).max(), 1.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", ["F16", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_is_not_finite_does_not_become_a_number(value: float, form: str, isa: str) -> None:
+    rng = np.random.default_rng(4)
+    table = random_tensor("table.weight", "F32", 64, 64, rng)
+    table.data[1, 40:42] = value
+    table.data[2] *= 1e-38  # has no inverse, and is a number all the same
+    weight = random_tensor("weight.weight", form, 8, 64, rng)
+    tensors = {"table.weight": table, "weight.weight": weight}
+    executor = CpuExecutor(linear_graph(64, 8), tensors, vocab_size=8, num_pages=4, max_positions=64, isa=isa)
+    assert np.isfinite(Runner(executor).run([0, 2])).all()
+    with pytest.raises(ValueError, match="not finite"):
+        Runner(executor).run([0, 1])
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["fp32", "fp16", "int8"])
+def test_keys_that_are_not_finite_do_not_become_numbers(kv_cache_dtype: str) -> None:
+    graph = attention_graph(2, 1, 8, None)
+    (shape,) = graph.parameters().values()
+    table = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    table[1, 20] = np.nan
+    tensors = {"table.weight": Tensor("table.weight", shape, Format.F32, table)}
+    pages = {"vocab_size": 16, "num_pages": 4, "max_positions": 64}
+    executor = CpuExecutor(graph, tensors, kv_cache_dtype=kv_cache_dtype, **pages)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not finite"):
+        Runner(executor).run([0, 1, 2])
+
+
+def test_a_residual_that_is_a_slice() -> None:
+    rng = np.random.default_rng(5)
+    g = GraphBuilder()
+    x = g.select_rows(g.embedding("table", 64, 20))
+    _, tail = g.split(x, [7, 13])
+    graph = g.finish(tail + g.linear(x, "weight", 13))
+    tensors = {
+        "table.weight": random_tensor("table.weight", "F32", 64, 20, rng),
+        "weight.weight": random_tensor("weight.weight", "F32", 13, 20, rng),
+    }
+    more = {"vocab_size": 13, "num_pages": 4}
+    found = Runner(CpuExecutor(graph, tensors, max_positions=64, **more)).run([1, 2, 3])  # type: ignore[arg-type]
+    expected = Runner(ReferenceExecutor(graph, tensors, **more)).run([1, 2, 3])  # type: ignore[arg-type]
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)

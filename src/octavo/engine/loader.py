@@ -152,8 +152,11 @@ class _Cpu:
         self._config = config
 
     def weight_bytes(self, graph: Graph, checkpoint: Checkpoint) -> dict[str, int]:
-        from octavo.backends.cpu.quantization import weight_bytes
+        from octavo.backends.cpu.quantization import bits_by_weight, weight_bytes
 
+        matrices = [checkpoint.tensors[name] for name in bits_by_weight(graph, None) if name in checkpoint.tensors]
+        if self._config.quantization is not None and all(tensor.format.is_quantised for tensor in matrices):
+            log.warning("quantization %s changes nothing: all weights are quantised already", self._config.quantization)
         return weight_bytes(graph, checkpoint.tensors, self._config.quantization)
 
     def page_bytes(self, graph: Graph) -> int:

@@ -1,20 +1,22 @@
 """Graphs into equivalent graphs that run faster."""
 
 from collections import defaultdict
+from collections.abc import Callable, Hashable
 
 from octavo.graph.ops import Graph, Linear, Node, Op, Slice
 
 
-def merge_sibling_linears(graph: Graph) -> Graph:
+def merge_sibling_linears(graph: Graph, kind: Callable[[str], Hashable] = lambda _: None) -> Graph:
     """Turn linears of the same input (q·k·v, gate·up) into one, followed by slices.
 
     One product of [rows, in] with [sum of outs, in] reads the input once and keeps the machine busier than several.
-    Only linears that agree on having a bias are merged. The merged one stands where the first of them stood.
+    Only linears that agree on having a bias, and on the `kind` of their weights by name, are merged. The merged one
+    stands where the first of them stood.
     """
-    families: dict[tuple[int, bool], list[int]] = defaultdict(list)
+    families: dict[tuple[int, bool, Hashable], list[int]] = defaultdict(list)
     for index, node in enumerate(graph.nodes):
         if isinstance(node.op, Linear):
-            families[node.inputs[0], bool(node.op.biases)].append(index)
+            families[node.inputs[0], bool(node.op.biases), kind(node.op.weights[0].name)].append(index)
     siblings = {index: family for family in families.values() if len(family) > 1 for index in family}
 
     nodes: list[Node] = []

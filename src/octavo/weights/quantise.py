@@ -9,6 +9,9 @@ Float32 = NDArray[np.float32]
 
 BLOCK = 32
 
+_PIECE = 1 << 18
+"""Elements quantised at a time: what is computed on the way takes some twenty bytes for each."""
+
 
 def quantise(values: Float32, bits: int) -> Integers:
     """Rows [rows, elements] as integers of 8 or 4 bits per block of 32 elements.
@@ -16,6 +19,14 @@ def quantise(values: Float32, bits: int) -> Integers:
     8 bits are Q8_0's: `scale * q`, q from -127 to 127. 4 bits are Q4_1's: `scale * q + minimum`, q from 0 to 15; scale
     and minimum come from the block's extremes, or are fitted to the integers these led to where that is nearer.
     """
+    step = max(1, _PIECE // max(values.shape[1], 1))
+    pieces = [_quantise(values[start : start + step], bits) for start in range(0, max(len(values), 1), step)]
+    integers, scales = (np.concatenate(parts) for parts in zip(*((p.integers, p.scales) for p in pieces), strict=True))
+    minima = [piece.own_minima for piece in pieces if piece.own_minima is not None]
+    return pieces[0]._replace(integers=integers, scales=scales, own_minima=np.concatenate(minima) if minima else None)
+
+
+def _quantise(values: Float32, bits: int) -> Integers:
     rows, width = values.shape
     padded = np.pad(values, ((0, 0), (0, -width % BLOCK)), mode="edge")
     blocks = padded.reshape(rows, -1, BLOCK)

@@ -18,8 +18,10 @@ class Rotations:
     def at(self, op: Rope, positions: Int64) -> tuple[Float32, Float32]:
         """Cosine and sine, each Float32[T, head_dim / 2], for positions Int64[T]."""
         table = self._tables.get(op, np.empty((0, 2, op.head_dim // 2), np.float32))
-        while len(table) <= positions.max(initial=0):
-            table = self._tables[op] = np.concatenate([table, _chunk(op, len(table))])
+        last = int(positions.max(initial=0))
+        if len(table) <= last:
+            chunks = [_chunk(op, start) for start in range(len(table), last + 1, _CHUNK)]
+            table = self._tables[op] = np.concatenate([table, *chunks])
         rows = table[positions]
         return rows[:, 0], rows[:, 1]
 

@@ -6,8 +6,12 @@ import numpy as np
 
 from octavo.backends.common.cores import physical_cores
 from octavo.backends.cpu._native import Plan, instruction_sets, page_bytes
-from octavo.backends.cpu.lowering import Lowering
+from octavo.backends.cpu.lowering import MAX_HEAD_DIM, Lowering
+from octavo.backends.cpu.memory import aligned_zeros
+from octavo.backends.cpu.quantization import bits_by_weight
+from octavo.backends.cpu.repack import Layout, layout_of
 from octavo.backends.protocol import Batch, FinishedStep, StepResult
+from octavo.errors import ConfigError
 from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
@@ -30,7 +34,7 @@ class CpuExecutor:
         kv_cache_dtype: how keys and values are stored, one of `KV_DTYPES`.
         quantization: of weights that are not quantised yet: "q8", "q4" or None.
         max_positions: the longest sequence.
-        threads: None is one for each core this process may run on.
+        threads: None is one for each physical core this process may run on.
         isa: one of `instruction_sets()`; None is the best.
         progress: called with (weights packed, weights in all) while loading.
     """
@@ -55,13 +59,16 @@ class CpuExecutor:
         self.page_size = page_size
         self.isa = isa or instruction_sets()[0]
         self.threads = threads or physical_cores()
-        self._plan = Plan(self.isa, self.threads)
+        try:
+            self._plan = Plan(self.isa, self.threads)
+        except RuntimeError as error:
+            raise ConfigError(f"threads {self.threads}: {error}; use fewer") from None
         self._lowering = Lowering(
             self._plan,
-            merge_sibling_linears(graph),
+            _merged(graph, tensors, quantization),
             tensors,
             pages=[
-                np.zeros((num_pages, layer_page_bytes(op, page_size, kv_cache_dtype)), np.uint8)
+                aligned_zeros(num_pages, layer_page_bytes(op, page_size, kv_cache_dtype))
                 for op in graph.attention_layers()
             ],
             page_size=page_size,
@@ -127,6 +134,25 @@ class CpuExecutor:
         return FinishedStep(result)
 
 
+def _merged(graph: Graph, tensors: Mapping[str, Tensor], quantization: str | None) -> Graph:
+    """The graph with sibling linears merged whose weights are packed alike."""
+    bits = bits_by_weight(graph, quantization)
+
+    def layout(name: str) -> Layout | None:
+        return layout_of(tensors[name].format, bits[name]) if name in tensors else None
+
+    return merge_sibling_linears(graph, layout)
+
+
 def layer_page_bytes(layer: Attention, page_size: int, kv_cache_dtype: str) -> int:
-    """Bytes of one page of one layer."""
+    """Bytes of one page of one layer.
+
+    Raises:
+        ConfigError: heads that are too wide for the kernels.
+    """
+    if layer.head_dim > MAX_HEAD_DIM:
+        raise ConfigError(
+            f"attention heads of {layer.head_dim} features: the cpu backend takes at most {MAX_HEAD_DIM}; "
+            "use the reference backend"
+        )
     return page_bytes(layer.num_kv_heads, layer.head_dim, page_size, KV_DTYPES[kv_cache_dtype])

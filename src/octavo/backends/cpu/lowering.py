@@ -16,7 +16,6 @@ from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import TILE, PackedWeight, pack
 from octavo.backends.protocol import Float32
-from octavo.errors import ConfigError
 from octavo.graph.ops import (
     Activation,
     Add,
@@ -230,11 +229,6 @@ class Lowering:
                 raise TypeError(f"no native op for {type(other).__name__}")
 
     def _layer(self, op: Attention) -> int:
-        if op.head_dim > MAX_HEAD_DIM:
-            raise ConfigError(
-                f"attention heads of {op.head_dim} features: the cpu backend takes at most {MAX_HEAD_DIM}; "
-                "use the reference backend"
-            )
         return self._plan.add_layer(
             op.num_heads,
             op.num_kv_heads,
@@ -303,9 +297,13 @@ def _fused(graph: Graph) -> dict[int, int]:
     for index, node in enumerate(graph.nodes):
         match readers.get(index, []):
             case [reader] if reader not in found.values():
-                pair = (type(node.op), type(graph.nodes[reader].op))
-                if pair in ((Linear, Add), (Activation, Multiply)) and _other(graph.nodes[reader], index) < reader:
-                    found[index] = reader
+                match node.op, graph.nodes[reader].op:
+                    case Activation(), Multiply():
+                        found[index] = reader
+                    case Linear(), Add():
+                        # A linear adds whole tiles: a slice, unlike a buffer, may end within one.
+                        if not isinstance(graph.nodes[_other(graph.nodes[reader], index)].op, Slice):
+                            found[index] = reader
     return found
 
 

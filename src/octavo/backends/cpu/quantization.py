@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from math import prod
 
+from octavo.backends.cpu.repack import layout_of
 from octavo.graph.ops import Embedding, Graph, Linear
 from octavo.weights.tensor import Tensor
 
 QUANTIZATIONS = {"q4": 4, "q8": 8}
 """Bits of a weight, by name."""
-
-_SCALE_BYTES = {4: 4, 8: 2}
-"""Bytes of scale (and minimum) per block of 32."""
 
 
 def bits_by_weight(graph: Graph, quantization: str | None) -> dict[str, int | None]:
@@ -21,12 +19,13 @@ def bits_by_weight(graph: Graph, quantization: str | None) -> dict[str, int | No
     """
     body = None if quantization is None else QUANTIZATIONS[quantization]
     ends = None if quantization is None else 8
+    logits = next((node for node in reversed(graph.nodes) if isinstance(node.op, Linear)), None)
     bits: dict[str, int | None] = {}
     for node in graph.nodes:
         match node.op:
             case Linear(weights=weights):
                 for weight in weights:
-                    bits.setdefault(weight.name, ends if node is graph.nodes[-1] else body)
+                    bits.setdefault(weight.name, ends if node is logits else body)
             case Embedding(table=table, index=index):
                 bits[table.name] = ends if index == "token" else None
     return bits
@@ -35,13 +34,8 @@ def bits_by_weight(graph: Graph, quantization: str | None) -> dict[str, int | No
 def weight_bytes(graph: Graph, tensors: Mapping[str, Tensor], quantization: str | None) -> dict[str, int]:
     """Bytes of every weight as it is streamed; what the checkpoint lacks is left out."""
     bits = bits_by_weight(graph, quantization)
-    sizes = {}
-    for name, shape in graph.parameters().items():
-        if name not in tensors:
-            continue
-        width = bits.get(name)
-        if width is None or tensors[name].format.is_quantised:
-            sizes[name] = tensors[name].nbytes
-        else:
-            sizes[name] = prod(shape) // 32 * (4 * width + _SCALE_BYTES[width])
-    return sizes
+    return {
+        name: layout_of(tensors[name].format, bits[name]).bytes_of(shape) if name in bits else 4 * prod(shape)
+        for name, shape in graph.parameters().items()
+        if name in tensors
+    }

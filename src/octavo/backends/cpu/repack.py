@@ -7,11 +7,12 @@ where float16 holds all of them, else as float32.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.backends.cpu.memory import aligned_zeros
 from octavo.backends.protocol import Float32
 from octavo.weights.formats import Format, Integers, take_apart
 from octavo.weights.quantise import quantise
@@ -49,6 +50,46 @@ class PackedWeight:
     @property
     def is_quantised(self) -> bool:
         return self.kind in (U4, S8)
+
+
+class Layout(NamedTuple):
+    """How weights of one format are packed: the fields of `PackedWeight` that do not depend on shapes."""
+
+    kind: int
+    group: int
+    half_scales: bool
+    minima: bool
+
+    def bytes_of(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a packed matrix [out, in]."""
+        out, width = shape
+        tiles = -(-out // TILE)
+        if self.kind not in (U4, S8):
+            return tiles * TILE * width * (4 if self.kind == F32 else 2)
+        integers = TILE * BLOCK // (2 if self.kind == U4 else 1)
+        scales = TILE * (2 if self.half_scales else 4) * (BLOCK // self.group + self.minima)
+        return tiles * -(-width // BLOCK) * (integers + scales)
+
+
+_LAYOUTS = {
+    Format.Q4_0: Layout(U4, 32, True, True),
+    Format.Q4_1: Layout(U4, 32, True, True),
+    Format.Q4_K: Layout(U4, 32, False, True),
+    Format.Q5_0: Layout(S8, 32, True, False),
+    Format.Q5_1: Layout(S8, 32, True, True),
+    Format.Q5_K: Layout(S8, 32, False, True),
+    Format.Q6_K: Layout(S8, 16, False, False),
+    Format.Q8_0: Layout(S8, 32, True, False),
+}
+
+
+def layout_of(form: Format, bits: int | None = None) -> Layout:
+    """How a weight of this format is packed, quantised to `bits` if it is not quantised yet."""
+    if form in _LAYOUTS:
+        return _LAYOUTS[form]
+    if bits is None:
+        return Layout(_FLOAT_KINDS[form], 1, False, False)
+    return _LAYOUTS[Format.Q4_1 if bits == 4 else Format.Q8_0]
 
 
 def pack(tensors: Sequence[Tensor], bits: int | None = None) -> PackedWeight:
@@ -99,7 +140,7 @@ def _pack_integers(parts: Sequence[Integers]) -> PackedWeight:
         half = all(np.array_equal(values.astype(np.float16).astype(np.float32), values) for values in scales)
     integer_bytes = TILE * BLOCK // 2 if four_bit else TILE * BLOCK
     scale_bytes = TILE * (2 if half else 4)
-    records = np.empty((out // TILE, blocks, integer_bytes + scale_bytes * (groups + has_minima)), np.uint8)
+    records = aligned_zeros(out // TILE, blocks, integer_bytes + scale_bytes * (groups + has_minima))
     if four_bit:
         # input = 16 a + 8 half + 4 c + j of a block: the two halves in one byte
         split = integers.reshape(-1, TILE, blocks, 2, 2, 2, 4)
