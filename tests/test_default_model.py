@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer in one sentence."
 PROMPTS = ["Name three rivers.", "Write a haiku about paper.", "What is two plus two?", QUESTION, "Who wrote Hamlet?"]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from octavo.engine.config import EngineConfig
+from octavo.engine.config import KV_ITEMSIZE, EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.loader import KV_ITEMSIZE, load_engine
+from octavo.engine.loader import load_engine
 from octavo.engine.request import Request, SamplingParams
 
 PROMPT = np.random.default_rng(1).integers(3, 300, 45).tolist()
@@ -118,7 +118,7 @@ def test_with_everything_cached(tiny_model: Path, backend: str, params: Sampling
 
 def test_preempted(tiny_model: Path, backend: str, params: SamplingParams, alone: Trace) -> None:
     # 8 pages of 16 tokens: the request needs five of them, and so do the two before it.
-    page_bytes = 2 * 2 * 16 * 16 * KV_ITEMSIZE[backend]
+    page_bytes = 2 * 2 * 16 * 16 * KV_ITEMSIZE["fp16" if backend == "cpu" else "fp32"]
     engine = engine_for(tiny_model, backend, kv_cache_memory_bytes=8 * page_bytes)
     for number in range(2):
         more = SamplingParams(max_tokens=30, seed=number)
