@@ -11,7 +11,7 @@ PORT   ?= 8000
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
 
-test: lint types check-imports unit sanitize
+test: lint types check-imports unit $(if $(filter Linux,$(shell uname)),sanitize)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
