@@ -125,6 +125,7 @@ def bench(
     engine.executor = metered = MeteredExecutor(engine.executor)
     tally = _run(engine, rng, num_prompts=num_prompts, input_len=input_len, output_len=output_len, progress=progress)
     elapsed = tally.prefill_seconds + tally.decode_seconds
+    peak = peak_rss_bytes()  # before the ceilings are measured, which takes memory of its own
     prompt_tokens, output_tokens = num_prompts * input_len, num_prompts * output_len
     return BenchResult(
         backend=loaded.info.backend,
@@ -139,7 +140,7 @@ def bench(
         time_to_first_token_seconds=float(np.mean([at - tally.started for at in tally.first_tokens.values()])),
         kv_utilization=float(np.mean(tally.utilization)) if tally.utilization else 0.0,
         roofline_fraction=metered.ideal_seconds(loaded, ceilings(loaded.info.isa, loaded.info.threads)) / elapsed,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=peak,
     )
 
 
