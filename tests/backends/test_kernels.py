@@ -285,6 +285,23 @@ def test_keys_that_are_not_finite_do_not_become_numbers(kv_cache_dtype: str) -> 
         Runner(executor).run([0, 1, 2])
 
 
+def test_a_linear_computed_with_its_sum_still_finds_its_input() -> None:
+    # The first linear waits for the sum, which stands after the last node that seems to read x.
+    rng = np.random.default_rng(6)
+    g = GraphBuilder()
+    x = g.scale(g.select_rows(g.embedding("table", 64, 24)), 1.0)
+    graph = g.finish(g.linear(x, "first", 24) + g.linear(x, "second", 24))
+    tensors = {
+        "table.weight": random_tensor("table.weight", "F32", 64, 24, rng),
+        "first.weight": random_tensor("first.weight", "F32", 24, 24, rng),
+        "second.weight": random_tensor("second.weight", "F16", 24, 24, rng),
+    }
+    more = {"vocab_size": 24, "num_pages": 4}
+    found = Runner(CpuExecutor(graph, tensors, max_positions=64, **more)).run([1, 2, 3])  # type: ignore[arg-type]
+    expected = Runner(ReferenceExecutor(graph, tensors, **more)).run([1, 2, 3])  # type: ignore[arg-type]
+    assert np.allclose(found, expected, atol=1e-4)
+
+
 def test_a_residual_that_is_a_slice() -> None:
     rng = np.random.default_rng(5)
     g = GraphBuilder()

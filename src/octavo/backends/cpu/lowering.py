@@ -157,14 +157,14 @@ class Lowering:
         selected = _selected(self._graph)
         fused = _fused(self._graph)
         inner = {reader: index for index, reader in fused.items()}
-        # A buffer is free after the last node that reads any view of it.
+        # A buffer is free after the last node that reads any view of it; a fused node reads where its reader stands.
         owner: dict[int, int] = {}
         for index, node in enumerate(nodes):
             owner[index] = owner[node.inputs[0]] if isinstance(node.op, Slice) else index
-        last = {}
+        last: dict[int, int] = {}
         for index, node in enumerate(nodes):
             for source in node.inputs:
-                last[owner[source]] = index
+                last[owner[source]] = max(last.get(owner[source], 0), fused.get(index, index))
         ending: dict[int, list[int]] = {}
         for value, index in last.items():
             ending.setdefault(index, []).append(value)
@@ -182,7 +182,7 @@ class Lowering:
                     self._emit(nodes[inner[index]], packed, out, self._views[_other(node, inner[index])])
                 else:
                     self._emit(node, packed, out)
-            for value in ending.get(index, []) + (ending.get(inner[index], []) if index in inner else []):
+            for value in ending.get(index, []):
                 if value in self._views:
                     buffer = self._views[value][0]
                     self._free[self._keys[buffer]].append(buffer)
