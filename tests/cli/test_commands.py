@@ -53,6 +53,29 @@ def serving(model: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], s
         process.communicate()
 
 
+def test_info_names_what_is_used_and_measures_it() -> None:
+    facts = json.loads(octavo("info", "--threads", "1", "--json").stdout)
+    assert facts["threads"] == 1
+    assert facts["isa"] == (facts["isas"][0] if facts["isas"] else None)
+    rates = ("memory_bytes_per_second", "float_operations_per_second", "integer_operations_per_second")
+    assert all(facts[rate] > 1e8 for rate in rates)
+    assert f"instruction set  {facts['isa'] or 'numpy'}" in octavo("info").stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--isa", "mmx"], "mmx"),
+        (["--kv-cache-dtype", "fp8"], "fp32, fp16 or int8"),
+        (["--quantization", "q3"], "q8 or q4"),
+        (["--backend", "reference", "--quantization", "q8"], "native kernels"),
+        (["--backend", "reference", "--kv-cache-dtype", "int8"], "native kernels"),
+    ],
+)
+def test_settings_of_the_kernels_are_refused_by_name(tiny_model: Path, flags: list[str], named: str) -> None:
+    assert named in one_line(octavo("bench", "offline", str(tiny_model), "--num-prompts", "1", *flags))
+
+
 def test_version_and_help() -> None:
     assert octavo("--version").stdout.startswith("octavo 0.")
     for command in (["serve"], ["chat"], ["pull"], ["bench", "offline"], ["bench", "latency"]):
