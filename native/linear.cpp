@@ -184,7 +184,7 @@ template <bool half_scales, int M, typename Record>
 static void quantised_panel(const Weight& w, const Record* activations, int64_t panel, const Output& out, int64_t first,
                             int64_t last) {
   const Record* x = activations + panel * kPanel * w.blocks();
-  const int64_t most = kChunkBytes / static_cast<int64_t>(kPanel * sizeof(Record));
+  const int64_t most = kChunkBytes / static_cast<int64_t>(M * sizeof(Record));
   const int64_t chunks = (w.blocks() + most - 1) / most;
   for (int64_t tile = first; tile < last; tile += kChunkTiles) {
     const int64_t tiles = last - tile < kChunkTiles ? last - tile : kChunkTiles;
@@ -293,71 +293,7 @@ void linear_float(const Weight& w, const float* x, int64_t x_stride, int64_t row
   }
 }
 
-// --- activations -------------------------------------------------------------------------------------------------------
-
-// One block: 32 floats as whole numbers of at most `limit`, their scale, and scale * (their sum).
-static inline void round_block(const float* x, float limit, I8* q, float* scale, float* total) {
-  F8 v[4], magnitude = splat(0.0f);
-  I8 undefined = {};
-  OCTAVO_EACH(i, 4) {
-    v[i] = load(x + 8 * i);
-    magnitude = max8((F8)((I8)v[i] & 0x7fffffff), magnitude);
-    undefined |= v[i] != v[i];
-  }
-  // What is not finite must not become a number, and what is next to nothing has no inverse.
-  const float most = largest(magnitude);
-  int32_t holes = !std::isfinite(most);
-  for (int lane = 0; lane < 8; lane++) holes |= undefined[lane];
-  if (holes || most < 1e-30f) {
-    for (int i = 0; i < 4; i++) q[i] = I8{};
-    *scale = *total = holes ? NAN : 0.0f;
-    return;
-  }
-  const F8 inverse = splat(limit / most);
-  I8 sums = {};
-  OCTAVO_EACH(i, 4) sums += q[i] = __builtin_convertvector(nearest(v[i] * inverse), I8);
-  int32_t count = 0;
-  for (int lane = 0; lane < 8; lane++) count += sums[lane];
-  *scale = most / limit;
-  *total = *scale * static_cast<float>(count);
-}
-
-void quantise(WeightKind kind, const float* x, int64_t width, int64_t in, int64_t row, void* activations) {
-  const int64_t blocks = in / kBlock, start = row / kPanel * kPanel * blocks + row % kPanel;
-  for (int64_t b = 0; b < blocks; b++) {
-    float padded[kBlock] = {};
-    const float* block = x + b * kBlock;
-    if (width < (b + 1) * kBlock) {
-      if (width > b * kBlock) std::memcpy(padded, block, sizeof(float) * (width - b * kBlock));
-      block = padded;
-    }
-    I8 q[4];
-    float scale, total;
-    int32_t integers[kBlock];
-    if (kind == WeightKind::kU4) {
-      Activations8& out = static_cast<Activations8*>(activations)[start + b * kPanel];
-      round_block(block, 127.0f, q, &scale, &total);
-      std::memcpy(integers, q, sizeof integers);
-      int8_t bytes[kBlock];
-      for (int i = 0; i < kBlock; i++) bytes[i] = static_cast<int8_t>(integers[i]);
-      for (int i = 0; i < kBlock / 4; i++) {
-        int32_t four;
-        std::memcpy(&four, bytes + 4 * i, 4);
-        const I8 everywhere = {four, four, four, four, four, four, four, four};
-        std::memcpy(out.q[i], &everywhere, sizeof everywhere);
-      }
-      store(out.scale, splat(scale));
-      store(out.sum, splat(total));
-    } else {
-      Activations16& out = static_cast<Activations16*>(activations)[start + b * kPanel];
-      round_block(block, 32767.0f, q, &scale, &total);
-      std::memcpy(integers, q, sizeof integers);
-      for (int i = 0; i < kBlock; i++) out.q[i] = static_cast<int16_t>(integers[i]);
-      store(out.scale, splat(scale));
-      store(out.sum, splat(total));
-    }
-  }
-}
+// --- rows of a matrix as floats ----------------------------------------------------------------------------------------
 
 void unpack_row(const Weight& w, int64_t row, int64_t width, float* y) {
   const int64_t tile = row / kTile, lane = row % kTile;

@@ -58,7 +58,7 @@ void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(std::string("a step needs ") + what);
 }
 
-Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second}; }
+Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second, -1}; }
 
 // The row, then the fields of octavo.backends.protocol.Adjustment.
 using RowAdjustment =
@@ -177,6 +177,7 @@ NB_MODULE(_native, m) {
           },
           "kind"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a,
           "weight"_a = nb::none(), "bias"_a = nb::none())
+      .def("finish", &Plan::finish)
       .def(
           "run",
           [](Plan& plan, Array<const int32_t> tokens, Array<const int32_t> positions, Array<const int64_t> slots,

@@ -5,11 +5,6 @@
 
 namespace octavo {
 
-// Which of a step's phases this thread is in: all threads go through the same ones, in the same order.
-static thread_local int64_t phase;
-
-static thread_local Sampler sampler;  // keeps its memory from step to step
-
 int32_t Plan::add_buffer(int64_t width, bool selected) {
   buffers_.push_back(Buffer{width, selected, Arena()});
   return static_cast<int32_t>(buffers_.size()) - 1;
@@ -40,8 +35,42 @@ void Plan::add_op(const Op& op) {
   if (joins)
     phases_.back().last = index + 1;
   else
-    phases_.push_back(Phase{index, index + 1});
+    phases_.push_back(Phase{index, index + 1, false});
   ops_.push_back(op);
+}
+
+bool Plan::is_dead_after(int32_t buffer, int64_t op) const {
+  for (int64_t i = op + 1; i < static_cast<int64_t>(ops_.size()); i++) {
+    if (ops_[i].x.buffer == buffer || ops_[i].y.buffer == buffer) return false;
+    if (ops_[i].out.buffer == buffer) return true;
+  }
+  return true;
+}
+
+void Plan::finish() {
+  for (Phase& phase : phases_) {
+    if (ops_[phase.last - 1].kind != OpKind::kQuantise) continue;
+    const int32_t result = ops_[phase.last].out.buffer;  // of the linear, which a faster thread may already write
+    phase.alone = true;
+    for (int64_t i = phase.first; i < phase.last; i++) {
+      const Op& op = ops_[i];
+      const bool survives = op.out.buffer >= 0 && !is_dead_after(op.out.buffer, phase.last - 1);
+      const bool is_overtaken = op.x.buffer == result || op.y.buffer == result;
+      if (op.kind == OpKind::kStoreKv || survives || is_overtaken) phase.alone = false;
+    }
+    if (!phase.alone) continue;
+    std::vector<int64_t> own(buffers_.size(), -1);
+    int64_t floats = 0;
+    for (int64_t i = phase.first; i < phase.last; i++) {
+      Op& op = ops_[i];
+      if (op.x.buffer >= 0) op.x.own = own[op.x.buffer];
+      if (op.y.buffer >= 0) op.y.own = own[op.y.buffer];
+      if (op.out.buffer < 0) continue;
+      op.out.own = own[op.out.buffer] = floats;
+      floats += buffers_[op.out.buffer].width;
+    }
+    own_floats_ = std::max(own_floats_, floats);
+  }
 }
 
 void Plan::reserve(const Step& step) {
@@ -52,6 +81,10 @@ void Plan::reserve(const Step& step) {
   const int64_t panels = (std::max(step.tokens, step.logit_rows) + kPanel - 1) / kPanel;
   const int64_t record = std::max(sizeof(Activations8), sizeof(Activations16));
   activations_.reserve(panels * kPanel * (widest / kBlock + 1) * record);
+  for (Worker& worker : workers_) {
+    worker.floats.reserve(own_floats_ * sizeof(float));
+    worker.activations.reserve(kPanel * (widest / kBlock + 1) * record);
+  }
   sequence_of_token_.resize(step.tokens);
   for (int64_t s = 0; s < step.sequences; s++)
     std::fill(sequence_of_token_.begin() + step.query_starts[s], sequence_of_token_.begin() + step.query_starts[s + 1],
@@ -65,8 +98,8 @@ void Plan::reserve(const Step& step) {
 }
 
 template <typename Body>
-void Plan::share(int64_t count, int64_t piece, Body body) {
-  std::atomic<int64_t>& next = counters_[phase];
+void Plan::share(const Worker& worker, int64_t count, int64_t piece, Body body) {
+  std::atomic<int64_t>& next = counters_[worker.phase];
   for (;;) {
     const int64_t first = next.fetch_add(piece, std::memory_order_relaxed);
     if (first >= count) return;
@@ -74,41 +107,45 @@ void Plan::share(int64_t count, int64_t piece, Body body) {
   }
 }
 
-void Plan::meet() {
+void Plan::meet(Worker& worker) {
   team_.barrier.wait();
-  phase++;
+  worker.phase++;
 }
 
 void Plan::run(const Step& step) {
   reserve(step);
-  team_.run([&] { work(step); });
+  team_.run([&](int index) { work(step, workers_[index]); });
 }
 
-void Plan::work(const Step& step) {
-  phase = 0;
+void Plan::work(const Step& step, Worker& worker) {
+  worker.phase = 0;
   if (step.num_copies > 0) {
-    copy_pages(step);
-    meet();
+    copy_pages(step, worker);
+    meet(worker);
   }
   for (const Phase& current : phases_) {
     const Op& op = ops_[current.first];
-    if (op.kind == OpKind::kLinear)
-      run_linear(op, step);
-    else if (op.kind == OpKind::kAttention)
-      run_attention(op, step);
-    else
-      run_rows(current, step);
-    meet();
+    if (op.kind == OpKind::kLinear) {
+      run_linear(op, step, worker);
+    } else if (op.kind == OpKind::kAttention) {
+      run_attention(op, step, worker);
+    } else {
+      worker.alone = current.alone && rows(op, step) == 1;
+      run_rows(current, step, worker);
+      if (worker.alone) continue;  // with the linear, which takes what this thread computed
+    }
+    meet(worker);
+    worker.alone = false;
   }
   const Value logits = ops_.back().out;
-  share(step.sampling.count, 1, [&](int64_t first, int64_t last) {
+  share(worker, step.sampling.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-      sampler.sample(kernels_, at(logits, step.sampling.logit_rows[row]), vocab(), step.sampling, row);
+      worker.sampler.sample(kernels_, at(logits, step.sampling.logit_rows[row]), vocab(), step.sampling, row);
   });
 }
 
-void Plan::copy_pages(const Step& step) {
-  share(static_cast<int64_t>(layers_.size()), 1, [&](int64_t first, int64_t last) {
+void Plan::copy_pages(const Step& step, Worker& worker) {
+  share(worker, static_cast<int64_t>(layers_.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t layer = first; layer < last; layer++) {
       uint8_t* pages = layers_[layer].pages;
       const int64_t bytes = layers_[layer].page_bytes();
@@ -118,19 +155,22 @@ void Plan::copy_pages(const Step& step) {
   });
 }
 
-void Plan::run_rows(const Phase& phase, const Step& step) {
-  const int64_t count = rows(ops_[phase.first], step);
-  const int64_t piece = count >= 4 * kPanel * team_.size ? kPanel : 1;
-  share(count, piece, [&](int64_t first, int64_t last) {
+void Plan::run_rows(const Phase& phase, const Step& step, Worker& worker) {
+  const auto run_some = [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-      for (int64_t index = phase.first; index < phase.last; index++) run_row(ops_[index], step, row);
-  });
+      for (int64_t index = phase.first; index < phase.last; index++) run_row(ops_[index], step, row, worker);
+  };
+  const int64_t count = rows(ops_[phase.first], step);
+  if (worker.alone)
+    run_some(0, count);
+  else
+    share(worker, count, count >= 4 * kPanel * team_.size ? kPanel : 1, run_some);
 }
 
-void Plan::run_row(const Op& op, const Step& step, int64_t row) {
-  float* out = op.out.buffer < 0 ? nullptr : at(op.out, row);
-  const float* x = op.x.buffer < 0 || op.kind == OpKind::kSelect ? nullptr : at(op.x, row);
-  const float* y = op.y.buffer < 0 ? nullptr : at(op.y, row);
+void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) {
+  float* out = op.out.buffer < 0 ? nullptr : at(worker, op.out, row);
+  const float* x = op.x.buffer < 0 || op.kind == OpKind::kSelect ? nullptr : at(worker, op.x, row);
+  const float* y = op.y.buffer < 0 ? nullptr : at(worker, op.y, row);
   switch (op.kind) {
     case OpKind::kEmbed:
       return kernels_.unpack_row(weights_[op.index], op.by_position ? step.positions[row] : step.ids[row], op.width, out);
@@ -159,7 +199,7 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row) {
       return;
     case OpKind::kQuantise: {
       const Weight& weight = weights_[op.index];
-      return kernels_.quantise(weight.kind, x, op.width, weight.in, row, activations_.data());
+      return kernels_.quantise(weight.kind, x, op.width, weight.in, row, activations(worker));
     }
     case OpKind::kStoreKv:
       return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
@@ -169,7 +209,7 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row) {
   }
 }
 
-void Plan::run_linear(const Op& op, const Step& step) {
+void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
   const int64_t count = rows(op, step);
   if (count == 0) return;
   const Weight& weight = weights_[op.index];
@@ -177,18 +217,18 @@ void Plan::run_linear(const Op& op, const Step& step) {
   const Output out{at(op.out, 0), stride(op.out), adds ? at(op.y, 0) : nullptr, adds ? stride(op.y) : 0};
   const int64_t tiles = weight.tiles();
   const int64_t piece = std::max<int64_t>(1, std::min<int64_t>(16, tiles / (4 * team_.size)));
-  share(tiles, piece, [&](int64_t first, int64_t last) {
+  share(worker, tiles, piece, [&](int64_t first, int64_t last) {
     if (weight.quantised())
-      kernels_.linear_quantised(weight, activations_.data(), count, out, first, last);
+      kernels_.linear_quantised(weight, activations(worker), count, out, first, last);
     else
       kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, first, last);
   });
 }
 
-void Plan::run_attention(const Op& op, const Step& step) {
+void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const KvLayer& layer = layers_[op.index];
   const int64_t width = layer.heads / layer.kv_heads * layer.head_dim;
-  share(step.tokens * layer.kv_heads, 1, [&](int64_t first, int64_t last) {
+  share(worker, step.tokens * layer.kv_heads, 1, [&](int64_t first, int64_t last) {
     for (int64_t item = first; item < last; item++) {
       const int64_t row = item / layer.kv_heads, kv_head = item % layer.kv_heads;
       const int64_t sequence = sequence_of_token_[row];

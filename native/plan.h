@@ -18,6 +18,7 @@ namespace octavo {
 struct Value {
   int32_t buffer;
   int32_t column;
+  int64_t own = -1;  // where a thread that works alone keeps it, in floats; -1: where all threads see it
 };
 
 enum class OpKind : int32_t {
@@ -84,13 +85,14 @@ class Arena {
 
 class Plan {
  public:
-  Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads) {}
+  Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads), workers_(threads) {}
 
   int32_t add_buffer(int64_t width, bool selected);
   int32_t add_weight(const Weight& weight);
   int32_t add_layer(const KvLayer& layer);
   int32_t add_rotary(const RotaryTable& table);
   void add_op(const Op& op);
+  void finish();  // after the last op
 
   void run(const Step& step);
 
@@ -104,30 +106,46 @@ class Plan {
     Arena arena;
   };
   // Operations [first, last) without a barrier between them: either one, or some that each work on rows by themselves.
+  //
+  // What `alone` phases compute is read by themselves and the linear after them, nobody else. When there is one row, every
+  // thread computes it for itself: less work than a barrier, and than fetching from another core's cache.
   struct Phase {
     int64_t first, last;
+    bool alone;
+  };
+  struct Worker {  // a thread's own
+    int64_t phase = 0;  // which of a step's phases it is in: all threads go through the same ones, in the same order
+    bool alone = false;
+    Arena floats, activations;
+    Sampler sampler;  // keeps its memory from step to step
   };
 
+  float* at(const Worker& worker, Value value, int64_t row) {
+    if (worker.alone && value.own >= 0) return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
+    return at(value, row);
+  }
   float* at(Value value, int64_t row) {
     const Buffer& buffer = buffers_[value.buffer];
     return reinterpret_cast<float*>(buffer.arena.data()) + row * buffer.width + value.column;
   }
+  uint8_t* activations(const Worker& worker) const { return worker.alone ? worker.activations.data() : activations_.data(); }
   int64_t stride(Value value) const { return buffers_[value.buffer].width; }
   bool selected(const Op& op) const { return buffers_[op.out.buffer < 0 ? op.x.buffer : op.out.buffer].selected; }
   int64_t rows(const Op& op, const Step& step) const { return selected(op) ? step.logit_rows : step.tokens; }
 
+  bool is_dead_after(int32_t buffer, int64_t op) const;
   void reserve(const Step& step);
-  void work(const Step& step);
-  void run_rows(const Phase& phase, const Step& step);
-  void run_row(const Op& op, const Step& step, int64_t row);
-  void run_linear(const Op& op, const Step& step);
-  void run_attention(const Op& op, const Step& step);
-  void copy_pages(const Step& step);
+  void work(const Step& step, Worker& worker);
+  void run_rows(const Phase& phase, const Step& step, Worker& worker);
+  void run_row(const Op& op, const Step& step, int64_t row, Worker& worker);
+  void run_linear(const Op& op, const Step& step, Worker& worker);
+  void run_attention(const Op& op, const Step& step, Worker& worker);
+  void copy_pages(const Step& step, Worker& worker);
 
   // Calls body(first, last) for pieces of [0, count), each on whichever thread comes first.
   template <typename Body>
-  void share(int64_t count, int64_t piece, Body body);
-  void meet();
+  void share(const Worker& worker, int64_t count, int64_t piece, Body body);
+  void meet(Worker& worker);
 
   const Kernels& kernels_;
   Team team_;
@@ -138,6 +156,8 @@ class Plan {
   std::vector<KvLayer> layers_;
   std::vector<RotaryTable> rotary_;
 
+  int64_t own_floats_ = 0;
+  std::vector<Worker> workers_;
   Arena activations_;
   std::vector<int32_t> sequence_of_token_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;

@@ -56,7 +56,7 @@ class Team {
   // Throws std::runtime_error when so many threads cannot be started.
   explicit Team(int threads) : barrier(threads), size(threads) {
     try {
-      for (int index = 1; index < threads; index++) workers_.emplace_back([this] { work(); });
+      for (int index = 1; index < threads; index++) workers_.emplace_back([this, index] { work(index); });
     } catch (const std::system_error&) {
       const size_t started = workers_.size() + 1;
       stop();
@@ -66,13 +66,13 @@ class Team {
 
   ~Team() { stop(); }
 
-  // Run `job` on every thread of the team; returns when all have ended it.
-  void run(const std::function<void()>& job) {
+  // Run job(index) on every thread of the team, the caller's having index 0; returns when all have ended it.
+  void run(const std::function<void(int)>& job) {
     job_ = &job;
     running_.store(size - 1, std::memory_order_relaxed);
     start_.fetch_add(1, std::memory_order_release);
     start_.notify_all();
-    job();
+    job(0);
     for (int spins = 0; running_.load(std::memory_order_acquire) > 0; spins++) spins < 2000 ? pause_cpu() : (void)sched_yield();
   }
 
@@ -88,7 +88,7 @@ class Team {
     workers_.clear();
   }
 
-  void work() {
+  void work(int index) {
     uint32_t seen = 0;
     for (;;) {
       // A decoding engine starts the next step within microseconds: look for a moment before going to sleep.
@@ -97,7 +97,7 @@ class Team {
       start_.wait(seen, std::memory_order_acquire);
       seen = start_.load(std::memory_order_acquire);
       if (stop_) return;
-      (*job_)();
+      (*job_)(index);
       running_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -106,7 +106,7 @@ class Team {
   std::atomic<uint32_t> start_{0};
   std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
-  const std::function<void()>* job_ = nullptr;
+  const std::function<void(int)>* job_ = nullptr;
 };
 
 }  // namespace octavo

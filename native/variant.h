@@ -10,8 +10,10 @@ namespace OCTAVO_ISA {
 // linear.cpp
 void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
 void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first, int64_t last);
-void quantise(WeightKind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
 void unpack_row(const Weight&, int64_t row, int64_t width, float* y);
+
+// quantise.cpp
+void quantise(WeightKind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
 
 // rows.cpp
 void rms_norm(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);

@@ -21,11 +21,15 @@ namespace OCTAVO_ISA {
 
 typedef float F8 __attribute__((vector_size(32)));
 typedef int32_t I8 __attribute__((vector_size(32)));
+typedef float F4 __attribute__((vector_size(16)));  // half of one: cheaper to reduce than the whole
+typedef int32_t I4 __attribute__((vector_size(16)));
 typedef float F8u __attribute__((vector_size(32), aligned(4)));  // unaligned loads and stores
 
 static inline F8 load(const float* p) { return *reinterpret_cast<const F8u*>(p); }
 static inline void store(float* p, F8 v) { *reinterpret_cast<F8u*>(p) = v; }
+static inline void store(void* p, I8 v) { std::memcpy(p, &v, sizeof v); }
 static inline F8 splat(float x) { return F8{x, x, x, x, x, x, x, x}; }
+static inline I8 splat(int32_t x) { return I8{x, x, x, x, x, x, x, x}; }
 
 // a * b + c, rounded once where the machine can.
 static inline F8 fma(F8 a, F8 b, F8 c) {
@@ -37,15 +41,64 @@ static inline F8 fma(F8 a, F8 b, F8 c) {
 }
 
 static inline F8 max8(F8 a, F8 b) { return a > b ? a : b; }
+static inline I8 max8(I8 a, I8 b) { return a > b ? a : b; }
+
+static inline F4 low_half(F8 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+
+static inline F4 high_half(F8 v) {
+#ifdef __AVX2__
+  return (F4)_mm256_extractf128_ps((__m256)v, 1);  // GCC would take a permutation of the whole vector
+#else
+  return __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#endif
+}
 
 static inline float sum(F8 v) {  // always in this order
   return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
 }
 
 static inline float largest(F8 v) {
-  v = max8(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-  v = max8(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
-  return v[0] > v[1] ? v[0] : v[1];
+  F4 low = low_half(v), high = high_half(v);
+  low = low > high ? low : high;
+  high = __builtin_shufflevector(low, low, 2, 3, 0, 1);
+  low = low > high ? low : high;
+  return low[0] > low[1] ? low[0] : low[1];
+}
+
+static inline int32_t largest(I8 v) {
+  I4 low = (I4)low_half((F8)v), high = (I4)high_half((F8)v);
+  low = low > high ? low : high;
+  high = __builtin_shufflevector(low, low, 2, 3, 0, 1);
+  low = low > high ? low : high;
+  return low[0] > low[1] ? low[0] : low[1];
+}
+
+static inline int32_t sum(I8 v) {
+  I4 half = (I4)low_half((F8)v) + (I4)high_half((F8)v);
+  half += __builtin_shufflevector(half, half, 2, 3, 0, 1);
+  return half[0] + half[1];
+}
+
+// 32 integers that fit, as bytes in their order.
+static inline void to_bytes(const I8* x, void* y) {
+#ifdef __AVX2__
+  const __m256i low = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]), high = _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by halves of a vector
+  _mm256_storeu_si256(static_cast<__m256i*>(y), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+#else
+  for (int i = 0; i < 32; i++) static_cast<int8_t*>(y)[i] = static_cast<int8_t>(x[i / 8][i % 8]);
+#endif
+}
+
+// 32 integers that fit, as shorts in their order.
+static inline void to_shorts(const I8* x, int16_t* y) {
+#ifdef __AVX2__
+  for (int i = 0; i < 2; i++)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
+                        _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)x[2 * i], (__m256i)x[2 * i + 1]), 0xd8));
+#else
+  for (int i = 0; i < 32; i++) y[i] = static_cast<int16_t>(x[i / 8][i % 8]);
+#endif
 }
 
 static inline float half_to_float(uint16_t h) {
@@ -122,13 +175,18 @@ static inline F8 nearest(F8 x) {
   return (x + magic) - magic;
 }
 
+static inline I8 nearest_integer(F8 x) {  // the same, from the low bits of the sum
+  const F8 magic = splat(12582912.0f);
+  return (I8)(x + magic) - (I8)magic;
+}
+
 // exp(x), relative error below 2e-7; 0 for x < -87.
 static inline F8 exp8(F8 x) {
   const F8 low = splat(-87.0f), high = splat(88.0f);
   const I8 vanishes = x < low;
   x = x < low ? low : x;
   x = x > high ? high : x;
-  const F8 n = nearest(x * splat(1.44269504f));
+  const F8 magic = splat(12582912.0f), shifted = x * splat(1.44269504f) + magic, n = shifted - magic;
   F8 r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);
   F8 p = splat(1.9875691500e-4f);
@@ -138,7 +196,7 @@ static inline F8 exp8(F8 x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r + splat(1.0f));
-  const I8 exponent = (__builtin_convertvector(n, I8) + 127) << 23;
+  const I8 exponent = ((I8)shifted - (I8)magic + 127) << 23;
   const F8 result = p * (F8)exponent;
   return (F8)((I8)result & ~vanishes);
 }

@@ -61,6 +61,7 @@ class Plan:
         weight: NDArray[np.float32] | None = None,
         bias: NDArray[np.float32] | None = None,
     ) -> None: ...
+    def finish(self) -> None: ...
     def run(
         self,
         tokens: NDArray[np.int32],

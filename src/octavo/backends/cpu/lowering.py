@@ -106,6 +106,7 @@ class Lowering:
         check_weights(graph, tensors)
         packed = self._pack(progress)
         self._lower(packed)
+        plan.finish()
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -199,6 +200,7 @@ class Lowering:
                 weight = self._weight(names, packed, bias)
                 if packed[names].is_quantised:
                     self._add(QUANTISE, packed[names].width, x, index=weight)
+                    x = NOWHERE
                 self._add(LINEAR, node.width, x, second, out, index=weight)
             case Embedding(table=table, index=index):
                 weight = self._weight((table.name,), packed)
