@@ -85,9 +85,10 @@ class Scheduler:
         self._continue_running()
         budget = self.max_num_batched_tokens - int(self._counts.sum())
         if budget > 0:
-            self._admit(budget, now)
+            if len(self.waiting):
+                self._admit(budget, now)
             self._share_among_prompts(budget)
-        rows = np.flatnonzero(self._counts).astype(np.int32)
+        rows = self._counts.nonzero()[0].astype(np.int32)
         if not len(rows):
             return None
         return Step(rows, self._counts[rows], {sequence.row: pages for sequence, pages in self._copies.items()})
@@ -100,7 +101,7 @@ class Scheduler:
         self.table.computed[step.rows] = after
         if not self.prefix_caching:
             return
-        for i in np.flatnonzero(before // page_size != after // page_size):
+        for i in (before // page_size != after // page_size).nonzero()[0]:
             sequence = self.table.sequence(int(step.rows[i]))
             for index in range(sequence.published, int(after[i]) // page_size):
                 self.pool.publish(sequence.pages[index], sequence.key_of_page(index, page_size))
@@ -111,7 +112,7 @@ class Scheduler:
         table = self.table
         self._separate_shared_tails()
         ready = table.active & (table.length - table.computed == 1)
-        growing = np.flatnonzero(ready & (table.computed == table.held * self.pool.page_size))
+        growing = (ready & (table.computed == table.held * self.pool.page_size)).nonzero()[0]
         for sequence in sorted((table.sequence(int(row)) for row in growing), key=_order):
             if sequence.status is Status.RUNNING:
                 self._grow(sequence, len(sequence.pages) + 1)
@@ -140,7 +141,7 @@ class Scheduler:
     def _admit(self, budget: int, now: float) -> None:
         """Move waiting sequences into the table while rows, pages and a fair slice of the budget are left."""
         table, pool = self.table, self.pool
-        prompts = np.flatnonzero(table.active & (self._counts == 0))
+        prompts = (table.active & (self._counts == 0)).nonzero()[0]
         reserved = int((-(-table.length[prompts] // pool.page_size) - table.held[prompts]).sum())
         places = max(budget // pool.page_size, 1) - len(prompts)
         while places > 0 and table.free_count and (sequence := self.waiting.peek()) is not None:
@@ -164,7 +165,9 @@ class Scheduler:
     def _share_among_prompts(self, budget: int) -> None:
         """Spend the budget on prompts in equal shares; what a short one leaves goes to the others."""
         table = self.table
-        prompts = np.flatnonzero(table.active & (self._counts == 0))
+        prompts = (table.active & (self._counts == 0)).nonzero()[0]
+        if not len(prompts):
+            return
         remaining = table.length[prompts] - table.computed[prompts]
         for place, i in enumerate(np.argsort(remaining, kind="stable")):
             count = min(int(remaining[i]), budget // (len(prompts) - place))

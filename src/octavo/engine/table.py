@@ -104,15 +104,18 @@ class SequenceTable:
         starts = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(counts, out=starts[1:])
         computed = self.computed[rows]
-        # Position of every token: the sequence's computed tokens, counted up from its first token in this step.
-        positions = (np.repeat(computed - starts[:-1], counts) + np.arange(starts[-1], dtype=np.int32)).astype(np.int32)
-        tokens = self.last_token[np.repeat(rows, counts)]
-        for i in np.flatnonzero((counts > 1) | (computed + counts < self.length[rows])):
+        if starts[-1] == len(rows):  # decoding alone: what follows would come to the same, at five times the cost
+            owner, positions, tokens = rows, computed, self.last_token[rows]
+        else:
+            owner = np.repeat(rows, counts)
+            # Position of every token: the sequence's computed tokens, counted up from its first token in this step.
+            positions = np.repeat(computed - starts[:-1], counts) + np.arange(starts[-1], dtype=np.int32)
+            tokens = self.last_token[owner]
+        for i in ((counts > 1) | (computed + counts < self.length[rows])).nonzero()[0]:
             sequence = self.sequence(int(rows[i]))
             tokens[starts[i] : starts[i + 1]] = sequence.tokens[computed[i] : computed[i] + counts[i]]
-        owner = np.repeat(rows, counts)
-        pages = self.pages[owner, positions // self.page_size].astype(np.int64)
-        slots: Int64 = pages * self.page_size + positions % self.page_size
+        pages, offsets = np.divmod(positions, np.int32(self.page_size))
+        slots: Int64 = self.pages[owner, pages].astype(np.int64) * self.page_size + offsets
         logits, logit_rows = self._logit_rows(rows, counts, starts, computed)
         batch = Batch(
             tokens=tokens,
@@ -129,35 +132,33 @@ class SequenceTable:
 
     def _logit_rows(self, rows: Int32, counts: Int32, starts: Int32, computed: Int32) -> tuple[LogitRows, Int32]:
         """Draw after the last token of every sequence that has no further known token; score prompts where wanted."""
-        complete = np.flatnonzero(computed + counts == self.length[rows])
-        owners: list[Int32] = [rows[complete]]
-        token_rows: list[Int32] = [starts[1:][complete] - 1]
-        targets: list[Int32] = [np.full(len(complete), SAMPLE, np.int32)]
-        num_logprobs: list[Int32] = [self.num_logprobs[rows[complete]]]
-        for i in np.flatnonzero(self.scoring[rows]):
+        complete = (computed + counts == self.length[rows]).nonzero()[0]
+        owner, token_rows = rows[complete], starts[complete + 1] - 1
+        targets = np.full(len(complete), SAMPLE, np.int32)
+        num_logprobs = self.num_logprobs[owner]
+        adjustments = {}
+        for i in self.adjusted[owner].nonzero()[0]:
+            adjustment = self.sequence(int(owner[i])).adjustment
+            if adjustment is not None:
+                adjustments[int(i)] = adjustment
+        for i in self.scoring[rows].nonzero()[0]:
             sequence = self.sequence(int(rows[i]))
             first = int(computed[i])
             number = max(min(first + int(counts[i]), sequence.prompt_length - 1) - first, 0)
-            owners.append(np.full(number, rows[i], np.int32))
-            token_rows.append(np.arange(starts[i], starts[i] + number, dtype=np.int32))
-            targets.append(sequence.tokens[first + 1 : first + 1 + number])
-            num_logprobs.append(np.full(number, sequence.params.prompt_logprobs, np.int32))
-        adjustments = {}
-        for i in np.flatnonzero(self.adjusted[owners[0]]):
-            adjustment = self.sequence(int(owners[0][i])).adjustment
-            if adjustment is not None:
-                adjustments[int(i)] = adjustment
-        owner = np.concatenate(owners)
+            owner = np.append(owner, np.full(number, rows[i], np.int32))
+            token_rows = np.append(token_rows, np.arange(starts[i], starts[i] + number, dtype=np.int32))
+            targets = np.append(targets, sequence.tokens[first + 1 : first + 1 + number])
+            num_logprobs = np.append(num_logprobs, np.full(number, sequence.params.prompt_logprobs, np.int32))
         logits = LogitRows(
-            rows=np.concatenate(token_rows),
-            targets=np.concatenate(targets),
+            rows=token_rows,
+            targets=targets,
             positions=self.length[owner].astype(np.int64),
             seeds=self.seeds[owner],
             temperature=self.temperature[owner],
             top_k=self.top_k[owner],
             top_p=self.top_p[owner],
             min_p=self.min_p[owner],
-            num_logprobs=np.concatenate(num_logprobs),
+            num_logprobs=num_logprobs,
             adjustments=adjustments,
         )
         return logits, owner
