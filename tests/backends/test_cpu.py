@@ -1,5 +1,8 @@
 """The native backend against the reference: the same model within what 8-bit activations cost, the same bits always."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -64,8 +67,23 @@ def test_quantization_of_a_float_checkpoint(family: str, quantization: str) -> N
     error = np.abs(found - expected).mean() / np.abs(expected).mean()
     assert error <= (1e-4 if quantization == "q8" else 0.05)  # activations have 16 and 8 bits
     assert executor.weight_bytes < 0.6 * cpu_executor(family).weight_bytes
-    again = cpu_executor(family, quantization=quantization, kv_cache_dtype="fp32", threads=1)
-    assert np.array_equal(Runner(again).run(TOKENS, [11, 1, 30]), found)
+    for threads in (1, 3):
+        again = cpu_executor(family, quantization=quantization, kv_cache_dtype="fp32", threads=threads)
+        assert np.array_equal(Runner(again).run(TOKENS, [11, 1, 30, 1, 1, 1]), found)
+
+
+@pytest.mark.parametrize("quantization", [None, "q8"])
+def test_memory_of_the_checkpoint_is_let_go(quantization: str | None) -> None:
+    model = oracle.make("llama")
+    built, tensors = build(model.config.to_dict()), oracle.tensors(model)
+    memory = [weakref.ref(tensor.data) for tensor in tensors.values()]
+    executor = CpuExecutor(
+        built.graph, tensors, vocab_size=built.vocab_size, num_pages=8, max_positions=128, quantization=quantization
+    )
+    del tensors
+    gc.collect()
+    assert not [reference for reference in memory if reference() is not None]
+    assert executor.weight_bytes > 0
 
 
 def restored(tensor: Tensor, bits: int | None) -> Tensor:

@@ -27,6 +27,9 @@ class CpuExecutor:
     float weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or
     on the number of threads.
 
+    Attributes:
+        weight_bytes: bytes of the weights as they are streamed.
+
     Args:
         graph: the model. tensors: its weights by name.
         vocab_size: width of the logits.
@@ -63,7 +66,7 @@ class CpuExecutor:
             self._plan = Plan(self.isa, self.threads)
         except RuntimeError as error:
             raise ConfigError(f"threads {self.threads}: {error}; use fewer") from None
-        self._lowering = Lowering(
+        lowering = Lowering(
             self._plan,
             _merged(graph, tensors, quantization),
             tensors,
@@ -77,11 +80,8 @@ class CpuExecutor:
             quantization=quantization,
             progress=progress,
         )
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights as they are streamed."""
-        return self._lowering.weight_bytes
+        self.weight_bytes = lowering.weight_bytes
+        self._arrays = lowering.arrays  # which the plan points to; the checkpoint's own memory is let go
 
     def submit(self, batch: Batch) -> FinishedStep:
         """Compute a step. Nothing is left to wait for."""
