@@ -1,7 +1,10 @@
-// Attention of one token over the pages of its sequence: online softmax in float32, all query heads of a KV head together.
+// Attention over the pages of a sequence: online softmax in float32, all query heads of a KV head together.
 //
+// Tokens that stand one after the other share what they read: a chunk of keys and values becomes floats once for them all.
 // Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of eight positions; each
 // score and each output element is summed in one order, whatever the page size and the batch.
+
+#include <algorithm>
 
 #include "kernels.h"
 #include "variant.h"
@@ -131,8 +134,6 @@ static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* co
   }
 }
 
-static inline F8 load_float(const float* p) { return load(p); }
-
 // --- values ------------------------------------------------------------------------------------------------------------
 
 struct Running {  // the softmax so far, of each head
@@ -169,112 +170,177 @@ static inline void add_all_values(const typename Item<type>::Type* const* value,
   for (; feature < padded; feature += 8) add_values<N, 1, type>(value, count, feature, weight, rescale, running);
 }
 
-// --- attention ---------------------------------------------------------------------------------------------------------
+// --- chunks ------------------------------------------------------------------------------------------------------------
 
+template <typename T>
+struct Chunk {
+  const T* key[kVectors];  // of eight positions each; the next feature is `stride` further
+  int64_t stride;
+  const T* value[kChunk];
+};
+
+struct Scales {  // of kI8
+  alignas(32) float key[kChunk], value[kChunk];
+};
+
+struct Floats {  // a chunk as floats
+  alignas(32) float keys[kMaxHeadDim][kChunk];
+  alignas(32) float values[kChunk][kMaxHeadDim];
+};
+
+// Positions [from, to) of the chunk. Whole vectors of keys are read: what is beyond the positions is masked later.
 template <KvType type>
-static void attend_heads(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t kv_head, int64_t heads,
-                         const float* q, float* output) {
+static void find_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t from, int64_t to,
+                       Chunk<typename Item<type>::Type>& found, Scales& scales) {
   typedef typename Item<type>::Type T;
-  const int64_t dim = kv.head_dim, padded = kv.padded_dim(), size = kv.page_size;
-  const int64_t begin = kv.window && position >= kv.window ? position - kv.window + 1 : 0;
-  // A vector of positions lies within a page where the page size allows it; else it is gathered.
-  const bool together = size % kLanes == 0;
-  Running running;
-  for (int64_t h = 0; h < heads; h++) {
-    std::memset(running.total[h], 0, sizeof(float) * padded);
-    running.most[h] = -INFINITY;
-    running.weight[h] = 0.0f;
-  }
-  for (int64_t chunk = begin / kChunk * kChunk; chunk <= position; chunk += kChunk) {
-    const int64_t from = chunk < begin ? begin : chunk;
-    const int64_t to = chunk + kChunk <= position ? chunk + kChunk : position + 1;
-    const int64_t vectors = (to - chunk + kLanes - 1) / kLanes;
-    F8 scores[kHeads * kVectors];
-    const T* value[kChunk];
-    alignas(32) float key_scale[kChunk] = {}, value_scale[kChunk] = {};
-    for (int64_t p = from; p < to;) {
-      const Page<T> page = page_of<T>(kv, page_row[p / size], kv_head);
-      const int64_t end = to < (p / size + 1) * size ? to : (p / size + 1) * size;
-      for (int64_t at = p % size; p < end; p++, at++) {
-        value[p - from] = page.values + at * padded;
-        if (type == KvType::kI8) {
-          key_scale[p - chunk] = page.key_scales[at];
-          value_scale[p - from] = page.value_scales[at];
-        }
+  const int64_t size = kv.page_size;
+  for (int64_t p = from; p < to;) {
+    const Page<T> page = page_of<T>(kv, page_row[p / size], kv_head);
+    const int64_t end = to < (p / size + 1) * size ? to : (p / size + 1) * size;
+    for (int64_t at = p % size; p < end; p++, at++) {
+      found.value[p - chunk] = page.values + at * kv.padded_dim();
+      if (type == KvType::kI8) {
+        scales.key[p - chunk] = page.key_scales[at];
+        scales.value[p - chunk] = page.value_scales[at];
       }
-    }
-    if (together) {
-      const T* key[kVectors];
-      for (int64_t v = 0; v < vectors; v++) {
-        const int64_t p = chunk + v * kLanes;
-        key[v] = page_of<T>(kv, page_row[p / size], kv_head).keys + p % size;
-      }
-      chunk_scores<T, Item<type>::load8>(heads, q, dim, key, vectors, size, scores);
-    } else {
-      alignas(32) float gathered[kMaxHeadDim][kLanes] = {};
-      for (int64_t v = 0; v < vectors; v++) {
-        for (int64_t p = chunk + v * kLanes; p < to && p < chunk + (v + 1) * kLanes; p++) {
-          if (p < from) continue;
-          const T* one = page_of<T>(kv, page_row[p / size], kv_head).keys + p % size;
-          for (int64_t d = 0; d < dim; d++) {
-            T item[kLanes] = {one[d * size]};
-            gathered[d][p % kLanes] = Item<type>::load8(item)[0];
-          }
-        }
-        const float* key = gathered[0];
-        chunk_scores<float, load_float>(heads, q, dim, &key, 1, kLanes, scores + v);
-      }
-    }
-    alignas(32) float weight[kHeads][kChunk];
-    float rescale[kHeads];
-    for (int64_t h = 0; h < heads; h++) {
-      float* s = weight[h];
-      for (int64_t v = 0; v < vectors; v++) {
-        F8 score = scores[h * kVectors + v] * splat(kv.scale);
-        if (type == KvType::kI8) score *= load(key_scale + 8 * v);
-        store(s + 8 * v, score);
-      }
-      for (int64_t p = chunk; p < from; p++) s[p - chunk] = -INFINITY;
-      for (int64_t i = to - chunk; i < kChunk; i++) s[i] = -INFINITY;
-      F8 most = max8(max8(load(s), load(s + 8)), max8(load(s + 16), load(s + 24)));
-      const float chunk_most = largest(most);
-      const float peak = chunk_most > running.most[h] ? chunk_most : running.most[h];
-      rescale[h] = running.most[h] == -INFINITY ? 0.0f : exp8(splat(running.most[h] - peak))[0];
-      F8 sums = splat(0.0f);
-      for (int64_t i = 0; i < kChunk; i += 8) {
-        const F8 e = exp8(load(s + i) - splat(peak));
-        store(s + i, e);
-        sums += e;
-      }
-      running.weight[h] = running.weight[h] * rescale[h] + sum(sums);
-      running.most[h] = peak;
-      if (from != chunk) std::memmove(s, s + (from - chunk), sizeof(float) * (to - from));
-      if (type == KvType::kI8)
-        for (int64_t i = 0; i < to - from; i++) s[i] *= value_scale[i];
-    }
-    const int64_t count = to - from;
-    switch (heads) {
-      case 1: add_all_values<1, 8, type>(value, count, padded, weight, rescale, running); break;
-      case 2: add_all_values<2, 4, type>(value, count, padded, weight, rescale, running); break;
-      case 3: add_all_values<3, 4, type>(value, count, padded, weight, rescale, running); break;
-      default: add_all_values<4, 2, type>(value, count, padded, weight, rescale, running); break;
     }
   }
-  for (int64_t h = 0; h < heads; h++)
-    for (int64_t i = 0; i < dim; i++) output[h * dim + i] = running.total[h][i] / running.weight[h];
+  found.stride = size;
+  if (size % kLanes == 0)
+    for (int64_t p = chunk; p < to; p += kLanes)
+      found.key[(p - chunk) / kLanes] = page_of<T>(kv, page_row[p / size], kv_head).keys + p % size;
 }
 
-void attend(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries,
-            float* output) {
+template <KvType type>
+static void convert_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t from,
+                          int64_t to, const Chunk<typename Item<type>::Type>& stored, Floats& floats, Chunk<float>& found) {
+  typedef typename Item<type>::Type T;
+  const int64_t size = kv.page_size;
+  if (size % kLanes == 0) {
+    for (int64_t v = 0; v * kLanes < to - chunk; v++)
+      for (int64_t d = 0; d < kv.head_dim; d++)
+        store(floats.keys[d] + v * kLanes, Item<type>::load8(stored.key[v] + d * size));
+  } else {  // a vector of positions may lie in several pages
+    std::memset(floats.keys, 0, sizeof floats.keys[0] * kv.head_dim);
+    for (int64_t p = from; p < to; p++) {
+      const T* key = page_of<T>(kv, page_row[p / size], kv_head).keys + p % size;
+      for (int64_t d = 0; d < kv.head_dim; d++) {
+        const T item[kLanes] = {key[d * size]};
+        floats.keys[d][p - chunk] = Item<type>::load8(item)[0];
+      }
+    }
+  }
+  for (int64_t p = from - chunk; p < to - chunk; p++)
+    for (int64_t d = 0; d < kv.padded_dim(); d += kLanes)
+      store(floats.values[p] + d, Item<type>::load8(stored.value[p] + d));
+  found.stride = kChunk;
+  for (int64_t v = 0; v < kVectors; v++) found.key[v] = floats.keys[0] + v * kLanes;
+  for (int64_t p = 0; p < kChunk; p++) found.value[p] = floats.values[p];
+}
+
+// --- attention ---------------------------------------------------------------------------------------------------------
+
+// One token's heads over positions [from, to) of the chunk. `scales`: null where values need none.
+template <KvType type>
+static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Type>& in, const Scales* scales, int64_t chunk,
+                         int64_t from, int64_t to, int64_t heads, const float* q, Running& running) {
+  const int64_t padded = kv.padded_dim(), vectors = (to - chunk + kLanes - 1) / kLanes;
+  F8 scores[kHeads * kVectors];
+  chunk_scores<typename Item<type>::Type, Item<type>::load8>(heads, q, kv.head_dim, in.key, vectors, in.stride, scores);
+  alignas(32) float weight[kHeads][kChunk];
+  float rescale[kHeads];
+  for (int64_t h = 0; h < heads; h++) {
+    float* s = weight[h];
+    for (int64_t v = 0; v < vectors; v++) {
+      F8 score = scores[h * kVectors + v] * splat(kv.scale);
+      if (scales) score *= load(scales->key + 8 * v);
+      store(s + 8 * v, score);
+    }
+    for (int64_t p = chunk; p < from; p++) s[p - chunk] = -INFINITY;
+    for (int64_t i = to - chunk; i < kChunk; i++) s[i] = -INFINITY;
+    F8 most = max8(max8(load(s), load(s + 8)), max8(load(s + 16), load(s + 24)));
+    const float chunk_most = largest(most);
+    const float peak = chunk_most > running.most[h] ? chunk_most : running.most[h];
+    rescale[h] = running.most[h] == -INFINITY ? 0.0f : exp8(splat(running.most[h] - peak))[0];
+    F8 e[kVectors], sums = splat(0.0f);
+    OCTAVO_EACH(v, kVectors) e[v] = load(s + 8 * v) - splat(peak);
+    exp8<kVectors>(e, e);
+    OCTAVO_EACH(v, kVectors) {
+      store(s + 8 * v, e[v]);
+      sums += e[v];
+    }
+    running.weight[h] = running.weight[h] * rescale[h] + sum(sums);
+    running.most[h] = peak;
+    if (scales)
+      for (int64_t i = from - chunk; i < to - chunk; i++) s[i] *= scales->value[i];
+    if (from != chunk) std::memmove(s, s + (from - chunk), sizeof(float) * (to - from));
+  }
+  const auto* value = in.value + (from - chunk);
+  const int64_t count = to - from;
+  switch (heads) {
+    case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running);
+    case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running);
+    case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running);
+    default: return add_all_values<4, 2, type>(value, count, padded, weight, rescale, running);
+  }
+}
+
+template <KvType type>
+static void attend_heads(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
+                         int64_t heads, const float* q, int64_t q_stride, float* output, int64_t output_stride) {
+  // Too large for some systems' stacks.
+  static thread_local Floats floats;
+  static thread_local Running running[kMaxAttendRows];
+  const int64_t dim = kv.head_dim, end = position + rows;
+  const auto begin = [&](int64_t row) {
+    return kv.window && position + row >= kv.window ? position + row - kv.window + 1 : 0;
+  };
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t h = 0; h < heads; h++) {
+      std::memset(running[row].total[h], 0, sizeof(float) * kv.padded_dim());
+      running[row].most[h] = -INFINITY;
+      running[row].weight[h] = 0.0f;
+    }
+  // Alone, a token converts what it reads in registers, where vectors of positions lie within a page.
+  const bool converts = rows > 1 || kv.page_size % kLanes != 0;
+  Scales scales = {};
+  const Scales* used = type == KvType::kI8 ? &scales : nullptr;
+  for (int64_t chunk = begin(0) / kChunk * kChunk; chunk < end; chunk += kChunk) {
+    const int64_t from = std::max(chunk, begin(0)), to = std::min(chunk + kChunk, end);
+    Chunk<typename Item<type>::Type> stored;
+    find_chunk<type>(kv, page_row, kv_head, chunk, from, to, stored, scales);
+    if (!converts) {
+      attend_chunk<type>(kv, stored, used, chunk, from, to, heads, q, running[0]);
+      continue;
+    }
+    Chunk<float> converted;
+    convert_chunk<type>(kv, page_row, kv_head, chunk, from, to, stored, floats, converted);
+    for (int64_t row = 0; row < rows; row++) {
+      const int64_t first = std::max(chunk, begin(row)), last = std::min(to, position + row + 1);
+      if (first < last)
+        attend_chunk<KvType::kF32>(kv, converted, used, chunk, first, last, heads, q + row * q_stride, running[row]);
+    }
+  }
+  for (int64_t row = 0; row < rows; row++)
+    for (int64_t h = 0; h < heads; h++)
+      for (int64_t i = 0; i < dim; i++)
+        output[row * output_stride + h * dim + i] = running[row].total[h][i] / running[row].weight[h];
+}
+
+void attend(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
+            const float* queries, int64_t query_stride, float* output, int64_t output_stride) {
   const int64_t group = kv.heads / kv.kv_heads;
   for (int64_t head = 0; head < group; head += kHeads) {
-    const int64_t heads = group - head < kHeads ? group - head : kHeads;
+    const int64_t heads = std::min(group - head, kHeads);
     const float* q = queries + head * kv.head_dim;
     float* out = output + head * kv.head_dim;
+    const auto go = [&](auto attend_type) {
+      attend_type(kv, page_row, position, rows, kv_head, heads, q, query_stride, out, output_stride);
+    };
     switch (kv.type) {
-      case KvType::kF32: attend_heads<KvType::kF32>(kv, page_row, position, kv_head, heads, q, out); break;
-      case KvType::kF16: attend_heads<KvType::kF16>(kv, page_row, position, kv_head, heads, q, out); break;
-      case KvType::kI8: attend_heads<KvType::kI8>(kv, page_row, position, kv_head, heads, q, out); break;
+      case KvType::kF32: go(attend_heads<KvType::kF32>); break;
+      case KvType::kF16: go(attend_heads<KvType::kF16>); break;
+      case KvType::kI8: go(attend_heads<KvType::kI8>); break;
     }
   }
 }

@@ -82,6 +82,7 @@ struct KvLayer {
 };
 
 constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxAttendRows = 8;
 
 // Where a linear writes: y[row * y_stride + feature] (+ residual[row * residual_stride + feature]).
 struct Output {
@@ -110,9 +111,10 @@ struct Kernels {
   void (*activate)(int32_t function, const float* x, const float* gate, int64_t width, float* y);
   // One token's keys and values [kv head][head_dim] into slot `slot` (page * page_size + offset).
   void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
-  // All query heads of KV head `kv_head` for one token at `position`, over the pages of its sequence.
-  void (*attend)(const KvLayer&, const int32_t* page_row, int64_t position, int64_t kv_head, const float* queries,
-                 float* output);
+  // All query heads of KV head `kv_head` for `rows` tokens of a sequence, at most kMaxAttendRows, the first of them at
+  // `position`, over the pages of the sequence.
+  void (*attend)(const KvLayer&, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
+                 const float* queries, int64_t query_stride, float* output, int64_t output_stride);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan
   // if any is.
   float (*run_maxima)(const float* x, int64_t count, float* maxima);

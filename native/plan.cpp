@@ -85,10 +85,10 @@ void Plan::reserve(const Step& step) {
     worker.floats.reserve(own_floats_ * sizeof(float));
     worker.activations.reserve(kPanel * (widest / kBlock + 1) * record);
   }
-  sequence_of_token_.resize(step.tokens);
+  neighbours_.clear();
   for (int64_t s = 0; s < step.sequences; s++)
-    std::fill(sequence_of_token_.begin() + step.query_starts[s], sequence_of_token_.begin() + step.query_starts[s + 1],
-              static_cast<int32_t>(s));
+    for (int64_t row = step.query_starts[s]; row < step.query_starts[s + 1]; row += kMaxAttendRows)
+      neighbours_.push_back({row, std::min<int64_t>(kMaxAttendRows, step.query_starts[s + 1] - row), s});
   const int64_t counters = static_cast<int64_t>(phases_.size()) + 2;
   if (counters > num_counters_) {
     counters_.reset(new std::atomic<int64_t>[counters]);
@@ -228,13 +228,14 @@ void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
 void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const KvLayer& layer = layers_[op.index];
   const int64_t width = layer.heads / layer.kv_heads * layer.head_dim;
-  share(worker, step.tokens * layer.kv_heads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t item = first; item < last; item++) {
-      const int64_t row = item / layer.kv_heads, kv_head = item % layer.kv_heads;
-      const int64_t sequence = sequence_of_token_[row];
-      kernels_.attend(layer, step.page_table + step.table_rows[sequence] * step.table_width, step.positions[row], kv_head,
-                      at(op.x, row) + kv_head * width, at(op.out, row) + kv_head * width);
-    }
+  const int64_t count = static_cast<int64_t>(neighbours_.size()) * layer.kv_heads;
+  share(worker, count, 1, [&](int64_t first, int64_t) {
+    // From the end: the last tokens of a prompt take longest, and nobody should wait for them.
+    const int64_t item = count - 1 - first, kv_head = item % layer.kv_heads;
+    const Neighbours& some = neighbours_[item / layer.kv_heads];
+    kernels_.attend(layer, step.page_table + step.table_rows[some.sequence] * step.table_width, step.positions[some.row],
+                    some.count, kv_head, at(op.x, some.row) + kv_head * width, stride(op.x),
+                    at(op.out, some.row) + kv_head * width, stride(op.out));
   });
 }
 

@@ -113,6 +113,9 @@ class Plan {
     int64_t first, last;
     bool alone;
   };
+  struct Neighbours {  // tokens of a step that stand one after the other in a sequence
+    int64_t row, count, sequence;
+  };
   struct Worker {  // a thread's own
     int64_t phase = 0;  // which of a step's phases it is in: all threads go through the same ones, in the same order
     bool alone = false;
@@ -159,7 +162,7 @@ class Plan {
   int64_t own_floats_ = 0;
   std::vector<Worker> workers_;
   Arena activations_;
-  std::vector<int32_t> sequence_of_token_;
+  std::vector<Neighbours> neighbours_;
   std::unique_ptr<std::atomic<int64_t>[]> counters_;
   int64_t num_counters_ = 0;
 };

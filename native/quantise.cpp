@@ -35,7 +35,7 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
   if (usual) {
     OCTAVO_EACH(n, N) {
       const F8 inverse = splat(limit / most[n]);
-      OCTAVO_EACH(i, 4) out[n].q[i] = nearest_integer(v[n][i] * inverse);
+      OCTAVO_EACH(i, 4) out[n].q[i] = nearest(v[n][i] * inverse);
     }
     OCTAVO_EACH(n, N) {
       const I8* q = out[n].q;

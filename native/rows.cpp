@@ -45,28 +45,44 @@ void rope(const float* x, const float* cosine, const float* sine, int64_t heads,
     }
 }
 
-static inline F8 activation(int32_t function, F8 x) {
+// y = function(x), for V vectors.
+template <int V>
+static inline void activation(int32_t function, const F8* x, F8* y) {
   const F8 one = splat(1.0f);
-  if (function == 0) return x / (one + exp8(-x));  // silu
-  if (function == 2) {                             // gelu with tanh(u) = 1 - 2 / (exp(2u) + 1)
-    const F8 u = splat(0.7978845608f) * (x + splat(0.044715f) * x * x * x);
-    return splat(0.5f) * x * (splat(2.0f) - splat(2.0f) / (exp8(u + u) + one));
+  F8 u[V];
+  if (function == 0) {  // silu
+    OCTAVO_EACH(v, V) u[v] = -x[v];
+    exp8<V>(u, u);
+    OCTAVO_EACH(v, V) y[v] = x[v] / (one + u[v]);
+  } else if (function == 2) {  // gelu with tanh(u) = 1 - 2 / (exp(2u) + 1)
+    OCTAVO_EACH(v, V) u[v] = splat(0.7978845608f) * (x[v] + splat(0.044715f) * x[v] * x[v] * x[v]);
+    OCTAVO_EACH(v, V) u[v] += u[v];
+    exp8<V>(u, u);
+    OCTAVO_EACH(v, V) y[v] = splat(0.5f) * x[v] * (splat(2.0f) - splat(2.0f) / (u[v] + one));
+  } else {  // gelu by the error function
+    OCTAVO_EACH(v, V)
+      for (int i = 0; i < 8; i++) y[v][i] = 0.5f * x[v][i] * (1.0f + std::erf(x[v][i] * 0.70710678f));
   }
-  F8 y;  // gelu by the error function
-  for (int i = 0; i < 8; i++) y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
-  return y;
 }
 
 void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y) {
-  for (int64_t i = 0; i < width; i += 8) {
-    if (i + 8 <= width) {
-      const F8 v = activation(function, load(x + i));
-      store(y + i, gate ? v * load(gate + i) : v);
+  constexpr int V = 4;
+  for (int64_t i = 0; i < width; i += 8 * V) {
+    F8 in[V], out[V];
+    const int64_t count = width - i < 8 * V ? width - i : 8 * V;
+    if (count == 8 * V) {
+      OCTAVO_EACH(v, V) in[v] = load(x + i + 8 * v);
     } else {
-      float rest[8] = {};
-      std::memcpy(rest, x + i, sizeof(float) * (width - i));
-      store(rest, activation(function, load(rest)));
-      for (int64_t j = i; j < width; j++) y[j] = gate ? rest[j - i] * gate[j] : rest[j - i];
+      std::memset(in, 0, sizeof in);
+      std::memcpy(in, x + i, sizeof(float) * count);
+    }
+    activation<V>(function, in, out);
+    if (count == 8 * V) {
+      OCTAVO_EACH(v, V) store(y + i + 8 * v, gate ? out[v] * load(gate + i + 8 * v) : out[v]);
+    } else {
+      float rest[8 * V];
+      std::memcpy(rest, out, sizeof rest);
+      for (int64_t j = 0; j < count; j++) y[i + j] = gate ? rest[j] * gate[i + j] : rest[j];
     }
   }
 }

@@ -169,36 +169,38 @@ static inline F8 load_byte(const int8_t* p) {
 #endif
 }
 
-// To the nearest integer, for |x| < 2^22.
-static inline F8 nearest(F8 x) {
-  const F8 magic = splat(12582912.0f);  // adding 1.5 * 2^23 leaves no room for a fraction
-  return (x + magic) - magic;
-}
-
-static inline I8 nearest_integer(F8 x) {  // the same, from the low bits of the sum
+// To the nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
+static inline I8 nearest(F8 x) {
   const F8 magic = splat(12582912.0f);
   return (I8)(x + magic) - (I8)magic;
 }
 
-// exp(x), relative error below 2e-7; 0 for x < -87.
+// y = exp(x), relative error below 2e-7; 0 for x < -87. V vectors side by side: each is a long chain of operations.
+template <int V>
+static inline void exp8(const F8* x, F8* y) {
+  const F8 low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
+  F8 within[V], shifted[V], r[V], p[V];
+  OCTAVO_EACH(v, V) within[v] = x[v] < low ? low : x[v];
+  OCTAVO_EACH(v, V) within[v] = within[v] > high ? high : within[v];
+  OCTAVO_EACH(v, V) shifted[v] = within[v] * splat(1.44269504f) + magic;
+  OCTAVO_EACH(v, V) r[v] = fma(shifted[v] - magic, splat(-0.693359375f), within[v]);
+  OCTAVO_EACH(v, V) r[v] = fma(shifted[v] - magic, splat(2.12194440e-4f), r[v]);
+  OCTAVO_EACH(v, V) p[v] = fma(splat(1.9875691500e-4f), r[v], splat(1.3981999507e-3f));
+  OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v], splat(8.3334519073e-3f));
+  OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v], splat(4.1665795894e-2f));
+  OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v], splat(1.6666665459e-1f));
+  OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v], splat(5.0000001201e-1f));
+  OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v] * r[v], r[v] + splat(1.0f));
+  OCTAVO_EACH(v, V) {
+    const F8 result = p[v] * (F8)(((I8)shifted[v] - (I8)magic + 127) << 23);
+    y[v] = (F8)((I8)result & ~(x[v] < low));
+  }
+}
+
 static inline F8 exp8(F8 x) {
-  const F8 low = splat(-87.0f), high = splat(88.0f);
-  const I8 vanishes = x < low;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
-  const F8 magic = splat(12582912.0f), shifted = x * splat(1.44269504f) + magic, n = shifted - magic;
-  F8 r = fma(n, splat(-0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
-  F8 p = splat(1.9875691500e-4f);
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  p = fma(p, r * r, r + splat(1.0f));
-  const I8 exponent = ((I8)shifted - (I8)magic + 127) << 23;
-  const F8 result = p * (F8)exponent;
-  return (F8)((I8)result & ~vanishes);
+  F8 y;
+  exp8<1>(&x, &y);
+  return y;
 }
 
 }  // namespace OCTAVO_ISA

@@ -86,7 +86,7 @@ class Batch:
 
     Attributes:
         tokens: Int32[T], token ids.
-        positions: Int32[T], position of each token in its sequence.
+        positions: Int32[T], position of each token in its sequence; one after the other within a step.
         slots: Int64[T], where the token's key and value go: `page * page_size + offset`.
         query_starts: Int32[S + 1], tokens of sequence s are `query_starts[s]:query_starts[s + 1]`.
         context_lengths: Int32[S], tokens in the sequence after this step; its last query sees that many.
