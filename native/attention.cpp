@@ -1,8 +1,8 @@
 // Attention over the pages of a sequence: online softmax in float32, all query heads of a KV head together.
 //
 // Tokens that stand one after the other share what they read: a chunk of keys and values becomes floats once for them all.
-// Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of eight positions; each
-// score and each output element is summed in one order, whatever the page size and the batch.
+// Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of neighbouring positions;
+// each score and each output element is summed in one order, whatever the page size and the batch.
 
 #include <algorithm>
 
@@ -13,27 +13,31 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-constexpr int64_t kChunk = 32;  // positions between two rescalings of the softmax
-constexpr int64_t kLanes = 8;   // positions in a vector
-constexpr int64_t kVectors = kChunk / kLanes;
-constexpr int64_t kHeads = 4;   // query heads of a KV head done at a time
+constexpr int64_t kVectors = 4;                 // of positions in a chunk
+constexpr int64_t kChunk = kVectors * kLanes;   // positions between two rescalings of the softmax
+constexpr int64_t kHeads = 4;                   // query heads of a KV head done at a time
+#ifdef __AVX512F__
+constexpr bool kManyRegisters = true;  // 32, enough for the sums of kHeads times kVectors vectors
+#else
+constexpr bool kManyRegisters = false;
+#endif
 
 template <KvType type>
 struct Item;
 template <>
 struct Item<KvType::kF32> {
   typedef float Type;
-  static F8 load8(const float* p) { return load(p); }
+  static F load_items(const float* p) { return load(p); }
 };
 template <>
 struct Item<KvType::kF16> {
   typedef uint16_t Type;
-  static F8 load8(const uint16_t* p) { return load_half(p); }
+  static F load_items(const uint16_t* p) { return load_half(p); }
 };
 template <>
 struct Item<KvType::kI8> {
   typedef int8_t Type;
-  static F8 load8(const int8_t* p) { return load_byte(p); }
+  static F load_items(const int8_t* p) { return load_byte(p); }
 };
 
 template <typename T>
@@ -93,20 +97,56 @@ void store_kv(const KvLayer& kv, const float* keys, const float* values, int64_t
   }
 }
 
+// --- reading ahead -----------------------------------------------------------------------------------------------------
+
+// Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would wait
+// for each other, and the loop for them: loops ask for some with every turn.
+class Ahead {
+ public:
+  // Keys, or values, of `kv_head` for the chunk at `chunk`, of positions before `end`.
+  template <typename T>
+  void begin(bool keys, const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t end) {
+    const int64_t size = kv.page_size, last = std::min(chunk + kChunk, end);
+    at_ = count_ = line_ = 0;
+    bytes_ = size * (keys ? kv.head_dim : kv.padded_dim()) * static_cast<int64_t>(sizeof(T));
+    for (int64_t p = chunk / size; p * size < last; p++) {
+      const Page<T> page = page_of<T>(kv, page_row[p], kv_head);
+      pages_[count_++] = reinterpret_cast<const char*>(keys ? page.keys : page.values);
+    }
+  }
+  // So many lines a turn as are asked for in that many turns.
+  void spread(int64_t turns) { share_ = ((bytes_ + 63) / 64 * count_ + turns - 1) / turns; }
+
+  void some() {
+    for (int64_t i = 0; i < share_ && at_ < count_; i++) {
+      __builtin_prefetch(pages_[at_] + line_);
+      line_ += 64;
+      if (line_ >= bytes_) line_ = 0, at_++;
+    }
+  }
+
+ private:
+  const char* pages_[kChunk + 1];
+  int64_t at_ = 0, count_ = 0, line_ = 0, bytes_ = 0, share_ = 0;
+};
+
 // --- scores ------------------------------------------------------------------------------------------------------------
 
-// scores[h * kVectors + v] = q[h] . keys of eight positions, for N heads and V vectors of positions. `key[v]` is the first
+// scores[h * kVectors + v] = q[h] . keys of a vector of positions, for N heads and V vectors. `key[v]` is the first
 // feature of the first position, the next feature is `stride` further.
-template <int N, int V, typename T, F8 (*load8)(const T*)>
-static inline void dot_keys(const float* q, int64_t dim, const T* const* key, int64_t stride, F8* scores) {
-  F8 total[N][V];
+template <int N, int V, typename T, F (*load_items)(const T*)>
+static inline void dot_keys(const float* q, int64_t dim, const T* const* key, int64_t stride, F* scores,
+                            Ahead& ahead) {
+  F total[N][V];
   OCTAVO_EACH(h, N)
     OCTAVO_EACH(v, V) total[h][v] = splat(0.0f);
+  ahead.spread(dim);
   for (int64_t d = 0; d < dim; d++) {
-    F8 one[N];
+    ahead.some();
+    F one[N];
     OCTAVO_EACH(h, N) one[h] = splat(q[h * dim + d]);
     OCTAVO_EACH(v, V) {
-      const F8 k = load8(key[v] + d * stride);
+      const F k = load_items(key[v] + d * stride);
       OCTAVO_EACH(h, N) total[h][v] = fma(one[h], k, total[h][v]);
     }
   }
@@ -114,30 +154,31 @@ static inline void dot_keys(const float* q, int64_t dim, const T* const* key, in
     OCTAVO_EACH(v, V) scores[h * kVectors + v] = total[h][v];
 }
 
-// As many vectors at a time as leave room for their sums in sixteen registers.
-template <int N, typename T, F8 (*load8)(const T*)>
-static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride, F8* scores) {
+// As many vectors at a time as leave room for their sums in the registers.
+template <int N, typename T, F (*load_items)(const T*)>
+static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride, F* scores,
+                            Ahead& ahead) {
   int64_t v = 0;
-  if (N < kHeads && vectors == kVectors) return dot_keys<N, kVectors, T, load8>(q, dim, key, stride, scores);
-  for (; v + 2 <= vectors; v += 2) dot_keys<N, 2, T, load8>(q, dim, key + v, stride, scores + v);
-  if (v < vectors) dot_keys<N, 1, T, load8>(q, dim, key + v, stride, scores + v);
+  if ((N < kHeads || kManyRegisters) && vectors == kVectors) return dot_keys<N, kVectors, T, load_items>(q, dim, key, stride, scores, ahead);
+  for (; v + 2 <= vectors; v += 2) dot_keys<N, 2, T, load_items>(q, dim, key + v, stride, scores + v, ahead);
+  if (v < vectors) dot_keys<N, 1, T, load_items>(q, dim, key + v, stride, scores + v, ahead);
 }
 
-template <typename T, F8 (*load8)(const T*)>
+template <typename T, F (*load_items)(const T*)>
 static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride,
-                         F8* scores) {
+                         F* scores, Ahead& ahead) {
   switch (heads) {
-    case 1: return all_keys<1, T, load8>(q, dim, key, vectors, stride, scores);
-    case 2: return all_keys<2, T, load8>(q, dim, key, vectors, stride, scores);
-    case 3: return all_keys<3, T, load8>(q, dim, key, vectors, stride, scores);
-    default: return all_keys<4, T, load8>(q, dim, key, vectors, stride, scores);
+    case 1: return all_keys<1, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
+    case 2: return all_keys<2, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
+    case 3: return all_keys<3, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
+    default: return all_keys<4, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
   }
 }
 
 // --- values ------------------------------------------------------------------------------------------------------------
 
 struct Running {  // the softmax so far, of each head
-  alignas(32) float total[kHeads][kMaxHeadDim];
+  alignas(64) float total[kHeads][kMaxHeadDim];
   float most[kHeads];
   float weight[kHeads];
 };
@@ -145,47 +186,49 @@ struct Running {  // the softmax so far, of each head
 // total[h] = total[h] * rescale[h] + sum over positions of weight[h][p] * value[p], for N heads and V vectors of features.
 template <int N, int V, KvType type>
 static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature,
-                              const float (*weight)[kChunk], const float* rescale, Running& running) {
-  F8 total[N][V];
+                              const float (*weight)[kChunk], const float* rescale, Running& running, Ahead& ahead) {
+  F total[N][V];
   OCTAVO_EACH(h, N)
-    OCTAVO_EACH(v, V) total[h][v] = load(running.total[h] + feature + 8 * v) * splat(rescale[h]);
+    OCTAVO_EACH(v, V) total[h][v] = load(running.total[h] + feature + kLanes * v) * splat(rescale[h]);
+  ahead.spread(count);
   for (int64_t p = 0; p < count; p++) {
-    F8 one[N];
+    ahead.some();
+    F one[N];
     OCTAVO_EACH(h, N) one[h] = splat(weight[h][p]);
     OCTAVO_EACH(v, V) {
-      const F8 x = Item<type>::load8(value[p] + feature + 8 * v);
+      const F x = Item<type>::load_items(value[p] + feature + kLanes * v);
       OCTAVO_EACH(h, N) total[h][v] = fma(one[h], x, total[h][v]);
     }
   }
   OCTAVO_EACH(h, N)
-    OCTAVO_EACH(v, V) store(running.total[h] + feature + 8 * v, total[h][v]);
+    OCTAVO_EACH(v, V) store(running.total[h] + feature + kLanes * v, total[h][v]);
 }
 
 template <int N, int V, KvType type>
 static inline void add_all_values(const typename Item<type>::Type* const* value, int64_t count, int64_t padded,
-                                  const float (*weight)[kChunk], const float* rescale, Running& running) {
+                                  const float (*weight)[kChunk], const float* rescale, Running& running, Ahead& ahead) {
   int64_t feature = 0;
-  for (; feature + 8 * V <= padded; feature += 8 * V)
-    add_values<N, V, type>(value, count, feature, weight, rescale, running);
-  for (; feature < padded; feature += 8) add_values<N, 1, type>(value, count, feature, weight, rescale, running);
+  for (; feature + kLanes * V <= padded; feature += kLanes * V)
+    add_values<N, V, type>(value, count, feature, weight, rescale, running, ahead);
+  for (; feature < padded; feature += kLanes) add_values<N, 1, type>(value, count, feature, weight, rescale, running, ahead);
 }
 
 // --- chunks ------------------------------------------------------------------------------------------------------------
 
 template <typename T>
 struct Chunk {
-  const T* key[kVectors];  // of eight positions each; the next feature is `stride` further
+  const T* key[kVectors];  // of a vector of positions each; the next feature is `stride` further
   int64_t stride;
   const T* value[kChunk];
 };
 
 struct Scales {  // of kI8
-  alignas(32) float key[kChunk], value[kChunk];
+  alignas(64) float key[kChunk], value[kChunk];
 };
 
 struct Floats {  // a chunk as floats
-  alignas(32) float keys[kMaxHeadDim][kChunk];
-  alignas(32) float values[kChunk][kMaxHeadDim];
+  alignas(64) float keys[kMaxHeadDim * kChunk];    // [head_dim][kChunk]
+  alignas(64) float values[kChunk * kMaxHeadDim];  // [kChunk][padded_dim]: rows far apart would share few sets of a cache
 };
 
 // Positions [from, to) of the chunk. Whole vectors of keys are read: what is beyond the positions is masked later.
@@ -219,54 +262,60 @@ static void convert_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv
   if (size % kLanes == 0) {
     for (int64_t v = 0; v * kLanes < to - chunk; v++)
       for (int64_t d = 0; d < kv.head_dim; d++)
-        store(floats.keys[d] + v * kLanes, Item<type>::load8(stored.key[v] + d * size));
+        store(floats.keys + d * kChunk + v * kLanes, Item<type>::load_items(stored.key[v] + d * size));
   } else {  // a vector of positions may lie in several pages
-    std::memset(floats.keys, 0, sizeof floats.keys[0] * kv.head_dim);
+    std::memset(floats.keys, 0, sizeof(float) * kChunk * kv.head_dim);
     for (int64_t p = from; p < to; p++) {
       const T* key = page_of<T>(kv, page_row[p / size], kv_head).keys + p % size;
       for (int64_t d = 0; d < kv.head_dim; d++) {
         const T item[kLanes] = {key[d * size]};
-        floats.keys[d][p - chunk] = Item<type>::load8(item)[0];
+        floats.keys[d * kChunk + p - chunk] = Item<type>::load_items(item)[0];
       }
     }
   }
   for (int64_t p = from - chunk; p < to - chunk; p++)
     for (int64_t d = 0; d < kv.padded_dim(); d += kLanes)
-      store(floats.values[p] + d, Item<type>::load8(stored.value[p] + d));
+      store(floats.values + p * kv.padded_dim() + d, Item<type>::load_items(stored.value[p] + d));
   found.stride = kChunk;
-  for (int64_t v = 0; v < kVectors; v++) found.key[v] = floats.keys[0] + v * kLanes;
-  for (int64_t p = 0; p < kChunk; p++) found.value[p] = floats.values[p];
+  for (int64_t v = 0; v < kVectors; v++) found.key[v] = floats.keys + v * kLanes;
+  for (int64_t p = 0; p < kChunk; p++) found.value[p] = floats.values + p * kv.padded_dim();
 }
 
 // --- attention ---------------------------------------------------------------------------------------------------------
 
+struct Reads {  // ahead of a chunk: its values while its scores are computed, then the keys of the next one
+  Ahead values, keys;
+};
+
 // One token's heads over positions [from, to) of the chunk. `scales`: null where values need none.
 template <KvType type>
 static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Type>& in, const Scales* scales, int64_t chunk,
-                         int64_t from, int64_t to, int64_t heads, const float* q, Running& running) {
+                         int64_t from, int64_t to, int64_t heads, const float* q, Running& running, Reads& reads) {
   const int64_t padded = kv.padded_dim(), vectors = (to - chunk + kLanes - 1) / kLanes;
-  F8 scores[kHeads * kVectors];
-  chunk_scores<typename Item<type>::Type, Item<type>::load8>(heads, q, kv.head_dim, in.key, vectors, in.stride, scores);
-  alignas(32) float weight[kHeads][kChunk];
+  F scores[kHeads * kVectors];
+  chunk_scores<typename Item<type>::Type, Item<type>::load_items>(heads, q, kv.head_dim, in.key, vectors, in.stride, scores,
+                                                                  reads.values);
+  alignas(64) float weight[kHeads][kChunk];
   float rescale[kHeads];
   for (int64_t h = 0; h < heads; h++) {
     float* s = weight[h];
     for (int64_t v = 0; v < vectors; v++) {
-      F8 score = scores[h * kVectors + v] * splat(kv.scale);
-      if (scales) score *= load(scales->key + 8 * v);
-      store(s + 8 * v, score);
+      F score = scores[h * kVectors + v] * splat(kv.scale);
+      if (scales) score *= load(scales->key + kLanes * v);
+      store(s + kLanes * v, score);
     }
     for (int64_t p = chunk; p < from; p++) s[p - chunk] = -INFINITY;
     for (int64_t i = to - chunk; i < kChunk; i++) s[i] = -INFINITY;
-    F8 most = max8(max8(load(s), load(s + 8)), max8(load(s + 16), load(s + 24)));
+    F most = load(s);
+    for (int64_t v = 1; v < kVectors; v++) most = larger(most, load(s + kLanes * v));
     const float chunk_most = largest(most);
     const float peak = chunk_most > running.most[h] ? chunk_most : running.most[h];
-    rescale[h] = running.most[h] == -INFINITY ? 0.0f : exp8(splat(running.most[h] - peak))[0];
-    F8 e[kVectors], sums = splat(0.0f);
-    OCTAVO_EACH(v, kVectors) e[v] = load(s + 8 * v) - splat(peak);
-    exp8<kVectors>(e, e);
+    rescale[h] = running.most[h] == -INFINITY ? 0.0f : exp_of(splat(running.most[h] - peak))[0];
+    F e[kVectors], sums = splat(0.0f);
+    OCTAVO_EACH(v, kVectors) e[v] = load(s + kLanes * v) - splat(peak);
+    exp_of<kVectors>(e, e);
     OCTAVO_EACH(v, kVectors) {
-      store(s + 8 * v, e[v]);
+      store(s + kLanes * v, e[v]);
       sums += e[v];
     }
     running.weight[h] = running.weight[h] * rescale[h] + sum(sums);
@@ -278,71 +327,78 @@ static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Typ
   const auto* value = in.value + (from - chunk);
   const int64_t count = to - from;
   switch (heads) {
-    case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running);
-    case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running);
-    case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running);
-    default: return add_all_values<4, 2, type>(value, count, padded, weight, rescale, running);
+    case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running, reads.keys);
+    case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running, reads.keys);
+    case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running, reads.keys);
+    default: return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.keys);
   }
 }
 
+// The heads of KV head `kv_head` from `head` of its group on. `next`: the KV head whose keys will be read after them.
 template <KvType type>
-static void attend_heads(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
-                         int64_t heads, const float* q, int64_t q_stride, float* output, int64_t output_stride) {
+static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_head, int64_t head, int64_t next) {
+  typedef typename Item<type>::Type T;
   // Too large for some systems' stacks.
   static thread_local Floats floats;
   static thread_local Running running[kMaxAttendRows];
-  const int64_t dim = kv.head_dim, end = position + rows;
+  const int64_t dim = kv.head_dim, end = tokens.position + tokens.rows, group = kv.heads / kv.kv_heads;
+  const int64_t heads = std::min(group - head, kHeads), column = (kv_head * group + head) * dim;
+  const float* q = tokens.queries + column;
   const auto begin = [&](int64_t row) {
-    return kv.window && position + row >= kv.window ? position + row - kv.window + 1 : 0;
+    return kv.window && tokens.position + row >= kv.window ? tokens.position + row - kv.window + 1 : 0;
   };
-  for (int64_t row = 0; row < rows; row++)
+  for (int64_t row = 0; row < tokens.rows; row++)
     for (int64_t h = 0; h < heads; h++) {
       std::memset(running[row].total[h], 0, sizeof(float) * kv.padded_dim());
       running[row].most[h] = -INFINITY;
       running[row].weight[h] = 0.0f;
     }
   // Alone, a token converts what it reads in registers, where vectors of positions lie within a page.
-  const bool converts = rows > 1 || kv.page_size % kLanes != 0;
+  const bool converts = tokens.rows > 1 || kv.page_size % kLanes != 0;
+  Reads reads;
   Scales scales = {};
   const Scales* used = type == KvType::kI8 ? &scales : nullptr;
-  for (int64_t chunk = begin(0) / kChunk * kChunk; chunk < end; chunk += kChunk) {
+  const int64_t start = begin(0) / kChunk * kChunk;
+  for (int64_t chunk = start; chunk < end; chunk += kChunk) {
     const int64_t from = std::max(chunk, begin(0)), to = std::min(chunk + kChunk, end);
-    Chunk<typename Item<type>::Type> stored;
-    find_chunk<type>(kv, page_row, kv_head, chunk, from, to, stored, scales);
+    Chunk<T> stored;
+    find_chunk<type>(kv, tokens.page_row, kv_head, chunk, from, to, stored, scales);
     if (!converts) {
-      attend_chunk<type>(kv, stored, used, chunk, from, to, heads, q, running[0]);
+      reads.values.begin<T>(false, kv, tokens.page_row, kv_head, chunk, end);
+      if (chunk + kChunk < end)
+        reads.keys.begin<T>(true, kv, tokens.page_row, kv_head, chunk + kChunk, end);
+      else
+        reads.keys.begin<T>(true, kv, tokens.page_row, next, start, next < kv.kv_heads ? end : 0);
+      attend_chunk<type>(kv, stored, used, chunk, from, to, heads, q, running[0], reads);
       continue;
     }
     Chunk<float> converted;
-    convert_chunk<type>(kv, page_row, kv_head, chunk, from, to, stored, floats, converted);
-    for (int64_t row = 0; row < rows; row++) {
-      const int64_t first = std::max(chunk, begin(row)), last = std::min(to, position + row + 1);
+    convert_chunk<type>(kv, tokens.page_row, kv_head, chunk, from, to, stored, floats, converted);
+    for (int64_t row = 0; row < tokens.rows; row++) {
+      const int64_t first = std::max(chunk, begin(row)), last = std::min(to, tokens.position + row + 1);
       if (first < last)
-        attend_chunk<KvType::kF32>(kv, converted, used, chunk, first, last, heads, q + row * q_stride, running[row]);
+        attend_chunk<KvType::kF32>(kv, converted, used, chunk, first, last, heads, q + row * tokens.query_stride,
+                                   running[row], reads);
     }
   }
-  for (int64_t row = 0; row < rows; row++)
-    for (int64_t h = 0; h < heads; h++)
-      for (int64_t i = 0; i < dim; i++)
-        output[row * output_stride + h * dim + i] = running[row].total[h][i] / running[row].weight[h];
+  for (int64_t row = 0; row < tokens.rows; row++)
+    for (int64_t h = 0; h < heads; h++) {
+      float* out = tokens.output + row * tokens.output_stride + column + h * dim;
+      for (int64_t i = 0; i < dim; i++) out[i] = running[row].total[h][i] / running[row].weight[h];
+    }
 }
 
-void attend(const KvLayer& kv, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
-            const float* queries, int64_t query_stride, float* output, int64_t output_stride) {
+void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last) {
   const int64_t group = kv.heads / kv.kv_heads;
-  for (int64_t head = 0; head < group; head += kHeads) {
-    const int64_t heads = std::min(group - head, kHeads);
-    const float* q = queries + head * kv.head_dim;
-    float* out = output + head * kv.head_dim;
-    const auto go = [&](auto attend_type) {
-      attend_type(kv, page_row, position, rows, kv_head, heads, q, query_stride, out, output_stride);
-    };
-    switch (kv.type) {
-      case KvType::kF32: go(attend_heads<KvType::kF32>); break;
-      case KvType::kF16: go(attend_heads<KvType::kF16>); break;
-      case KvType::kI8: go(attend_heads<KvType::kI8>); break;
+  for (int64_t kv_head = first; kv_head < last; kv_head++)
+    for (int64_t head = 0; head < group; head += kHeads) {
+      const int64_t next = head + kHeads < group ? kv_head : kv_head + 1 < last ? kv_head + 1 : kv.kv_heads;
+      switch (kv.type) {
+        case KvType::kF32: attend_heads<KvType::kF32>(kv, tokens, kv_head, head, next); break;
+        case KvType::kF16: attend_heads<KvType::kF16>(kv, tokens, kv_head, head, next); break;
+        case KvType::kI8: attend_heads<KvType::kI8>(kv, tokens, kv_head, head, next); break;
+      }
     }
-  }
 }
 
 }  // namespace OCTAVO_ISA

@@ -11,52 +11,49 @@
 
 namespace octavo {
 
-constexpr int64_t kTile = 8;    // output features that a kernel computes side by side: one to each lane of a vector
-constexpr int64_t kBlock = 32;  // input features that share a scale
-constexpr int64_t kPanel = 4;   // rows of activations that a kernel multiplies with a tile at a time
-constexpr int64_t kRun = 64;    // neighbouring logits that a sampler looks at together
+constexpr int64_t kBlock = 32;     // input features that share a scale
+constexpr int64_t kRun = 64;       // neighbouring logits that a sampler looks at together
+constexpr int64_t kPanel = 4;      // rows of activations that a kernel multiplies with a tile at a time
+constexpr int64_t kMaxLanes = 16;  // of the widest vectors
 
 enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
 
-// A weight matrix [out, in], repacked into tiles of kTile output features. out is a multiple of kTile and, for the
-// quantised kinds, in is one of kBlock; what was added is zero.
+// A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
+// has lanes. out is a multiple of the tile and, for the quantised kinds, in is one of kBlock; what was added is zero.
 //
 // kU4: w = scale * q + minimum, q in 0..15. kS8: w = scale * q (+ minimum), q in -128..127. They are records
 // [tile][block] of
-//   kU4  128 bytes: byte 32 * i + 4 * lane + j holds input k = 16 * (i / 2) + 4 * (i % 2) + j in its low and k + 8 in its
-//        high half, i in 0..3, j in 0..3
-//   kS8  256 bytes: byte 16 * i + 2 * lane + j holds input 2 * i + j, i in 0..15, j in 0..1
-//   scales [kBlock / group][kTile], then minima [kTile] where there are any, both float16 or both float32.
+//   kU4  16 * tile bytes: byte 4 * (tile * i + lane) + j holds input k = 16 * (i / 2) + 4 * (i % 2) + j in its low and
+//        k + 8 in its high half, i in 0..3, j in 0..3
+//   kS8  32 * tile bytes: byte 2 * (tile * i + lane) + j holds input 2 * i + j, i in 0..15, j in 0..1
+//   scales [kBlock / group][tile], then minima [tile] where there are any, both float16 or both float32.
 // kF32, kF16, kBF16: element [tile][input][lane].
 struct Weight {
   WeightKind kind;
   int32_t group;     // inputs that share a scale: 32, or 16 (kS8 alone)
   bool half_scales;  // scales and minima are float16
   bool minima;
-  int64_t out, in;
+  int64_t out, in, tile;
   const uint8_t* data;
   const float* bias;  // float[out], null: none
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
-  int64_t tiles() const { return out / kTile; }
+  int64_t tiles() const { return out / tile; }
   int64_t blocks() const { return in / kBlock; }
-  int64_t integer_bytes() const { return kind == WeightKind::kU4 ? kTile * kBlock / 2 : kTile * kBlock; }
-  int64_t scale_bytes() const { return kTile * (half_scales ? 2 : 4); }  // of one per lane
+  int64_t integer_bytes() const { return kind == WeightKind::kU4 ? tile * kBlock / 2 : tile * kBlock; }
+  int64_t scale_bytes() const { return tile * (half_scales ? 2 : 4); }  // of one per lane
   int64_t block_bytes() const { return integer_bytes() + scale_bytes() * (kBlock / group + (minima ? 1 : 0)); }
 };
 
-// Activations quantised per row and block, x = scale * q, as records [panel][block][row of the panel], 64-byte aligned. Numbers
-// that a kernel needs in every lane stand there once for each lane: a broadcast less in the inner loop.
+// Activations quantised per row and block, x = scale * q, as records [panel][block][row of the panel].
 // `sum` is scale * (sum of q): what a weight's minimum is multiplied by.
 struct Activations8 {  // for kU4: q in -127..127
-  int8_t q[kBlock / 4][kTile][4];
-  float scale[kTile];
-  float sum[kTile];
+  int8_t q[kBlock];
+  float scale, sum;
 };
 struct Activations16 {  // for kS8: q in -32767..32767
   int16_t q[kBlock];
-  float scale[kTile];
-  float sum[kTile];
+  float scale, sum;
 };
 
 enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
@@ -64,7 +61,7 @@ enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
 // A layer's KV pages. A page is, one after the other, each on whole cache lines,
 //   keys [kv head][head_dim][page_size], values [kv head][page_size][padded_dim], and for kI8, value = scale * q,
 //   float32 scales of keys [kv head][page_size] and of values [kv head][page_size].
-// Keys of neighbouring tokens are neighbours, so that a vector holds the scores of eight tokens.
+// Keys of neighbouring tokens are neighbours, so that the lanes of a vector are tokens.
 struct KvLayer {
   int64_t heads, kv_heads, head_dim, page_size, window;  // window 0: all positions
   float scale;
@@ -72,7 +69,7 @@ struct KvLayer {
   uint8_t* pages;
 
   int64_t item_bytes() const { return type == KvType::kF32 ? 4 : type == KvType::kF16 ? 2 : 1; }
-  int64_t padded_dim() const { return (head_dim + kTile - 1) / kTile * kTile; }
+  int64_t padded_dim() const { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
   int64_t key_bytes() const { return whole_lines(kv_heads * head_dim * page_size * item_bytes()); }
   int64_t value_bytes() const { return whole_lines(kv_heads * page_size * padded_dim() * item_bytes()); }
   int64_t scale_bytes() const { return type == KvType::kI8 ? whole_lines(4 * kv_heads * page_size) : 0; }
@@ -83,6 +80,16 @@ struct KvLayer {
 
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int64_t kMaxAttendRows = 8;
+
+// Neighbouring tokens of a sequence, at most kMaxAttendRows, and its pages: queries and output [token][head][head_dim].
+struct Tokens {
+  const int32_t* page_row;
+  int64_t position, rows;  // of the first token; how many
+  const float* queries;
+  int64_t query_stride;
+  float* output;
+  int64_t output_stride;
+};
 
 // Where a linear writes: y[row * y_stride + feature] (+ residual[row * residual_stride + feature]).
 struct Output {
@@ -95,6 +102,7 @@ struct Output {
 struct Kernels {
   const char* name;
   bool (*supported)();
+  int64_t lanes;  // of a vector: output features of a tile
 
   // x @ W.T (+ bias) (+ residual), for tiles [first, last).
   void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
@@ -111,10 +119,8 @@ struct Kernels {
   void (*activate)(int32_t function, const float* x, const float* gate, int64_t width, float* y);
   // One token's keys and values [kv head][head_dim] into slot `slot` (page * page_size + offset).
   void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
-  // All query heads of KV head `kv_head` for `rows` tokens of a sequence, at most kMaxAttendRows, the first of them at
-  // `position`, over the pages of the sequence.
-  void (*attend)(const KvLayer&, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
-                 const float* queries, int64_t query_stride, float* output, int64_t output_stride);
+  // All query heads of KV heads [first, last) over the pages of the sequence.
+  void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan
   // if any is.
   float (*run_maxima)(const float* x, int64_t count, float* maxima);

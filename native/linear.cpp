@@ -8,214 +8,289 @@ namespace octavo {
 namespace OCTAVO_ISA {
 
 // Keeps the compiler from reordering the sums of a loop until every accumulator is spilled (GCC does: 35 GOP/s for 58).
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+#define OCTAVO_KEEP(v) asm("" : "+v"(v))
+#elif defined(__AVX2__)
 #define OCTAVO_KEEP(v) asm("" : "+x"(v))
 #else
 #define OCTAVO_KEEP(v)
 #endif
 
-static inline void put(const Output& out, int64_t row, int64_t feature, F8 value, const float* bias) {
+static inline void put(const Output& out, int64_t row, int64_t feature, F value, const float* bias) {
   if (bias) value += load(bias + feature);
   if (out.residual) value += load(out.residual + row * out.residual_stride + feature);
   store(out.y + row * out.y_stride + feature, value);
 }
 
-// --- integer dot products of one block: the eight lanes of a tile, M rows ----------------------------------------------
+// --- integer dot products of one block: the lanes of T tiles, M rows ---------------------------------------------------
+
+// Four bytes, or two shorts, in every lane.
+static inline I broadcast(const void* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return splat(x);
+}
+
+static inline I load_bytes(const uint8_t* p) {
+  I v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 
-// Eight sums of two products, each at most 2 * 15 * 127, fit into 16 bits.
-template <int M>
-static inline void dot_u4(const uint8_t* w, const Activations8* x, I8* result) {
-  const __m256i mask = _mm256_set1_epi8(15);
-  __m256i total[M];
-  OCTAVO_EACH(i, 4) {
-    const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * i));
-    const __m256i low = _mm256_and_si256(both, mask);
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-    const int k = 4 * (i / 2) + i % 2;
-    OCTAVO_EACH(m, M) {
-      const __m256i a = _mm256_maddubs_epi16(low, *reinterpret_cast<const __m256i*>(x[m].q[k]));
-      const __m256i b = _mm256_maddubs_epi16(high, *reinterpret_cast<const __m256i*>(x[m].q[k + 2]));
-      total[m] = i == 0 ? _mm256_add_epi16(a, b) : _mm256_add_epi16(_mm256_add_epi16(total[m], a), b);
-      OCTAVO_KEEP(total[m]);
-    }
-  }
-  OCTAVO_EACH(m, M) result[m] = (I8)_mm256_madd_epi16(total[m], _mm256_set1_epi16(1));
+// 16-bit sums: eight of two products, each at most 2 * 15 * 127, fit.
+static inline I add_u4(I total, I low, I high, I a, I b, bool first) {
+  const __m256i x = _mm256_maddubs_epi16((__m256i)low, (__m256i)a), y = _mm256_maddubs_epi16((__m256i)high, (__m256i)b);
+  return (I)(first ? _mm256_add_epi16(x, y) : _mm256_add_epi16(_mm256_add_epi16((__m256i)total, x), y));
 }
 
+static inline I end_u4(I total) { return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1)); }
+
 #else
 
-typedef int32_t I16 __attribute__((vector_size(64)));
-
-// sum[lane] += w[4 * lane + j] * x[4 * lane + j]: one instruction of AVX-512 VNNI, plain C++ elsewhere.
-static inline I16 add_products(I16 total, I16 w, const void* x) {
+// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j]: one instruction of AVX-512 VNNI.
+static inline I add_products(I total, I w, I x) {
 #ifdef __AVX512VNNI__
-  return (I16)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, _mm512_load_si512(x));
+  return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 #else
-  uint8_t a[64];
-  std::memcpy(a, &w, 64);
-  const int8_t* b = static_cast<const int8_t*>(x);
-  for (int lane = 0; lane < 16; lane++)
+  uint8_t a[sizeof w];
+  int8_t b[sizeof x];
+  std::memcpy(a, &w, sizeof w);
+  std::memcpy(b, &x, sizeof x);
+  for (int lane = 0; lane < kLanes; lane++)
     for (int j = 0; j < 4; j++) total[lane] += a[4 * lane + j] * b[4 * lane + j];
   return total;
 #endif
 }
 
-// Sixteen lanes: eight of the tile for one four of inputs, the same eight for the next four.
-template <int M>
-static inline void dot_u4(const uint8_t* w, const Activations8* x, I8* result) {
-  I16 total[M] = {};
-  OCTAVO_EACH(i, 2) {
-    I16 both;
-    std::memcpy(&both, w + 64 * i, 64);
-    const I16 low = both & 0x0f0f0f0f, high = (both >> 4) & 0x0f0f0f0f;
-    OCTAVO_EACH(m, M) {
-      total[m] = add_products(total[m], low, x[m].q[4 * i]);
-      total[m] = add_products(total[m], high, x[m].q[4 * i + 2]);
-    }
-  }
-  OCTAVO_EACH(m, M)
-    result[m] = __builtin_shufflevector(total[m], total[m], 0, 1, 2, 3, 4, 5, 6, 7) +
-                __builtin_shufflevector(total[m], total[m], 8, 9, 10, 11, 12, 13, 14, 15);
+static inline I add_u4(I total, I low, I high, I a, I b, bool first) {
+  return add_products(add_products(first ? I{} : total, low, a), high, b);
 }
 
+static inline I end_u4(I total) { return total; }
+
 #endif
 
-// Half a block of kS8, 16 inputs: 8 bits times 16.
-template <int M>
-static inline void dot_s8(const uint8_t* w, const Activations16* x, int half, I8* result) {
-#ifdef __AVX2__
-  __m256i total[M];
-  OCTAVO_EACH(i, 8) {
-    const __m256i weight = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w + 16 * i)));
+template <int M, int T>
+static inline void dot_block(const uint8_t* const* w, const Activations8* x, I (*result)[M]) {
+  OCTAVO_EACH(i, 4) {
+    const int k = 16 * (i / 2) + 4 * (i % 2);
+    I low[T], high[T];
+    OCTAVO_EACH(t, T) {
+      I both = load_bytes(w[t] + i * sizeof both);
+      OCTAVO_KEEP(both);  // one load, not one for each half
+      low[t] = both & 0x0f0f0f0f, high[t] = (both >> 4) & 0x0f0f0f0f;
+    }
     OCTAVO_EACH(m, M) {
-      int32_t pair;
-      std::memcpy(&pair, x[m].q + 16 * half + 2 * i, 4);
-      const __m256i both = _mm256_set1_epi32(pair);
-#ifdef __AVX512VNNI__
-      total[m] = _mm256_dpwssd_epi32(i == 0 ? _mm256_setzero_si256() : total[m], weight, both);
-#else
-      const __m256i products = _mm256_madd_epi16(weight, both);
-      total[m] = i == 0 ? products : _mm256_add_epi32(total[m], products);
-#endif
-      OCTAVO_KEEP(total[m]);
+      const I a = broadcast(x[m].q + k), b = broadcast(x[m].q + k + 8);
+      OCTAVO_EACH(t, T) {
+        result[t][m] = add_u4(result[t][m], low[t], high[t], a, b, i == 0);
+        OCTAVO_KEEP(result[t][m]);
+      }
     }
   }
-  OCTAVO_EACH(m, M) result[m] = (I8)total[m];
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) result[t][m] = end_u4(result[t][m]);
+}
+
+// total[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1], of 8 bits and of 16.
+static inline I load_shorts(const uint8_t* w) {
+#if defined(__AVX512F__)
+  return (I)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+#elif defined(__AVX2__)
+  return (I)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
 #else
-  OCTAVO_EACH(m, M) {
-    const int16_t* q = x[m].q + 16 * half;
-    int32_t total[kTile] = {};
-    OCTAVO_EACH(i, 8)
-      for (int lane = 0; lane < kTile; lane++)
-        for (int j = 0; j < 2; j++)
-          total[lane] += static_cast<int8_t>(w[16 * i + 2 * lane + j]) * q[2 * i + j];
-    std::memcpy(&result[m], total, sizeof total);
-  }
+  int16_t shorts[2 * kLanes];
+  for (int i = 0; i < 2 * kLanes; i++) shorts[i] = static_cast<int8_t>(w[i]);
+  I v;
+  std::memcpy(&v, shorts, sizeof v);
+  return v;
 #endif
+}
+
+static inline I add_pairs(I total, I w, I x) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
+#elif defined(__AVX2__)
+  return total + (I)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+#else
+  int16_t a[2 * kLanes], b[2 * kLanes];
+  std::memcpy(a, &w, sizeof w);
+  std::memcpy(b, &x, sizeof x);
+  for (int lane = 0; lane < kLanes; lane++) total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
+  return total;
+#endif
+}
+
+// Half a block of kS8, 16 inputs.
+template <int M, int T>
+static inline void dot_half(const uint8_t* const* w, const Activations16* x, int half, I (*result)[M]) {
+  OCTAVO_EACH(i, 8) {
+    I weight[T];
+    OCTAVO_EACH(t, T) weight[t] = load_shorts(w[t] + 2 * kLanes * (8 * half + i));
+    OCTAVO_EACH(m, M) {
+      const I pair = broadcast(x[m].q + 16 * half + 2 * i);
+      OCTAVO_EACH(t, T) {
+        result[t][m] = add_pairs(i == 0 ? I{} : result[t][m], weight[t], pair);
+        OCTAVO_KEEP(result[t][m]);
+      }
+    }
+  }
 }
 
 // --- quantised linears -------------------------------------------------------------------------------------------------
 
 template <bool half_scales>
-static inline F8 load_scale(const uint8_t* p, int index) {
-  if constexpr (half_scales) return load_half(reinterpret_cast<const uint16_t*>(p) + index * kTile);
-  return load(reinterpret_cast<const float*>(p) + index * kTile);
+static inline F load_scale(const uint8_t* p, int index) {
+  if constexpr (half_scales) return load_half(reinterpret_cast<const uint16_t*>(p) + index * kLanes);
+  return load(reinterpret_cast<const float*>(p) + index * kLanes);
 }
 
-// Weights come from memory in one long stream, which the hardware follows too late when there is one row to multiply.
-static inline void prefetch(const uint8_t* data) {
-  constexpr int64_t kAhead = 2048;
-  for (int64_t line = 0; line < 192; line += 64) __builtin_prefetch(data + kAhead + line);
+static inline void prefetch(const uint8_t* data, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(data + line);
 }
 
-// Blocks [first, last) of a tile: total[m] += w * x[m]. `x` is the panel's records from `first` on.
-template <bool half_scales, int M>
-static inline void add_blocks(const Weight& w, const Activations8* x, int64_t tile, int64_t first, int64_t last, F8* total) {
-  const int64_t bytes = w.block_bytes();
-  const uint8_t* data = w.data + (tile * w.blocks() + first) * bytes;
-  for (int64_t b = first; b < last; b++, data += bytes, x += kPanel) {
-    if (M < kPanel) prefetch(data);
-    I8 dot[M];
-    dot_u4<M>(data, x, dot);
-    const F8 scale = load_scale<half_scales>(data + 128, 0), minimum = load_scale<half_scales>(data + 128, 1);
-    OCTAVO_EACH(m, M) {
-      total[m] = fma(__builtin_convertvector(dot[m], F8), scale * *reinterpret_cast<const F8*>(x[m].scale), total[m]);
-      total[m] = fma(minimum, *reinterpret_cast<const F8*>(x[m].sum), total[m]);
-    }
+// T tiles' records of the block that comes next.
+template <int T>
+struct Streams {
+  const uint8_t* data[T];
+  int64_t bytes;  // of a record
+
+  Streams(const Weight& w, int64_t tile, int64_t block) : bytes(w.block_bytes()) {
+    for (int t = 0; t < T; t++) data[t] = w.data + ((tile + t) * w.blocks() + block) * bytes;
   }
-}
+  void next() {
+    OCTAVO_EACH(t, T) data[t] += bytes;
+  }
+  // Weights come from memory in long streams, which the hardware follows too late when there are few rows to multiply.
+  void fetch_ahead() const {
+    constexpr int64_t kAhead = 2048;
+    OCTAVO_EACH(t, T) prefetch(data[t] + kAhead, bytes);
+  }
+};
 
-template <bool half_scales, int M>
-static inline void add_blocks(const Weight& w, const Activations16* x, int64_t tile, int64_t first, int64_t last, F8* total) {
-  const int64_t bytes = w.block_bytes();
-  const int groups = static_cast<int>(kBlock / w.group);
-  const uint8_t* data = w.data + (tile * w.blocks() + first) * bytes;
-  for (int64_t b = first; b < last; b++, data += bytes, x += kPanel) {
-    if (M < kPanel) prefetch(data), prefetch(data + 128);
-    I8 front[M], back[M];
-    dot_s8<M>(data, x, 0, front);
-    dot_s8<M>(data + 128, x, 1, back);
-    const uint8_t* scales = data + 256;
-    const F8 scale = load_scale<half_scales>(scales, 0);
-    if (groups == 1) {
-      OCTAVO_EACH(m, M)
-        total[m] = fma(__builtin_convertvector(front[m] + back[m], F8), scale * load(x[m].scale), total[m]);
-    } else {
-      const F8 other = load_scale<half_scales>(scales, 1);
-      OCTAVO_EACH(m, M) {
-        total[m] = fma(__builtin_convertvector(front[m], F8), scale * load(x[m].scale), total[m]);
-        total[m] = fma(__builtin_convertvector(back[m], F8), other * load(x[m].scale), total[m]);
+// Blocks [first, last) of T tiles: total[t][m] += w * x[m]. `x` is the panel's records from `first` on.
+template <bool half_scales, int M, int T>
+static inline void add_blocks(const Weight& w, const Activations8* x, int64_t tile, int64_t first, int64_t last,
+                              F (*total)[M]) {
+  Streams<T> w_ahead(w, tile, first);
+  for (int64_t b = first; b < last; b++, w_ahead.next(), x += kPanel) {
+    if (M < kPanel) w_ahead.fetch_ahead();
+    I dot[T][M];
+    dot_block<M, T>(w_ahead.data, x, dot);
+    F scale[T], minimum[T];
+    OCTAVO_EACH(t, T) {
+      const uint8_t* scales = w_ahead.data[t] + kLanes * kBlock / 2;
+      scale[t] = load_scale<half_scales>(scales, 0), minimum[t] = load_scale<half_scales>(scales, 1);
+    }
+    OCTAVO_EACH(m, M) {
+      const F x_scale = splat(x[m].scale), x_sum = splat(x[m].sum);
+      OCTAVO_EACH(t, T) {
+        total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale[t] * x_scale, total[t][m]);
+        total[t][m] = fma(minimum[t], x_sum, total[t][m]);
       }
     }
-    if (w.minima) {
-      const F8 minimum = load_scale<half_scales>(scales, groups);
-      OCTAVO_EACH(m, M) total[m] = fma(minimum, load(x[m].sum), total[m]);
-    }
   }
 }
 
-// Wide inputs are taken in chunks of blocks whose activations stay in the L1 cache while some tiles are gone through.
-constexpr int64_t kChunkBytes = 24 * 1024;
-constexpr int64_t kChunkTiles = 16;
+template <bool half_scales, int M, int T>
+static inline void add_blocks(const Weight& w, const Activations16* x, int64_t tile, int64_t first, int64_t last,
+                              F (*total)[M]) {
+  const int groups = static_cast<int>(kBlock / w.group);
+  Streams<T> w_ahead(w, tile, first);
+  for (int64_t b = first; b < last; b++, w_ahead.next(), x += kPanel) {
+    if (M < kPanel) w_ahead.fetch_ahead();
+    I front[T][M], back[T][M];
+    dot_half<M, T>(w_ahead.data, x, 0, front);
+    if (groups == 1) {
+      dot_half<M, T>(w_ahead.data, x, 1, back);
+      OCTAVO_EACH(t, T) {
+        const F scale = load_scale<half_scales>(w_ahead.data[t] + kLanes * kBlock, 0);
+        OCTAVO_EACH(m, M)
+          total[t][m] = fma(__builtin_convertvector(front[t][m] + back[t][m], F), scale * splat(x[m].scale), total[t][m]);
+      }
+    } else {
+      OCTAVO_EACH(t, T) {
+        const F scale = load_scale<half_scales>(w_ahead.data[t] + kLanes * kBlock, 0);
+        OCTAVO_EACH(m, M)
+          total[t][m] = fma(__builtin_convertvector(front[t][m], F), scale * splat(x[m].scale), total[t][m]);
+      }
+      dot_half<M, T>(w_ahead.data, x, 1, back);
+      OCTAVO_EACH(t, T) {
+        const F scale = load_scale<half_scales>(w_ahead.data[t] + kLanes * kBlock, 1);
+        OCTAVO_EACH(m, M)
+          total[t][m] = fma(__builtin_convertvector(back[t][m], F), scale * splat(x[m].scale), total[t][m]);
+      }
+    }
+    if (w.minima) OCTAVO_EACH(t, T) {
+        const F minimum = load_scale<half_scales>(w_ahead.data[t] + kLanes * kBlock, groups);
+        OCTAVO_EACH(m, M) total[t][m] = fma(minimum, splat(x[m].sum), total[t][m]);
+      }
+  }
+}
+
+// Tiles that are multiplied at a time, M rows each: their sums and products stay in registers.
+template <int M>
+constexpr int kTiles = kLanes == 16 || M <= 2 ? 2 : 1;
+
+// Blocks [from, to) of T tiles from `tile` on. Before the last block, sums stand where the results will.
+template <bool half_scales, int M, int T, typename Record>
+static inline void multiply(const Weight& w, const Record* x, int64_t row, const Output& out, int64_t tile, int64_t from,
+                            int64_t to) {
+  float* y = out.y + row * out.y_stride + tile * kLanes;
+  F total[T][M];
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) total[t][m] = from == 0 ? splat(0.0f) : load(y + m * out.y_stride + t * kLanes);
+  add_blocks<half_scales, M, T>(w, x + from * kPanel, tile, from, to, total);
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) {
+      if (to == w.blocks())
+        put(out, row + m, (tile + t) * kLanes, total[t][m], w.bias);
+      else
+        store(y + m * out.y_stride + t * kLanes, total[t][m]);
+    }
+}
 
 template <bool half_scales, int M, typename Record>
-static void quantised_panel(const Weight& w, const Record* activations, int64_t panel, const Output& out, int64_t first,
-                            int64_t last) {
-  const Record* x = activations + panel * kPanel * w.blocks();
-  const int64_t most = kChunkBytes / static_cast<int64_t>(M * sizeof(Record));
-  const int64_t chunks = (w.blocks() + most - 1) / most;
-  for (int64_t tile = first; tile < last; tile += kChunkTiles) {
-    const int64_t tiles = last - tile < kChunkTiles ? last - tile : kChunkTiles;
-    F8 sums[kChunkTiles][M];
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-      const int64_t from = w.blocks() * chunk / chunks, to = w.blocks() * (chunk + 1) / chunks;
-      for (int64_t t = 0; t < tiles; t++) {
-        F8 total[M];
-        OCTAVO_EACH(m, M) total[m] = chunk == 0 ? splat(0.0f) : sums[t][m];
-        add_blocks<half_scales, M>(w, x + from * kPanel, tile + t, from, to, total);
-        if (chunk + 1 < chunks) {
-          OCTAVO_EACH(m, M) sums[t][m] = total[m];
-        } else {
-          OCTAVO_EACH(m, M) put(out, panel * kPanel + m, (tile + t) * kTile, total[m], w.bias);
-        }
-      }
-    }
-  }
+static void quantised_panel(const Weight& w, const Record* activations, int64_t row, const Output& out, int64_t tile,
+                            int64_t tiles, int64_t from, int64_t to) {
+  constexpr int T = kTiles<M>;
+  const Record* x = activations + row * w.blocks();
+  if (tiles == T) return multiply<half_scales, M, T>(w, x, row, out, tile, from, to);
+  for (int64_t t = 0; t < tiles; t++) multiply<half_scales, M, 1>(w, x, row, out, tile + t, from, to);
 }
+
+// The rows that are left when no panel is full any more.
+template <bool half_scales, int M, typename Record>
+static void quantised_rest(int64_t rows, const Weight& w, const Record* activations, int64_t row, const Output& out,
+                           int64_t tile, int64_t tiles, int64_t from, int64_t to) {
+  if (rows == M) return quantised_panel<half_scales, M>(w, activations, row, out, tile, tiles, from, to);
+  if constexpr (M > 1) quantised_rest<half_scales, M - 1>(rows, w, activations, row, out, tile, tiles, from, to);
+}
+
+// With many rows, so many blocks of some tiles at a time that they stay in the L1 cache while all rows pass by.
+constexpr int64_t kChunkBlocks = 32;
 
 template <bool half_scales, typename Record>
 static void quantised_panels(const Weight& w, const Record* activations, int64_t rows, const Output& out, int64_t first,
                              int64_t last) {
-  int64_t panel = 0;
-  for (; (panel + 1) * kPanel <= rows; panel++)
-    quantised_panel<half_scales, 4>(w, activations, panel, out, first, last);
-  switch (rows - panel * kPanel) {
-    case 3: return quantised_panel<half_scales, 3>(w, activations, panel, out, first, last);
-    case 2: return quantised_panel<half_scales, 2>(w, activations, panel, out, first, last);
-    case 1: return quantised_panel<half_scales, 1>(w, activations, panel, out, first, last);
-    default: return;
+  const int64_t blocks = w.blocks(), chunks = rows > kPanel ? (blocks + kChunkBlocks - 1) / kChunkBlocks : 1;
+  constexpr int64_t kMost = kTiles<kPanel> > kTiles<1> ? kTiles<kPanel> : kTiles<1>;
+  for (int64_t chunk = 0; chunk < chunks; chunk++) {
+    const int64_t from = blocks * chunk / chunks, to = blocks * (chunk + 1) / chunks;
+    for (int64_t tile = first; tile < last; tile += kMost) {
+      const int64_t tiles = last - tile < kMost ? last - tile : kMost;
+      // While these tiles are multiplied, the next ones come from memory, a part with every panel.
+      const int64_t bytes = chunks == 1 ? kMost * blocks * w.block_bytes() : 0;
+      const uint8_t* next = w.data + (tile + kMost) * blocks * w.block_bytes();
+      int64_t row = 0;
+      for (; row + kPanel <= rows; row += kPanel) {
+        if (rows >= 2 * kPanel) prefetch(next + bytes * row / rows / 64 * 64, bytes * kPanel / rows);
+        quantised_panel<half_scales, kPanel>(w, activations, row, out, tile, tiles, from, to);
+      }
+      quantised_rest<half_scales, kPanel - 1>(rows - row, w, activations, row, out, tile, tiles, from, to);
+    }
   }
 }
 
@@ -236,7 +311,7 @@ void linear_quantised(const Weight& w, const void* activations, int64_t rows, co
 // --- float linears -----------------------------------------------------------------------------------------------------
 
 template <WeightKind kind>
-static inline F8 load_weight(const uint8_t* data, int64_t element) {
+static inline F load_weight(const uint8_t* data, int64_t element) {
   if constexpr (kind == WeightKind::kF32) return load(reinterpret_cast<const float*>(data) + element);
   if constexpr (kind == WeightKind::kF16) return load_half(reinterpret_cast<const uint16_t*>(data) + element);
   return load_bfloat(reinterpret_cast<const uint16_t*>(data) + element);
@@ -245,14 +320,14 @@ static inline F8 load_weight(const uint8_t* data, int64_t element) {
 // M rows and T tiles at once: M * T sums that do not wait for each other.
 template <WeightKind kind, int M, int T>
 static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_t row, int64_t tile, const Output& out) {
-  F8 total[M][T];
+  F total[M][T];
   OCTAVO_EACH(m, M)
     OCTAVO_EACH(t, T) total[m][t] = splat(0.0f);
-  const int64_t size = w.in * kTile, start = tile * size;
+  const int64_t size = w.in * kLanes, start = tile * size;
   const float* rows = x + row * x_stride;
   for (int64_t k = 0; k < w.in; k++) {
-    F8 weight[T];
-    OCTAVO_EACH(t, T) weight[t] = load_weight<kind>(w.data, start + t * size + k * kTile);
+    F weight[T];
+    OCTAVO_EACH(t, T) weight[t] = load_weight<kind>(w.data, start + t * size + k * kLanes);
     OCTAVO_EACH(m, M)
       OCTAVO_EACH(t, T) {
         total[m][t] = fma(weight[t], splat(rows[m * x_stride + k]), total[m][t]);
@@ -260,7 +335,7 @@ static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_
       }
   }
   OCTAVO_EACH(m, M)
-    OCTAVO_EACH(t, T) put(out, row + m, (tile + t) * kTile, total[m][t], w.bias);
+    OCTAVO_EACH(t, T) put(out, row + m, (tile + t) * kLanes, total[m][t], w.bias);
 }
 
 template <WeightKind kind, int M, int T>
@@ -275,6 +350,8 @@ template <WeightKind kind>
 static void float_panels(const Weight& w, const float* x, int64_t x_stride, int64_t rows, const Output& out,
                          int64_t first, int64_t last) {
   int64_t row = 0;
+  if (kLanes == 16)  // enough registers
+    for (; row + 8 <= rows; row += 8) float_panel<kind, 8, 2>(w, x, x_stride, row, out, first, last);
   for (; row + 4 <= rows; row += 4) float_panel<kind, 4, 2>(w, x, x_stride, row, out, first, last);
   switch (rows - row) {
     case 3: return float_panel<kind, 3, 2>(w, x, x_stride, row, out, first, last);
@@ -296,10 +373,10 @@ void linear_float(const Weight& w, const float* x, int64_t x_stride, int64_t row
 // --- rows of a matrix as floats ----------------------------------------------------------------------------------------
 
 void unpack_row(const Weight& w, int64_t row, int64_t width, float* y) {
-  const int64_t tile = row / kTile, lane = row % kTile;
+  const int64_t tile = row / kLanes, lane = row % kLanes;
   if (!w.quantised()) {
     for (int64_t k = 0; k < width; k++) {
-      const int64_t element = (tile * w.in + k) * kTile + lane;
+      const int64_t element = (tile * w.in + k) * kLanes + lane;
       if (w.kind == WeightKind::kF32) {
         std::memcpy(&y[k], w.data + 4 * element, 4);
       } else {
@@ -325,10 +402,10 @@ void unpack_row(const Weight& w, int64_t row, int64_t width, float* y) {
     float q;
     if (w.kind == WeightKind::kU4) {
       const int i = offset / 16 * 2 + offset % 8 / 4;
-      const uint8_t both = data[32 * i + 4 * lane + offset % 4];
+      const uint8_t both = data[4 * (kLanes * i + lane) + offset % 4];
       q = static_cast<float>(offset % 16 < 8 ? both & 15 : both >> 4);
     } else {
-      q = static_cast<float>(static_cast<int8_t>(data[16 * (offset / 2) + 2 * lane + offset % 2]));
+      q = static_cast<float>(static_cast<int8_t>(data[2 * (kLanes * (offset / 2) + lane) + offset % 2]));
     }
     y[k] = scale(offset / w.group) * q + (w.minima ? scale(groups) : 0.0f);
   }

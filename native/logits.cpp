@@ -8,7 +8,7 @@ namespace octavo {
 namespace OCTAVO_ISA {
 
 float run_maxima(const float* x, int64_t count, float* maxima) {
-  I8 undefined = {};
+  I undefined = {};
   float highest = -INFINITY;
   for (int64_t first = 0; first < count; first += kRun, x += kRun) {
     float padded[kRun];
@@ -18,20 +18,18 @@ float run_maxima(const float* x, int64_t count, float* maxima) {
       std::memcpy(padded, x, sizeof(float) * (count - first));
       run = padded;
     }
-    F8 even = splat(-INFINITY), odd = even;
-    for (int i = 0; i < kRun; i += 16) {
-      const F8 a = load(run + i), b = load(run + i + 8);
-      even = a > even ? a : even;
-      odd = b > odd ? b : odd;
+    F even = splat(-INFINITY), odd = even;
+    for (int i = 0; i < kRun; i += 2 * kLanes) {
+      const F a = load(run + i), b = load(run + i + kLanes);
+      even = larger(a, even);
+      odd = larger(b, odd);
       undefined |= (a != a) | (b != b);
     }
-    even = odd > even ? odd : even;
-    float most = even[0];
-    for (int lane = 1; lane < 8; lane++) most = even[lane] > most ? even[lane] : most;
+    const float most = largest(larger(odd, even));
     maxima[first / kRun] = most;
     highest = most > highest ? most : highest;
   }
-  for (int lane = 0; lane < 8; lane++)
+  for (int lane = 0; lane < kLanes; lane++)
     if (undefined[lane]) return NAN;
   return highest;
 }

@@ -117,6 +117,7 @@ using Pair = std::pair<int32_t, int32_t>;
 NB_MODULE(_native, m) {
   m.def("instruction_sets", &instruction_sets);
   m.def("check_instruction_set", [](const std::string& isa) { find_kernels(isa); }, "isa"_a);
+  m.def("tile", [](const std::string& isa) { return find_kernels(isa).lanes; }, "isa"_a);
   m.def(
       "measure_ceilings",
       [](const std::string& isa, int threads) {
@@ -139,12 +140,13 @@ NB_MODULE(_native, m) {
            [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); }, "isa"_a,
            "threads"_a)
       .def_prop_ro("threads", &Plan::threads)
+      .def_prop_ro("tile", &Plan::tile)
       .def("add_buffer", &Plan::add_buffer, "width"_a, "selected"_a)
       .def(
           "add_weight",
           [](Plan& plan, int32_t kind, int32_t group, bool half_scales, bool minima, int64_t out, int64_t in,
              Array<const uint8_t> data, std::optional<Array<const float>> bias) {
-            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, out, in, data.data(),
+            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, out, in, plan.tile(), data.data(),
                                 bias ? bias->data() : nullptr};
             return plan.add_weight(weight);
           },

@@ -10,19 +10,21 @@ namespace OCTAVO_ISA {
 constexpr int kChains = 12;  // more than latency times units of any core, and they stay in registers
 
 int64_t peak_float(int64_t rounds) {
-  F8 total[kChains];
+  F total[kChains];
   OCTAVO_EACH(i, kChains) total[i] = splat(static_cast<float>(i));
-  const F8 factor = splat(0.5f);
+  const F factor = splat(0.5f);
   for (int64_t round = 0; round < rounds; round++)
     OCTAVO_EACH(i, kChains) {
       total[i] = fma(total[i], factor, factor);
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+      asm volatile("" : "+v"(total[i]));
+#elif defined(__AVX2__)
       asm volatile("" : "+x"(total[i]));
 #else
       asm volatile("" : "+m"(total[i]));
 #endif
     }
-  return rounds * kChains * 2 * kTile;
+  return rounds * kChains * 2 * kLanes;
 }
 
 // The multiplication of the 4-bit kernel: bytes by bytes, neighbours added.
@@ -53,10 +55,10 @@ int64_t peak_integer(int64_t rounds) {
 
 float read_all(const float* data, int64_t count) {
   // Four streams at once: the hardware fetches further ahead than for one.
-  F8 total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
+  F total[4] = {splat(0.0f), splat(0.0f), splat(0.0f), splat(0.0f)};
   const int64_t quarter = count / 4;
-  for (int64_t i = 0; i + 16 <= quarter; i += 16)
-    OCTAVO_EACH(j, 4) total[j] += load(data + j * quarter + i) + load(data + j * quarter + i + 8);
+  for (int64_t i = 0; i + 2 * kLanes <= quarter; i += 2 * kLanes)
+    OCTAVO_EACH(j, 4) total[j] += load(data + j * quarter + i) + load(data + j * quarter + i + kLanes);
   return sum((total[0] + total[1]) + (total[2] + total[3]));
 }
 

@@ -79,7 +79,7 @@ void Plan::reserve(const Step& step) {
   int64_t widest = 0;
   for (const Weight& weight : weights_) widest = std::max(widest, weight.in);
   const int64_t panels = (std::max(step.tokens, step.logit_rows) + kPanel - 1) / kPanel;
-  const int64_t record = std::max(sizeof(Activations8), sizeof(Activations16));
+  constexpr int64_t record = std::max(sizeof(Activations8), sizeof(Activations16));
   activations_.reserve(panels * kPanel * (widest / kBlock + 1) * record);
   for (Worker& worker : workers_) {
     worker.floats.reserve(own_floats_ * sizeof(float));
@@ -215,9 +215,11 @@ void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
   const Weight& weight = weights_[op.index];
   const bool adds = op.y.buffer >= 0;
   const Output out{at(op.out, 0), stride(op.out), adds ? at(op.y, 0) : nullptr, adds ? stride(op.y) : 0};
-  const int64_t tiles = weight.tiles();
-  const int64_t piece = std::max<int64_t>(1, std::min<int64_t>(16, tiles / (4 * team_.size)));
-  share(worker, tiles, piece, [&](int64_t first, int64_t last) {
+  // As many pieces for every thread, of whole pairs of tiles.
+  const int64_t pairs = (weight.tiles() + 1) / 2;
+  const int64_t pieces = std::min<int64_t>(pairs, team_.size * std::max<int64_t>(4, pairs / (8 * team_.size)));
+  share(worker, pieces, 1, [&](int64_t piece, int64_t) {
+    const int64_t first = 2 * (pairs * piece / pieces), last = std::min(weight.tiles(), 2 * (pairs * (piece + 1) / pieces));
     if (weight.quantised())
       kernels_.linear_quantised(weight, activations(worker), count, out, first, last);
     else
@@ -227,15 +229,17 @@ void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
 
 void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const KvLayer& layer = layers_[op.index];
-  const int64_t width = layer.heads / layer.kv_heads * layer.head_dim;
-  const int64_t count = static_cast<int64_t>(neighbours_.size()) * layer.kv_heads;
-  share(worker, count, 1, [&](int64_t first, int64_t) {
+  const int64_t some = static_cast<int64_t>(neighbours_.size());
+  // A sequence's KV heads lie side by side in its pages: one thread reads them, where there are tokens for all.
+  const int64_t heads = some >= 4 * team_.size ? layer.kv_heads : 1, parts = layer.kv_heads / heads;
+  share(worker, some * parts, 1, [&](int64_t first, int64_t) {
     // From the end: the last tokens of a prompt take longest, and nobody should wait for them.
-    const int64_t item = count - 1 - first, kv_head = item % layer.kv_heads;
-    const Neighbours& some = neighbours_[item / layer.kv_heads];
-    kernels_.attend(layer, step.page_table + step.table_rows[some.sequence] * step.table_width, step.positions[some.row],
-                    some.count, kv_head, at(op.x, some.row) + kv_head * width, stride(op.x),
-                    at(op.out, some.row) + kv_head * width, stride(op.out));
+    const int64_t item = some * parts - 1 - first, head = item % parts * heads;
+    const Neighbours& tokens = neighbours_[item / parts];
+    kernels_.attend(layer,
+                    {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row],
+                     tokens.count, at(op.x, tokens.row), stride(op.x), at(op.out, tokens.row), stride(op.out)},
+                    head, head + heads);
   });
 }
 

@@ -97,6 +97,7 @@ class Plan {
   void run(const Step& step);
 
   int threads() const { return team_.size; }
+  int64_t tile() const { return kernels_.lanes; }  // output features of a weight's tile
   int64_t vocab() const { return ops_.back().width; }
 
  private:

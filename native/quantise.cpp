@@ -9,23 +9,27 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
+constexpr int kVectors = kBlock / kLanes;  // of a block
+
 struct Rounded {
-  I8 q[4];
+  I q[kVectors];
   float scale, total;  // scale * (the sum of q)
 };
 
 // N blocks of 32 floats side by side, each as whole numbers of at most `limit`.
 template <int N>
 static inline void round_blocks(const float* x, float limit, Rounded* out) {
-  F8 v[N][4];
-  I8 magnitude[N];
+  F v[N][kVectors];
+  I magnitude[N];
   float most[N];
   bool usual = true;
   OCTAVO_EACH(n, N) {
-    OCTAVO_EACH(i, 4) v[n][i] = load(x + n * kBlock + 8 * i);
-    const auto bits = [&](int i) { return (I8)v[n][i] & 0x7fffffff; };
-    // As integers, magnitudes are in the same order, and nan is above them all.
-    magnitude[n] = max8(max8(bits(0), bits(1)), max8(bits(2), bits(3)));
+    magnitude[n] = I{};
+    OCTAVO_EACH(i, kVectors) {
+      v[n][i] = load(x + n * kBlock + kLanes * i);
+      // As integers, magnitudes are in the same order, and nan is above them all.
+      magnitude[n] = larger(magnitude[n], (I)v[n][i] & 0x7fffffff);
+    }
   }
   OCTAVO_EACH(n, N) {
     const int32_t bits = largest(magnitude[n]);
@@ -34,13 +38,14 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
   }
   if (usual) {
     OCTAVO_EACH(n, N) {
-      const F8 inverse = splat(limit / most[n]);
-      OCTAVO_EACH(i, 4) out[n].q[i] = nearest(v[n][i] * inverse);
+      const F inverse = splat(limit / most[n]);
+      OCTAVO_EACH(i, kVectors) out[n].q[i] = nearest(v[n][i] * inverse);
     }
     OCTAVO_EACH(n, N) {
-      const I8* q = out[n].q;
+      I total = out[n].q[0];
+      for (int i = 1; i < kVectors; i++) total += out[n].q[i];
       out[n].scale = most[n] / limit;
-      out[n].total = out[n].scale * static_cast<float>(sum((q[0] + q[1]) + (q[2] + q[3])));
+      out[n].total = out[n].scale * static_cast<float>(sum(total));
     }
     return;
   }
@@ -48,25 +53,20 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
     if (N > 1) {
       round_blocks<1>(x + n * kBlock, limit, out + n);
     } else {  // what is not finite must not become a number, and what is next to nothing has no inverse
-      for (int i = 0; i < 4; i++) out[n].q[i] = I8{};
+      for (int i = 0; i < kVectors; i++) out[n].q[i] = I{};
       out[n].scale = out[n].total = most[n] < 1e-30f ? 0.0f : NAN;
     }
   }
 }
 
 static inline void write(const Rounded& block, Activations8& out) {
-  alignas(32) int32_t fours[kBlock / 4];
-  to_bytes(block.q, fours);
-  asm("" : "+m"(fours));  // broadcasts from memory are cheaper than those from a vector's middle
-  OCTAVO_EACH(i, kBlock / 4) store(&out.q[i][0][0], splat(fours[i]));
-  store(out.scale, splat(block.scale));
-  store(out.sum, splat(block.total));
+  to_bytes(block.q, out.q);
+  out.scale = block.scale, out.sum = block.total;
 }
 
 static inline void write(const Rounded& block, Activations16& out) {
   to_shorts(block.q, out.q);
-  store(out.scale, splat(block.scale));
-  store(out.sum, splat(block.total));
+  out.scale = block.scale, out.sum = block.total;
 }
 
 template <typename Record>

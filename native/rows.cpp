@@ -10,11 +10,11 @@ namespace OCTAVO_ISA {
 // sum of x * x (or of x, if `square` is false), always in the same order for the same length
 template <bool square>
 static float sum_of(const float* x, int64_t length) {
-  F8 total[2] = {splat(0.0f), splat(0.0f)};
+  F total[2] = {splat(0.0f), splat(0.0f)};
   int64_t i = 0;
-  for (; i + 16 <= length; i += 16)
+  for (; i + 2 * kLanes <= length; i += 2 * kLanes)
     for (int j = 0; j < 2; j++) {
-      const F8 v = load(x + i + 8 * j);
+      const F v = load(x + i + kLanes * j);
       total[j] = square ? fma(v, v, total[j]) : total[j] + v;
     }
   float result = sum(total[0] + total[1]);
@@ -47,40 +47,40 @@ void rope(const float* x, const float* cosine, const float* sine, int64_t heads,
 
 // y = function(x), for V vectors.
 template <int V>
-static inline void activation(int32_t function, const F8* x, F8* y) {
-  const F8 one = splat(1.0f);
-  F8 u[V];
+static inline void activation(int32_t function, const F* x, F* y) {
+  const F one = splat(1.0f);
+  F u[V];
   if (function == 0) {  // silu
     OCTAVO_EACH(v, V) u[v] = -x[v];
-    exp8<V>(u, u);
+    exp_of<V>(u, u);
     OCTAVO_EACH(v, V) y[v] = x[v] / (one + u[v]);
   } else if (function == 2) {  // gelu with tanh(u) = 1 - 2 / (exp(2u) + 1)
     OCTAVO_EACH(v, V) u[v] = splat(0.7978845608f) * (x[v] + splat(0.044715f) * x[v] * x[v] * x[v]);
     OCTAVO_EACH(v, V) u[v] += u[v];
-    exp8<V>(u, u);
+    exp_of<V>(u, u);
     OCTAVO_EACH(v, V) y[v] = splat(0.5f) * x[v] * (splat(2.0f) - splat(2.0f) / (u[v] + one));
   } else {  // gelu by the error function
     OCTAVO_EACH(v, V)
-      for (int i = 0; i < 8; i++) y[v][i] = 0.5f * x[v][i] * (1.0f + std::erf(x[v][i] * 0.70710678f));
+      for (int i = 0; i < kLanes; i++) y[v][i] = 0.5f * x[v][i] * (1.0f + std::erf(x[v][i] * 0.70710678f));
   }
 }
 
 void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y) {
   constexpr int V = 4;
-  for (int64_t i = 0; i < width; i += 8 * V) {
-    F8 in[V], out[V];
-    const int64_t count = width - i < 8 * V ? width - i : 8 * V;
-    if (count == 8 * V) {
-      OCTAVO_EACH(v, V) in[v] = load(x + i + 8 * v);
+  for (int64_t i = 0; i < width; i += kLanes * V) {
+    F in[V], out[V];
+    const int64_t count = width - i < kLanes * V ? width - i : kLanes * V;
+    if (count == kLanes * V) {
+      OCTAVO_EACH(v, V) in[v] = load(x + i + kLanes * v);
     } else {
       std::memset(in, 0, sizeof in);
       std::memcpy(in, x + i, sizeof(float) * count);
     }
     activation<V>(function, in, out);
-    if (count == 8 * V) {
-      OCTAVO_EACH(v, V) store(y + i + 8 * v, gate ? out[v] * load(gate + i + 8 * v) : out[v]);
+    if (count == kLanes * V) {
+      OCTAVO_EACH(v, V) store(y + i + kLanes * v, gate ? out[v] * load(gate + i + kLanes * v) : out[v]);
     } else {
-      float rest[8 * V];
+      float rest[kLanes * V];
       std::memcpy(rest, out, sizeof rest);
       for (int64_t j = 0; j < count; j++) y[i + j] = gate ? rest[j] * gate[i + j] : rest[j];
     }

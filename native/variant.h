@@ -23,8 +23,7 @@ void activate(int32_t function, const float* x, const float* gate, int64_t width
 
 // attention.cpp
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
-void attend(const KvLayer&, const int32_t* page_row, int64_t position, int64_t rows, int64_t kv_head,
-            const float* queries, int64_t query_stride, float* output, int64_t output_stride);
+void attend(const KvLayer&, const Tokens&, int64_t first, int64_t last);
 
 // logits.cpp
 float run_maxima(const float* x, int64_t count, float* maxima);

@@ -1,7 +1,8 @@
-// Vectors of eight floats, and what every kernel needs of them.
+// Vectors of floats, and what every kernel needs of them.
 //
 // The types are the compiler's generic ones, so that everything but the integer dot products is plain C++ and becomes
-// AVX2, SSE2 or NEON as the flags say. Included by the kernels alone, inside the namespace of one instruction set.
+// AVX-512, AVX2, SSE2 or NEON as the flags say. Included by the kernels alone, inside the namespace of one instruction
+// set.
 
 #pragma once
 
@@ -19,35 +20,61 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-typedef float F8 __attribute__((vector_size(32)));
-typedef int32_t I8 __attribute__((vector_size(32)));
-typedef float F4 __attribute__((vector_size(16)));  // half of one: cheaper to reduce than the whole
-typedef int32_t I4 __attribute__((vector_size(16)));
-typedef float F8u __attribute__((vector_size(32), aligned(4)));  // unaligned loads and stores
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;  // two registers each where they have four lanes
+#endif
 
-static inline F8 load(const float* p) { return *reinterpret_cast<const F8u*>(p); }
-static inline void store(float* p, F8 v) { *reinterpret_cast<F8u*>(p) = v; }
-static inline void store(void* p, I8 v) { std::memcpy(p, &v, sizeof v); }
-static inline F8 splat(float x) { return F8{x, x, x, x, x, x, x, x}; }
-static inline I8 splat(int32_t x) { return I8{x, x, x, x, x, x, x, x}; }
+typedef float F __attribute__((vector_size(4 * kLanes)));
+typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef float F8 __attribute__((vector_size(32)));  // smaller ones, cheaper to reduce
+typedef int32_t I8 __attribute__((vector_size(32)));
+typedef float F4 __attribute__((vector_size(16)));
+typedef int32_t I4 __attribute__((vector_size(16)));
+typedef float Fu __attribute__((vector_size(4 * kLanes), aligned(4)));  // unaligned loads and stores
+
+static inline F load(const float* p) { return *reinterpret_cast<const Fu*>(p); }
+static inline void store(float* p, F v) { *reinterpret_cast<Fu*>(p) = v; }
+
+static inline F splat(float x) {
+#ifdef __AVX512F__
+  return (F)_mm512_set1_ps(x);
+#else
+  return F{x, x, x, x, x, x, x, x};
+#endif
+}
+
+static inline I splat(int32_t x) {
+#ifdef __AVX512F__
+  return (I)_mm512_set1_epi32(x);
+#else
+  return I{x, x, x, x, x, x, x, x};
+#endif
+}
 
 // a * b + c, rounded once where the machine can.
-static inline F8 fma(F8 a, F8 b, F8 c) {
-#ifdef __FMA__
-  return (F8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+static inline F fma(F a, F b, F c) {
+#if defined(__AVX512F__)
+  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
 #endif
 }
 
-static inline F8 max8(F8 a, F8 b) { return a > b ? a : b; }
-static inline I8 max8(I8 a, I8 b) { return a > b ? a : b; }
+template <typename V>
+static inline V larger(V a, V b) {
+  return a > b ? a : b;
+}
 
-static inline F4 low_half(F8 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+// Half as many lanes. GCC would take a permutation of the whole vector for the upper half.
+static inline F4 lower(F8 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
 
-static inline F4 high_half(F8 v) {
+static inline F4 upper(F8 v) {
 #ifdef __AVX2__
-  return (F4)_mm256_extractf128_ps((__m256)v, 1);  // GCC would take a permutation of the whole vector
+  return (F4)_mm256_extractf128_ps((__m256)v, 1);
 #else
   return __builtin_shufflevector(v, v, 4, 5, 6, 7);
 #endif
@@ -57,47 +84,57 @@ static inline float sum(F8 v) {  // always in this order
   return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
 }
 
-static inline float largest(F8 v) {
-  F4 low = low_half(v), high = high_half(v);
-  low = low > high ? low : high;
-  high = __builtin_shufflevector(low, low, 2, 3, 0, 1);
-  low = low > high ? low : high;
-  return low[0] > low[1] ? low[0] : low[1];
-}
-
-static inline int32_t largest(I8 v) {
-  I4 low = (I4)low_half((F8)v), high = (I4)high_half((F8)v);
-  low = low > high ? low : high;
-  high = __builtin_shufflevector(low, low, 2, 3, 0, 1);
-  low = low > high ? low : high;
-  return low[0] > low[1] ? low[0] : low[1];
-}
-
 static inline int32_t sum(I8 v) {
-  I4 half = (I4)low_half((F8)v) + (I4)high_half((F8)v);
+  I4 half = (I4)lower((F8)v) + (I4)upper((F8)v);
   half += __builtin_shufflevector(half, half, 2, 3, 0, 1);
   return half[0] + half[1];
 }
 
+static inline float largest(F8 v) {
+  F4 half = larger(lower(v), upper(v));
+  half = larger(half, __builtin_shufflevector(half, half, 2, 3, 0, 1));
+  return half[0] > half[1] ? half[0] : half[1];
+}
+
+static inline int32_t largest(I8 v) {
+  I4 half = larger((I4)lower((F8)v), (I4)upper((F8)v));
+  half = larger(half, __builtin_shufflevector(half, half, 2, 3, 0, 1));
+  return half[0] > half[1] ? half[0] : half[1];
+}
+
+#ifdef __AVX512F__
+static inline F8 lower(F v) { return (F8)_mm512_castps512_ps256((__m512)v); }
+static inline F8 upper(F v) { return (F8)_mm512_extractf32x8_ps((__m512)v, 1); }
+static inline float sum(F v) { return sum(lower(v) + upper(v)); }
+static inline int32_t sum(I v) { return sum((I8)lower((F)v) + (I8)upper((F)v)); }
+static inline float largest(F v) { return largest(larger(lower(v), upper(v))); }
+static inline int32_t largest(I v) { return largest(larger((I8)lower((F)v), (I8)upper((F)v))); }
+#endif
+
 // 32 integers that fit, as bytes in their order.
-static inline void to_bytes(const I8* x, void* y) {
-#ifdef __AVX2__
+static inline void to_bytes(const I* x, int8_t* y) {
+#if defined(__AVX512F__)
+  for (int i = 0; i < 2; i++) _mm_storeu_si128(reinterpret_cast<__m128i*>(y + 16 * i), _mm512_cvtepi32_epi8((__m512i)x[i]));
+#elif defined(__AVX2__)
   const __m256i low = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]), high = _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by halves of a vector
-  _mm256_storeu_si256(static_cast<__m256i*>(y), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
 #else
-  for (int i = 0; i < 32; i++) static_cast<int8_t*>(y)[i] = static_cast<int8_t>(x[i / 8][i % 8]);
+  for (int i = 0; i < 32; i++) y[i] = static_cast<int8_t>(x[i / kLanes][i % kLanes]);
 #endif
 }
 
 // 32 integers that fit, as shorts in their order.
-static inline void to_shorts(const I8* x, int16_t* y) {
-#ifdef __AVX2__
+static inline void to_shorts(const I* x, int16_t* y) {
+#if defined(__AVX512F__)
+  for (int i = 0; i < 2; i++)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i), _mm512_cvtepi32_epi16((__m512i)x[i]));
+#elif defined(__AVX2__)
   for (int i = 0; i < 2; i++)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
                         _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)x[2 * i], (__m256i)x[2 * i + 1]), 0xd8));
 #else
-  for (int i = 0; i < 32; i++) y[i] = static_cast<int16_t>(x[i / 8][i % 8]);
+  for (int i = 0; i < 32; i++) y[i] = static_cast<int16_t>(x[i / kLanes][i % kLanes]);
 #endif
 }
 
@@ -130,56 +167,65 @@ static inline uint16_t float_to_half(float f) {  // to nearest even; too large b
   return sign | static_cast<uint16_t>((bits - 0x38000000u + 0xfffu + ((bits >> 13) & 1u)) >> 13);
 }
 
-static inline F8 load_half(const uint16_t* p) {
-#ifdef __F16C__
-  return (F8)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+static inline F load_half(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (F)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (F)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  F8 v;
-  for (int i = 0; i < 8; i++) v[i] = half_to_float(p[i]);
+  F v;
+  for (int i = 0; i < kLanes; i++) v[i] = half_to_float(p[i]);
   return v;
 #endif
 }
 
 static inline void to_half(const float* x, int64_t count, uint16_t* y) {
   int64_t i = 0;
-#ifdef __F16C__
-  for (; i + 8 <= count; i += 8)
+#if defined(__AVX512F__)
+  for (; i + kLanes <= count; i += kLanes)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), _mm512_cvtps_ph((__m512)load(x + i), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  for (; i + kLanes <= count; i += kLanes)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph((__m256)load(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
   for (; i < count; i++) y[i] = float_to_half(x[i]);
 }
 
-static inline F8 load_bfloat(const uint16_t* p) {
-#ifdef __AVX2__
-  return (F8)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+static inline F load_bfloat(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#elif defined(__AVX2__)
+  return (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
 #else
-  I8 bits;
-  for (int i = 0; i < 8; i++) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
-  return (F8)bits;
+  I bits;
+  for (int i = 0; i < kLanes; i++) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
+  return (F)bits;
 #endif
 }
 
-static inline F8 load_byte(const int8_t* p) {
-#ifdef __AVX2__
-  return (F8)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+static inline F load_byte(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-  F8 v;
-  for (int i = 0; i < 8; i++) v[i] = p[i];
+  F v;
+  for (int i = 0; i < kLanes; i++) v[i] = p[i];
   return v;
 #endif
 }
 
 // To the nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
-static inline I8 nearest(F8 x) {
-  const F8 magic = splat(12582912.0f);
-  return (I8)(x + magic) - (I8)magic;
+static inline I nearest(F x) {
+  const F magic = splat(12582912.0f);
+  return (I)(x + magic) - (I)magic;
 }
 
 // y = exp(x), relative error below 2e-7; 0 for x < -87. V vectors side by side: each is a long chain of operations.
 template <int V>
-static inline void exp8(const F8* x, F8* y) {
-  const F8 low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
-  F8 within[V], shifted[V], r[V], p[V];
+static inline void exp_of(const F* x, F* y) {
+  const F low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
+  F within[V], shifted[V], r[V], p[V];
   OCTAVO_EACH(v, V) within[v] = x[v] < low ? low : x[v];
   OCTAVO_EACH(v, V) within[v] = within[v] > high ? high : within[v];
   OCTAVO_EACH(v, V) shifted[v] = within[v] * splat(1.44269504f) + magic;
@@ -192,14 +238,14 @@ static inline void exp8(const F8* x, F8* y) {
   OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v], splat(5.0000001201e-1f));
   OCTAVO_EACH(v, V) p[v] = fma(p[v], r[v] * r[v], r[v] + splat(1.0f));
   OCTAVO_EACH(v, V) {
-    const F8 result = p[v] * (F8)(((I8)shifted[v] - (I8)magic + 127) << 23);
-    y[v] = (F8)((I8)result & ~(x[v] < low));
+    const F result = p[v] * (F)(((I)shifted[v] - (I)magic + 127) << 23);
+    y[v] = (F)((I)result & ~(x[v] < low));
   }
 }
 
-static inline F8 exp8(F8 x) {
-  F8 y;
-  exp8<1>(&x, &y);
+static inline F exp_of(F x) {
+  F y;
+  exp_of<1>(&x, &y);
   return y;
 }
 

@@ -14,7 +14,7 @@ from octavo.backends.common.checks import check_weights
 from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.quantization import bits_by_weight
-from octavo.backends.cpu.repack import TILE, PackedWeight, pack
+from octavo.backends.cpu.repack import PackedWeight, pack
 from octavo.backends.protocol import Float32
 from octavo.graph.ops import (
     Activation,
@@ -92,6 +92,7 @@ class Lowering:
         self.arrays: list[object] = [pages]
         self.weight_bytes = 0
         self._plan = plan
+        self._tile = plan.tile
         self._graph = graph
         self._tensors = tensors
         self._pages = pages
@@ -118,7 +119,7 @@ class Lowering:
         bits = bits_by_weight(self._graph, self._quantization)
         packed = {}
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(lambda names: pack([self._tensors[name] for name in names], bits[names[0]]), units)
+            results = pool.map(lambda names: pack([self._tensors[name] for name in names], self._tile, bits[names[0]]), units)
             for names, weight in zip(units, results, strict=True):
                 packed[names] = weight
                 self.weight_bytes += weight.data.nbytes
@@ -143,7 +144,7 @@ class Lowering:
     # --- buffers --------------------------------------------------------------------------------------------------
 
     def _allocate(self, width: int, selected: bool) -> int:
-        key = (-(-width // TILE) * TILE, selected)
+        key = (-(-width // self._tile) * self._tile, selected)
         free = self._free.setdefault(key, [])
         if free:
             return free.pop()

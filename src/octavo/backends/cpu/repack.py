@@ -1,4 +1,6 @@
-"""Weights in the layout of the native kernels: tiles of eight output features, side by side (see native/kernels.h).
+"""Weights in the layout of the native kernels: tiles of output features, side by side (see native/kernels.h).
+
+A tile has as many features as a vector of the instruction set has lanes.
 
 Every block format of a checkpoint becomes one of two kinds without loss: 4-bit integers (Q4_0, Q4_1, Q4_K) or 8-bit
 ones (Q5_0, Q5_1, Q5_K, Q6_K, Q8_0), with scales and minima per group of 32 or 16 inputs. These are kept as float16
@@ -18,7 +20,6 @@ from octavo.weights.formats import Format, Integers, take_apart
 from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Tensor
 
-TILE = 8
 BLOCK = 32
 
 U4, S8, F32, F16, BF16 = range(5)
@@ -61,14 +62,13 @@ class Layout(NamedTuple):
     minima: bool
 
     def bytes_of(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a packed matrix [out, in]."""
+        """Bytes of a packed matrix [out, in], less what fills its last tile."""
         out, width = shape
-        tiles = -(-out // TILE)
         if self.kind not in (U4, S8):
-            return tiles * TILE * width * (4 if self.kind == F32 else 2)
-        integers = TILE * BLOCK // (2 if self.kind == U4 else 1)
-        scales = TILE * (2 if self.half_scales else 4) * (BLOCK // self.group + self.minima)
-        return tiles * -(-width // BLOCK) * (integers + scales)
+            return out * width * (4 if self.kind == F32 else 2)
+        integers = BLOCK // (2 if self.kind == U4 else 1)
+        scales = (2 if self.half_scales else 4) * (BLOCK // self.group + self.minima)
+        return out * -(-width // BLOCK) * (integers + scales)
 
 
 _LAYOUTS = {
@@ -92,20 +92,21 @@ def layout_of(form: Format, bits: int | None = None) -> Layout:
     return _LAYOUTS[Format.Q4_1 if bits == 4 else Format.Q8_0]
 
 
-def pack(tensors: Sequence[Tensor], bits: int | None = None) -> PackedWeight:
+def pack(tensors: Sequence[Tensor], tile: int, bits: int | None = None) -> PackedWeight:
     """Stack weights [out, in] of one input, and repack them.
 
     Weights of different formats are brought to a common one: integers when all are quantised, float32 otherwise.
 
     Args:
+        tile: output features of a tile.
         bits: 4 or 8 quantises weights that are not quantised yet.
     """
     formats = {tensor.format for tensor in tensors}
     if bits is not None or all(form.is_quantised for form in formats):
-        return _pack_integers([_integers(tensor, bits) for tensor in tensors])
+        return _pack_integers([_integers(tensor, bits) for tensor in tensors], tile)
     if len(formats) == 1:
-        return _pack_floats(_FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]))
-    return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]))
+        return _pack_floats(_FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]), tile)
+    return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]), tile)
 
 
 def _integers(tensor: Tensor, bits: int | None) -> Integers:
@@ -115,39 +116,40 @@ def _integers(tensor: Tensor, bits: int | None) -> Integers:
     return quantise(tensor.to_float32(), bits)
 
 
-def _pack_floats(kind: int, rows: NDArray[Any]) -> PackedWeight:
+def _pack_floats(kind: int, rows: NDArray[Any], tile: int) -> PackedWeight:
     width = rows.shape[1]
-    padded = _pad(rows, TILE, 0)
-    data = np.ascontiguousarray(padded.reshape(-1, TILE, width).transpose(0, 2, 1))
+    padded = _pad(rows, tile, 0)
+    data = np.ascontiguousarray(padded.reshape(-1, tile, width).transpose(0, 2, 1))
     return PackedWeight(kind, 1, False, False, len(padded), width, width, data.reshape(-1).view(np.uint8))
 
 
-def _pack_integers(parts: Sequence[Integers]) -> PackedWeight:
+def _pack_integers(parts: Sequence[Integers], tile: int) -> PackedWeight:
     width = parts[0].integers.shape[1]
     group = min(part.group for part in parts)
     groups = BLOCK // group
     four_bit = group == BLOCK and all(part.is_four_bit for part in parts)
     integers = np.concatenate([part.integers if four_bit else _signed(part) for part in parts])
-    integers = _pad(_pad(integers, TILE, 0), BLOCK, 1)
+    integers = _pad(_pad(integers, tile, 0), BLOCK, 1)
     out, in_ = integers.shape
     blocks = in_ // BLOCK
-    scales = [_tiled(np.concatenate([np.repeat(part.scales, part.group // group, axis=1) for part in parts]), groups)]
+    repeated = [np.repeat(part.scales, part.group // group, axis=1) for part in parts]
+    scales = [_tiled(np.concatenate(repeated), groups, tile)]
     # The zero of a 4-bit format becomes a minimum; 8 bits have room for a sign.
     has_minima = four_bit or any(part.own_minima is not None for part in parts)
     if has_minima:
-        scales.append(_tiled(np.concatenate([_minima(part, four_bit) for part in parts]), 1))
+        scales.append(_tiled(np.concatenate([_minima(part, four_bit) for part in parts]), 1, tile))
     with np.errstate(over="ignore"):
         half = all(np.array_equal(values.astype(np.float16).astype(np.float32), values) for values in scales)
-    integer_bytes = TILE * BLOCK // 2 if four_bit else TILE * BLOCK
-    scale_bytes = TILE * (2 if half else 4)
-    records = aligned_zeros(out // TILE, blocks, integer_bytes + scale_bytes * (groups + has_minima))
+    integer_bytes = tile * BLOCK // 2 if four_bit else tile * BLOCK
+    scale_bytes = tile * (2 if half else 4)
+    records = aligned_zeros(out // tile, blocks, integer_bytes + scale_bytes * (groups + has_minima))
     if four_bit:
         # input = 16 a + 8 half + 4 c + j of a block: the two halves in one byte
-        split = integers.reshape(-1, TILE, blocks, 2, 2, 2, 4)
+        split = integers.reshape(-1, tile, blocks, 2, 2, 2, 4)
         both = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))  # [tile, lane, block, a, c, j]
         records[:, :, :integer_bytes] = both.transpose(0, 2, 3, 4, 1, 5).reshape(-1, blocks, integer_bytes)
     else:
-        pairs = integers.reshape(-1, TILE, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
+        pairs = integers.reshape(-1, tile, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
         records[:, :, :integer_bytes] = pairs.reshape(-1, blocks, integer_bytes).view(np.uint8)
     end = integer_bytes
     for values in scales:
@@ -171,11 +173,11 @@ def _minima(part: Integers, four_bit: bool) -> Float32:
     return own - part.zero * part.scales if four_bit and part.zero else own
 
 
-def _tiled(values: Float32, groups: int) -> Float32:
+def _tiled(values: Float32, groups: int, tile: int) -> Float32:
     """[out, blocks * groups] -> [tile, block, group and lane]."""
-    padded = _pad(_pad(values, TILE, 0), groups, 1)
+    padded = _pad(_pad(values, tile, 0), groups, 1)
     blocks = padded.shape[1] // groups
-    return padded.reshape(-1, TILE, blocks, groups).transpose(0, 2, 3, 1).reshape(-1, blocks, groups * TILE)
+    return padded.reshape(-1, tile, blocks, groups).transpose(0, 2, 3, 1).reshape(-1, blocks, groups * tile)
 
 
 def _pad(array: NDArray[Any], multiple: int, axis: int) -> NDArray[Any]:
