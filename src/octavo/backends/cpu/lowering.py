@@ -119,7 +119,9 @@ class Lowering:
         bits = bits_by_weight(self._graph, self._quantization)
         packed = {}
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(lambda names: pack([self._tensors[name] for name in names], self._tile, bits[names[0]]), units)
+            results = pool.map(
+                lambda names: pack([self._tensors[name] for name in names], self._tile, bits[names[0]]), units
+            )
             for names, weight in zip(units, results, strict=True):
                 packed[names] = weight
                 self.weight_bytes += weight.data.nbytes
