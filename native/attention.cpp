@@ -97,6 +97,19 @@ void store_kv(const KvLayer& kv, const float* keys, const float* values, int64_t
   }
 }
 
+void fetch_slot(const KvLayer& kv, int64_t slot) {
+  const int64_t item = kv.item_bytes(), features = kv.kv_heads * kv.head_dim, row = kv.page_size * item;
+  const uint8_t* page = kv.pages + slot / kv.page_size * kv.page_bytes();
+  // Of every feature one key: in each cache line, where these are larger than a page's row, in the line of the slot.
+  const uint8_t* keys = page + slot % kv.page_size * item;
+  const int64_t step = row < 64 ? 64 / row : 1;
+  for (int64_t feature = 0; feature < features; feature += step) __builtin_prefetch(keys + feature * row, 1);
+  const int64_t token = kv.padded_dim() * item;
+  const uint8_t* values = page + kv.key_bytes() + slot % kv.page_size * token;
+  for (int64_t head = 0; head < kv.kv_heads; head++, values += kv.page_size * token)
+    for (int64_t line = 0; line < token; line += 64) __builtin_prefetch(values + line, 1);
+}
+
 // --- reading ahead -----------------------------------------------------------------------------------------------------
 
 // Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would wait

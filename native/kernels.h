@@ -16,6 +16,14 @@ constexpr int64_t kRun = 64;       // neighbouring logits that a sampler looks a
 constexpr int64_t kPanel = 4;      // rows of activations that a kernel multiplies with a tile at a time
 constexpr int64_t kMaxLanes = 16;  // of the widest vectors
 
+// GCC takes a function that does nothing but prefetch for one that does nothing, and drops calls of it.
+#define OCTAVO_INLINE inline __attribute__((always_inline))
+#define OCTAVO_INLINE_LAMBDA __attribute__((always_inline))
+
+OCTAVO_INLINE void fetch_lines(const uint8_t* data, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(data + line);
+}
+
 enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
 
 // A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
@@ -42,6 +50,10 @@ struct Weight {
   int64_t blocks() const { return in / kBlock; }
   int64_t integer_bytes() const { return kind == WeightKind::kU4 ? tile * kBlock / 2 : tile * kBlock; }
   int64_t scale_bytes() const { return tile * (half_scales ? 2 : 4); }  // of one per lane
+  int64_t pairs() const { return (tiles() + 1) / 2; }  // of tiles, which kernels like to multiply together
+  int64_t tile_bytes() const {
+    return quantised() ? blocks() * block_bytes() : in * tile * (kind == WeightKind::kF32 ? 4 : 2);
+  }
   int64_t block_bytes() const { return integer_bytes() + scale_bytes() * (kBlock / group + (minima ? 1 : 0)); }
 };
 
@@ -54,6 +66,13 @@ struct Activations8 {  // for kU4: q in -127..127
 struct Activations16 {  // for kS8: q in -32767..32767
   int16_t q[kBlock];
   float scale, sum;
+};
+
+// Where they stand.
+struct Records {
+  WeightKind kind;  // of the weight they are for
+  int64_t blocks;   // of a row
+  void* data;
 };
 
 enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
@@ -106,10 +125,14 @@ struct Kernels {
 
   // x @ W.T (+ bias) (+ residual), for tiles [first, last).
   void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
+  // The first half of the features are gates, the others go through them: function(gate) * other, quantised, for blocks
+  // [first, last) of these. Each half is a multiple of kBlock.
+  void (*linear_gated)(const Weight&, const void* activations, int64_t rows, int32_t function, const Records& out,
+                       int64_t first, int64_t last);
   void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first,
                        int64_t last);
-  // One row of `width` floats, padded with zeros to `in`, as row `row` of activations for weights of `kind`.
-  void (*quantise)(WeightKind kind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
+  // `width` floats as the blocks from `block` on of row `row`; the last one is padded with zeros.
+  void (*quantise)(const Records& out, const float* x, int64_t width, int64_t row, int64_t block);
   // Row `row` of a weight matrix as floats.
   void (*unpack_row)(const Weight&, int64_t row, int64_t width, float* y);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);
@@ -119,6 +142,8 @@ struct Kernels {
   void (*activate)(int32_t function, const float* x, const float* gate, int64_t width, float* y);
   // One token's keys and values [kv head][head_dim] into slot `slot` (page * page_size + offset).
   void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
+  // Asks for the memory of a slot, before a token is stored there.
+  void (*fetch_slot)(const KvLayer&, int64_t slot);
   // All query heads of KV heads [first, last) over the pages of the sequence.
   void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan

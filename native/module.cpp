@@ -167,18 +167,20 @@ NB_MODULE(_native, m) {
           "half"_a, "cosine"_a, "sine"_a)
       .def(
           "add_op",
-          [](Plan& plan, int32_t kind, Pair x, Pair y, Pair out, int64_t width, int64_t length, int32_t index, float factor,
-             bool by_position, std::optional<Array<const float>> weight, std::optional<Array<const float>> bias) {
+          [](Plan& plan, int32_t kind, bool selected, Pair x, Pair y, Pair out, int64_t width, int64_t length, int32_t index,
+             int32_t function, int32_t reader, int32_t records, float factor, bool by_position,
+             std::optional<Array<const float>> weight, std::optional<Array<const float>> bias) {
             Op op;
-            op.kind = static_cast<OpKind>(kind);
+            op.kind = static_cast<OpKind>(kind), op.selected = selected;
             op.x = value(x), op.y = value(y), op.out = value(out);
-            op.width = width, op.length = length, op.index = index, op.factor = factor, op.by_position = by_position;
+            op.width = width, op.length = length, op.index = index, op.function = function;
+            op.reader = reader, op.records = records, op.factor = factor, op.by_position = by_position;
             op.weight = weight ? weight->data() : nullptr;
             op.bias = bias ? bias->data() : nullptr;
             plan.add_op(op);
           },
-          "kind"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "factor"_a, "by_position"_a,
-          "weight"_a = nb::none(), "bias"_a = nb::none())
+          "kind"_a, "selected"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "function"_a, "reader"_a,
+          "records"_a, "factor"_a, "by_position"_a, "weight"_a = nb::none(), "bias"_a = nb::none())
       .def("finish", &Plan::finish)
       .def(
           "run",

@@ -25,17 +25,21 @@ int32_t Plan::add_rotary(const RotaryTable& table) {
   return static_cast<int32_t>(rotary_.size()) - 1;
 }
 
-static bool is_row_wise(const Op& op) { return op.kind != OpKind::kLinear && op.kind != OpKind::kAttention; }
+constexpr int64_t kFetchBytes = 16 * 1024;  // of a weight, while something else is computed
+
+static bool is_linear(const Op& op) { return op.kind == OpKind::kLinear || op.kind == OpKind::kGatedLinear; }
+static bool is_row_wise(const Op& op) { return !is_linear(op) && op.kind != OpKind::kAttention; }
 
 void Plan::add_op(const Op& op) {
   const int64_t index = static_cast<int64_t>(ops_.size());
   // Rows may go on together as long as they are the same rows: a selection reads those of other threads.
   const bool joins = !ops_.empty() && is_row_wise(op) && is_row_wise(ops_.back()) && op.kind != OpKind::kSelect &&
-                     selected(op) == selected(ops_.back());
+                     op.selected == ops_.back().selected;
   if (joins)
     phases_.back().last = index + 1;
   else
-    phases_.push_back(Phase{index, index + 1, false});
+    phases_.push_back(Phase{index, index + 1, -1, false});
+  if (op.kind == OpKind::kStoreKv) phases_.back().stores = index;
   ops_.push_back(op);
 }
 
@@ -55,7 +59,7 @@ void Plan::finish() {
     for (int64_t i = phase.first; i < phase.last; i++) {
       const Op& op = ops_[i];
       const bool survives = op.out.buffer >= 0 && !is_dead_after(op.out.buffer, phase.last - 1);
-      const bool is_overtaken = op.x.buffer == result || op.y.buffer == result;
+      const bool is_overtaken = result >= 0 && (op.x.buffer == result || op.y.buffer == result);
       if (op.kind == OpKind::kStoreKv || survives || is_overtaken) phase.alone = false;
     }
     if (!phase.alone) continue;
@@ -80,36 +84,39 @@ void Plan::reserve(const Step& step) {
   for (const Weight& weight : weights_) widest = std::max(widest, weight.in);
   const int64_t panels = (std::max(step.tokens, step.logit_rows) + kPanel - 1) / kPanel;
   constexpr int64_t record = std::max(sizeof(Activations8), sizeof(Activations16));
-  activations_.reserve(panels * kPanel * (widest / kBlock + 1) * record);
+  for (Arena& records : records_) records.reserve(panels * kPanel * (widest / kBlock + 1) * record);
   for (Worker& worker : workers_) {
     worker.floats.reserve(own_floats_ * sizeof(float));
-    worker.activations.reserve(kPanel * (widest / kBlock + 1) * record);
+    worker.records.reserve(kPanel * (widest / kBlock + 1) * record);
   }
   neighbours_.clear();
   for (int64_t s = 0; s < step.sequences; s++)
     for (int64_t row = step.query_starts[s]; row < step.query_starts[s + 1]; row += kMaxAttendRows)
       neighbours_.push_back({row, std::min<int64_t>(kMaxAttendRows, step.query_starts[s + 1] - row), s});
-  const int64_t counters = static_cast<int64_t>(phases_.size()) + 2;
-  if (counters > num_counters_) {
-    counters_.reset(new std::atomic<int64_t>[counters]);
-    num_counters_ = counters;
-  }
-  for (int64_t i = 0; i < num_counters_; i++) counters_[i].store(0, std::memory_order_relaxed);
 }
 
 template <typename Body>
 void Plan::share(const Worker& worker, int64_t count, int64_t piece, Body body) {
-  std::atomic<int64_t>& next = counters_[worker.phase];
-  for (;;) {
-    const int64_t first = next.fetch_add(piece, std::memory_order_relaxed);
-    if (first >= count) return;
-    body(first, std::min(first + piece, count));
+  for (int turn = 0; turn < team_.size; turn++) {
+    const int owner = (worker.index + turn) % team_.size;
+    std::atomic<int64_t>& taken = workers_[owner].taken[worker.phase % 2];
+    const int64_t begin = share_begin(owner, count), end = share_begin(owner + 1, count);
+    for (;;) {
+      const int64_t first = begin + taken.fetch_add(piece, std::memory_order_relaxed);
+      if (first >= end) break;
+      body(first, std::min(first + piece, end));
+    }
   }
 }
 
 void Plan::meet(Worker& worker) {
   team_.barrier.wait();
+  enter_phase(worker);
+}
+
+void Plan::enter_phase(Worker& worker) {
   worker.phase++;
+  worker.taken[(worker.phase + 1) % 2].store(0, std::memory_order_relaxed);  // nobody is in that phase any more
 }
 
 void Plan::run(const Step& step) {
@@ -117,20 +124,33 @@ void Plan::run(const Step& step) {
   team_.run([&](int index) { work(step, workers_[index]); });
 }
 
+// Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that has
+// begun.
+OCTAVO_INLINE void Plan::fetch_weight(const Worker& worker, size_t phase) const {
+  if (phase >= phases_.size() || !is_linear(ops_[phases_[phase].first])) return;
+  const Weight& weight = weights_[ops_[phases_[phase].first].index];
+  const int64_t pair = weight.tile_bytes() * 2, first = share_begin(worker.index, weight.pairs());
+  fetch_lines(weight.data + first * pair, std::min<int64_t>(pair, kFetchBytes));
+}
+
 void Plan::work(const Step& step, Worker& worker) {
-  worker.phase = 0;
+  enter_phase(worker);
   if (step.num_copies > 0) {
     copy_pages(step, worker);
     meet(worker);
   }
-  for (const Phase& current : phases_) {
+  for (size_t phase = 0; phase < phases_.size(); phase++) {
+    const Phase& current = phases_[phase];
     const Op& op = ops_[current.first];
     if (op.kind == OpKind::kLinear) {
       run_linear(op, step, worker);
+    } else if (op.kind == OpKind::kGatedLinear) {
+      run_gated(op, step, worker);
     } else if (op.kind == OpKind::kAttention) {
       run_attention(op, step, worker);
     } else {
       worker.alone = current.alone && rows(op, step) == 1;
+      fetch_weight(worker, phase + 1);
       run_rows(current, step, worker);
       if (worker.alone) continue;  // with the linear, which takes what this thread computed
     }
@@ -157,14 +177,23 @@ void Plan::copy_pages(const Step& step, Worker& worker) {
 
 void Plan::run_rows(const Phase& phase, const Step& step, Worker& worker) {
   const auto run_some = [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
+    for (int64_t row = first; row < last; row++) {
+      fetch_slots(phase, step, row + 1);
       for (int64_t index = phase.first; index < phase.last; index++) run_row(ops_[index], step, row, worker);
+    }
   };
   const int64_t count = rows(ops_[phase.first], step);
   if (worker.alone)
     run_some(0, count);
   else
     share(worker, count, count >= 4 * kPanel * team_.size ? kPanel : 1, run_some);
+}
+
+// Asks for the memory that a row's keys and values will be written to, unless the row before it writes there as well.
+void Plan::fetch_slots(const Phase& phase, const Step& step, int64_t row) const {
+  if (phase.stores < 0 || row >= step.tokens) return;
+  const KvLayer& layer = layers_[ops_[phase.stores].index];
+  if (step.slots[row] / layer.page_size != step.slots[row - 1] / layer.page_size) kernels_.fetch_slot(layer, step.slots[row]);
 }
 
 void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) {
@@ -184,7 +213,7 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) 
       return kernels_.rope(x, table.cosine + offset, table.sine + offset, op.width / (2 * table.half), table.half, out);
     }
     case OpKind::kActivation:
-      return kernels_.activate(op.index, x, y, op.width, out);
+      return kernels_.activate(op.function, x, y, op.width, out);
     case OpKind::kAdd:
       for (int64_t i = 0; i < op.width; i++) out[i] = x[i] + y[i];
       return;
@@ -197,13 +226,12 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) 
     case OpKind::kSelect:
       std::memcpy(out, at(op.x, step.rows[row]), 4 * op.width);
       return;
-    case OpKind::kQuantise: {
-      const Weight& weight = weights_[op.index];
-      return kernels_.quantise(weight.kind, x, op.width, weight.in, row, activations(worker));
-    }
+    case OpKind::kQuantise:
+      return kernels_.quantise(records(worker, op.reader, 0), x, op.width, row, 0);
     case OpKind::kStoreKv:
       return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
     case OpKind::kLinear:
+    case OpKind::kGatedLinear:
     case OpKind::kAttention:
       return;
   }
@@ -215,15 +243,23 @@ void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
   const Weight& weight = weights_[op.index];
   const bool adds = op.y.buffer >= 0;
   const Output out{at(op.out, 0), stride(op.out), adds ? at(op.y, 0) : nullptr, adds ? stride(op.y) : 0};
-  // As many pieces for every thread, of whole pairs of tiles.
-  const int64_t pairs = (weight.tiles() + 1) / 2;
-  const int64_t pieces = std::min<int64_t>(pairs, team_.size * std::max<int64_t>(4, pairs / (8 * team_.size)));
-  share(worker, pieces, 1, [&](int64_t piece, int64_t) {
-    const int64_t first = 2 * (pairs * piece / pieces), last = std::min(weight.tiles(), 2 * (pairs * (piece + 1) / pieces));
+  share(worker, weight.pairs(), count > kPanel ? 1 : 4, [&](int64_t pair, int64_t end) {
+    const int64_t first = 2 * pair, last = std::min(2 * end, weight.tiles());
     if (weight.quantised())
-      kernels_.linear_quantised(weight, activations(worker), count, out, first, last);
+      kernels_.linear_quantised(weight, records(worker, op.index, op.records).data, count, out, first, last);
     else
       kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, first, last);
+  });
+}
+
+void Plan::run_gated(const Op& op, const Step& step, Worker& worker) {
+  const int64_t count = rows(op, step);
+  if (count == 0) return;
+  const void* x = records(worker, op.index, op.records).data;
+  Records out = records(worker, op.reader, 1 - op.records);
+  out.data = records_[1 - op.records].data();  // each thread computes a part, whoever x belongs to
+  share(worker, out.blocks, 1, [&](int64_t first, int64_t last) {
+    kernels_.linear_gated(weights_[op.index], x, count, op.function, out, first, last);
   });
 }
 
@@ -240,6 +276,10 @@ void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
                     {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row],
                      tokens.count, at(op.x, tokens.row), stride(op.x), at(op.out, tokens.row), stride(op.out)},
                     head, head + heads);
+    if (op.reader < 0) return;
+    const int64_t width = heads * layer.heads / layer.kv_heads * layer.head_dim, column = head / heads * width;
+    for (int64_t row = tokens.row; row < tokens.row + tokens.count; row++)
+      kernels_.quantise(records(worker, op.reader, 0), at(op.out, row) + column, width, row, column / kBlock);
   });
 }
 

@@ -24,6 +24,7 @@ struct Value {
 enum class OpKind : int32_t {
   kEmbed,
   kLinear,
+  kGatedLinear,
   kRmsNorm,
   kLayerNorm,
   kRope,
@@ -40,13 +41,17 @@ enum class OpKind : int32_t {
 struct Op {
   OpKind kind;
   // Inputs and result. y: gate of an activation, residual of a linear, values of a stored key. A linear with quantised
-  // weights takes no x: it multiplies what the last kQuantise left.
+  // weights takes no x: it multiplies the records that were left for it.
   Value x{-1, 0}, y{-1, 0}, out{-1, 0};
   int64_t width = 0;         // features of the result (of x, where there is none)
   int64_t length = 0;        // of a norm's run
-  int32_t index = 0;         // weight, layer, rotary table, or activation function
+  int32_t index = 0;         // weight, layer or rotary table
+  int32_t function = 0;      // of an activation or a gated linear
+  int32_t reader = -1;       // the weight that the result is quantised for, -1: none
+  int32_t records = 0;       // which of the two sets of records a linear reads; a gated one leaves its result in the other
   float factor = 0.0f;       // epsilon or scale
   bool by_position = false;  // embedding
+  bool selected = false;     // its rows are those of the logits
   const float* weight = nullptr;
   const float* bias = nullptr;
 };
@@ -85,7 +90,9 @@ class Arena {
 
 class Plan {
  public:
-  Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads), workers_(threads) {}
+  Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads), workers_(threads) {
+    for (int index = 0; index < threads; index++) workers_[index].index = index;
+  }
 
   int32_t add_buffer(int64_t width, bool selected);
   int32_t add_weight(const Weight& weight);
@@ -112,15 +119,20 @@ class Plan {
   // thread computes it for itself: less work than a barrier, and than fetching from another core's cache.
   struct Phase {
     int64_t first, last;
+    int64_t stores;  // the operation among them that stores keys and values, -1: none
     bool alone;
   };
   struct Neighbours {  // tokens of a step that stand one after the other in a sequence
     int64_t row, count, sequence;
   };
   struct Worker {  // a thread's own
-    int64_t phase = 0;  // which of a step's phases it is in: all threads go through the same ones, in the same order
+    int index = 0;
+    int64_t phase = 0;  // how often it met the others: all threads go through the same phases, in the same order
     bool alone = false;
-    Arena floats, activations;
+    // How much of its share of a phase is taken, by itself or by others. Phases take turns: one counter is in use, the
+    // other one ready for the next phase.
+    alignas(64) std::atomic<int64_t> taken[2] = {0, 0};
+    Arena floats, records;
     Sampler sampler;  // keeps its memory from step to step
   };
 
@@ -132,10 +144,12 @@ class Plan {
     const Buffer& buffer = buffers_[value.buffer];
     return reinterpret_cast<float*>(buffer.arena.data()) + row * buffer.width + value.column;
   }
-  uint8_t* activations(const Worker& worker) const { return worker.alone ? worker.activations.data() : activations_.data(); }
+  // Activations quantised for `weight`: set 0 or 1.
+  Records records(const Worker& worker, int32_t weight, int32_t set) const {
+    return {weights_[weight].kind, weights_[weight].blocks(), worker.alone ? worker.records.data() : records_[set].data()};
+  }
   int64_t stride(Value value) const { return buffers_[value.buffer].width; }
-  bool selected(const Op& op) const { return buffers_[op.out.buffer < 0 ? op.x.buffer : op.out.buffer].selected; }
-  int64_t rows(const Op& op, const Step& step) const { return selected(op) ? step.logit_rows : step.tokens; }
+  int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }
 
   bool is_dead_after(int32_t buffer, int64_t op) const;
   void reserve(const Step& step);
@@ -143,13 +157,19 @@ class Plan {
   void run_rows(const Phase& phase, const Step& step, Worker& worker);
   void run_row(const Op& op, const Step& step, int64_t row, Worker& worker);
   void run_linear(const Op& op, const Step& step, Worker& worker);
+  void run_gated(const Op& op, const Step& step, Worker& worker);
   void run_attention(const Op& op, const Step& step, Worker& worker);
   void copy_pages(const Step& step, Worker& worker);
 
-  // Calls body(first, last) for pieces of [0, count), each on whichever thread comes first.
+  // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes in
+  // their order; who is done early goes on with the shares of others.
   template <typename Body>
   void share(const Worker& worker, int64_t count, int64_t piece, Body body);
+  int64_t share_begin(int thread, int64_t count) const { return count * thread / team_.size; }
   void meet(Worker& worker);
+  void enter_phase(Worker& worker);
+  void fetch_weight(const Worker& worker, size_t phase) const;
+  void fetch_slots(const Phase& phase, const Step& step, int64_t row) const;
 
   const Kernels& kernels_;
   Team team_;
@@ -162,10 +182,8 @@ class Plan {
 
   int64_t own_floats_ = 0;
   std::vector<Worker> workers_;
-  Arena activations_;
+  Arena records_[2];
   std::vector<Neighbours> neighbours_;
-  std::unique_ptr<std::atomic<int64_t>[]> counters_;
-  int64_t num_counters_ = 0;
 };
 
 }  // namespace octavo

@@ -70,30 +70,31 @@ static inline void write(const Rounded& block, Activations16& out) {
 }
 
 template <typename Record>
-static void quantise_row(float limit, const float* x, int64_t width, int64_t in, int64_t row, Record* activations) {
-  const int64_t blocks = in / kBlock, whole = width / kBlock;
-  Record* out = activations + row / kPanel * kPanel * blocks + row % kPanel;
+static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row, int64_t block) {
+  Record* out = static_cast<Record*>(records.data) + (row / kPanel * records.blocks + block) * kPanel + row % kPanel;
   Rounded rounded[2];
-  int64_t b = 0;
-  for (; b + 2 <= whole; b += 2) {
-    round_blocks<2>(x + b * kBlock, limit, rounded);
-    write(rounded[0], out[b * kPanel]);
-    write(rounded[1], out[(b + 1) * kPanel]);
+  for (; width >= 2 * kBlock; x += 2 * kBlock, width -= 2 * kBlock, out += 2 * kPanel) {
+    round_blocks<2>(x, limit, rounded);
+    write(rounded[0], out[0]);
+    write(rounded[1], out[kPanel]);
   }
-  for (; b < blocks; b++) {
+  for (; width >= kBlock; x += kBlock, width -= kBlock, out += kPanel) {
+    round_blocks<1>(x, limit, rounded);
+    write(rounded[0], out[0]);
+  }
+  if (width > 0) {
     float padded[kBlock] = {};
-    const int64_t present = std::clamp<int64_t>(width - b * kBlock, 0, kBlock);
-    if (present > 0) std::memcpy(padded, x + b * kBlock, sizeof(float) * present);
+    std::memcpy(padded, x, sizeof(float) * width);
     round_blocks<1>(padded, limit, rounded);
-    write(rounded[0], out[b * kPanel]);
+    write(rounded[0], out[0]);
   }
 }
 
-void quantise(WeightKind kind, const float* x, int64_t width, int64_t in, int64_t row, void* activations) {
-  if (kind == WeightKind::kU4)
-    quantise_row(127.0f, x, width, in, row, static_cast<Activations8*>(activations));
+void quantise(const Records& out, const float* x, int64_t width, int64_t row, int64_t block) {
+  if (out.kind == WeightKind::kU4)
+    quantise_blocks<Activations8>(127.0f, out, x, width, row, block);
   else
-    quantise_row(32767.0f, x, width, in, row, static_cast<Activations16*>(activations));
+    quantise_blocks<Activations16>(32767.0f, out, x, width, row, block);
 }
 
 }  // namespace OCTAVO_ISA

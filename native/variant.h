@@ -7,13 +7,19 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// linear.cpp
+// quantised.cpp
 void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
+void linear_gated(const Weight&, const void* activations, int64_t rows, int32_t function, const Records&, int64_t first,
+                  int64_t last);
+
+// floats.cpp
 void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first, int64_t last);
+
+// unpack.cpp
 void unpack_row(const Weight&, int64_t row, int64_t width, float* y);
 
 // quantise.cpp
-void quantise(WeightKind, const float* x, int64_t width, int64_t in, int64_t row, void* activations);
+void quantise(const Records&, const float* x, int64_t width, int64_t row, int64_t block);
 
 // rows.cpp
 void rms_norm(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);
@@ -23,6 +29,7 @@ void activate(int32_t function, const float* x, const float* gate, int64_t width
 
 // attention.cpp
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
+void fetch_slot(const KvLayer&, int64_t slot);
 void attend(const KvLayer&, const Tokens&, int64_t first, int64_t last);
 
 // logits.cpp

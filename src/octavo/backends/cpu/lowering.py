@@ -1,7 +1,6 @@
 """From a graph to a native plan: buffers for values, weights repacked, one native op per node.
 
-A slice becomes a view of what it cuts, a residual sum is added by the linear that it follows, an activation function
-multiplies its result by the gate.
+A slice becomes a view of what it cuts; what `fusion.py` found together becomes one op.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from octavo.backends.common.checks import check_weights
 from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
+from octavo.backends.cpu.fusion import Gated, find_fusions, other_input
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import PackedWeight, pack
 from octavo.backends.protocol import Float32
@@ -37,6 +37,7 @@ from octavo.weights.tensor import Tensor
 (
     EMBED,
     LINEAR,
+    GATED_LINEAR,
     RMS_NORM,
     LAYER_NORM,
     ROPE,
@@ -48,7 +49,7 @@ from octavo.weights.tensor import Tensor
     SELECT,
     QUANTISE,
     STORE_KV,
-) = range(13)
+) = range(14)
 """Kinds of native/plan.h."""
 
 FUNCTIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
@@ -104,6 +105,8 @@ class Lowering:
         self._free: dict[tuple[int, bool], list[int]] = {}
         self._keys: dict[int, tuple[int, bool]] = {}
         self._rotary: dict[Rope, int] = {}
+        self._weights: dict[tuple[Names, Names], int] = {}
+        self._is_selected = False
         check_weights(graph, tensors)
         packed = self._pack(progress)
         self._lower(packed)
@@ -136,8 +139,16 @@ class Lowering:
         self.arrays.append(array)
         return array
 
-    def _weight(self, names: Names, packed: dict[Names, PackedWeight], bias: Float32 | None = None) -> int:
-        weight = packed[names]
+    def _linear_weight(self, op: Linear, packed: dict[Names, PackedWeight]) -> int:
+        """The plan's index of a linear's weight, with its bias."""
+        names = tuple(weight.name for weight in op.weights)
+        key = (names, tuple(bias.name for bias in op.biases))
+        if key not in self._weights:
+            bias = self._floats(key[1], padded=packed[names].out) if op.biases else None
+            self._weights[key] = self._add_weight(packed[names], bias)
+        return self._weights[key]
+
+    def _add_weight(self, weight: PackedWeight, bias: Float32 | None = None) -> int:
         self.arrays.append(weight)
         return self._plan.add_weight(
             weight.kind, weight.group, weight.half_scales, weight.minima, weight.out, weight.in_, weight.data, bias
@@ -159,54 +170,90 @@ class Lowering:
     def _lower(self, packed: dict[Names, PackedWeight]) -> None:
         nodes = self._graph.nodes
         selected = _selected(self._graph)
-        fused = _fused(self._graph)
-        inner = {reader: index for index, reader in fused.items()}
-        # A buffer is free after the last node that reads any view of it; a fused node reads where its reader stands.
+        fusions = find_fusions(self._graph, lambda op: packed[tuple(weight.name for weight in op.weights)].is_quantised)
+        joined = fusions.joined
+        # A buffer is free after the last node that reads any view of it; a joined node reads where its reader stands.
         owner: dict[int, int] = {}
         for index, node in enumerate(nodes):
             owner[index] = owner[node.inputs[0]] if isinstance(node.op, Slice) else index
         last: dict[int, int] = {}
         for index, node in enumerate(nodes):
             for source in node.inputs:
-                last[owner[source]] = max(last.get(owner[source], 0), fused.get(index, index))
+                last[owner[source]] = max(last.get(owner[source], 0), joined.get(index, index))
         ending: dict[int, list[int]] = {}
         for value, index in last.items():
             ending.setdefault(index, []).append(value)
+        inner = {reader: index for index, reader in joined.items() if reader not in fusions.gated}
 
         for index, node in enumerate(nodes):
-            if index in fused:
+            self._is_selected = selected[index]
+            if index in joined:
                 continue  # computed where its reader stands
             if isinstance(node.op, Slice):
                 buffer, column = self._views[node.inputs[0]]
                 self._views[index] = (buffer, column + node.op.start)
+            elif index in fusions.gated:
+                self._emit_gated(fusions.gated[index], nodes[fusions.readers[index]], packed)
             else:
-                out = (self._allocate(node.width, selected[index]), 0)
-                self._views[index] = out
-                if index in inner:
-                    self._emit(nodes[inner[index]], packed, out, self._views[_other(node, inner[index])])
-                else:
-                    self._emit(node, packed, out)
+                self._views[index] = out = (self._allocate(node.width, selected[index]), 0)
+                second = self._views[other_input(node, inner[index])] if index in inner else NOWHERE
+                computed = nodes[inner[index]] if index in inner else node
+                reader = nodes[fusions.readers[index]] if index in fusions.readers else None
+                quantised = computed.inputs[0] if computed.inputs and computed.inputs[0] in fusions.readers else None
+                self._emit(computed, packed, out, second, reader, quantised, gated=quantised in fusions.gated)
             for value in ending.get(index, []):
                 if value in self._views:
                     buffer = self._views[value][0]
                     self._free[self._keys[buffer]].append(buffer)
 
-    def _emit(self, node: Node, packed: dict[Names, PackedWeight], out: View, second: View = NOWHERE) -> None:
-        """Add a node's ops. `second`: what a linear adds to its result, or an activation multiplies its by."""
-        x, y, z = [*(self._views[source] for source in node.inputs), NOWHERE, NOWHERE, NOWHERE][:3]
+    def _emit_gated(self, gated: Gated, reader: Node, packed: dict[Names, PackedWeight]) -> None:
+        """Add the ops of a gated linear, whose result is left for the linear `reader`."""
+        linear = self._graph.nodes[gated.linear]
+        assert isinstance(linear.op, Linear)
+        assert isinstance(reader.op, Linear)
+        weight = self._linear_weight(linear.op, packed)
+        self._quantise(linear, packed, weight)
+        self._add(
+            GATED_LINEAR,
+            linear.width // 2,
+            index=weight,
+            function=FUNCTIONS[gated.function],
+            reader=self._linear_weight(reader.op, packed),
+        )
+
+    def _quantise(self, linear: Node, packed: dict[Names, PackedWeight], weight: int) -> None:
+        source = linear.inputs[0]
+        self._add(QUANTISE, self._graph.nodes[source].width, self._views[source], reader=weight)
+
+    def _emit(
+        self,
+        node: Node,
+        packed: dict[Names, PackedWeight],
+        out: View,
+        second: View,
+        reader: Node | None,
+        quantised: int | None,
+        *,
+        gated: bool,
+    ) -> None:
+        """Add a node's ops.
+
+        Args:
+            second: what a linear adds to its result, or an activation multiplies its by.
+            reader: the linear that the result is quantised for.
+            quantised: the input of a linear, if it was quantised where it was computed; `gated`: by a gated linear.
+        """
+        x, y, z = [*(self._views.get(source, NOWHERE) for source in node.inputs), NOWHERE, NOWHERE, NOWHERE][:3]
         match node.op:
-            case Linear(weights=weights, biases=biases):
-                names = tuple(weight.name for weight in weights)
-                bias = None
-                if biases:
-                    bias = self._floats(tuple(parameter.name for parameter in biases), padded=packed[names].out)
-                weight = self._weight(names, packed, bias)
-                if packed[names].is_quantised:
-                    self._add(QUANTISE, packed[names].width, x, index=weight)
+            case Linear() as op:
+                weight = self._linear_weight(op, packed)
+                if packed[tuple(weight.name for weight in op.weights)].is_quantised:
+                    if quantised is None:
+                        self._quantise(node, packed, weight)
                     x = NOWHERE
-                self._add(LINEAR, node.width, x, second, out, index=weight)
+                self._add(LINEAR, node.width, x, second, out, index=weight, records=int(gated))
             case Embedding(table=table, index=index):
-                weight = self._weight((table.name,), packed)
+                weight = self._add_weight(packed[table.name,])
                 self._add(EMBED, node.width, out=out, index=weight, by_position=index == "position")
             case RMSNorm(weight=parameter, eps=eps, offset=offset):
                 array = self._floats((parameter.name,), offset=offset)
@@ -219,9 +266,13 @@ class Lowering:
             case Attention() as op:
                 layer = self._layer(op)
                 self._add(STORE_KV, op.num_kv_heads * op.head_dim, y, z, index=layer)
-                self._add(ATTENTION, node.width, x, out=out, index=layer)
+                quantises = -1
+                if reader is not None:
+                    assert isinstance(reader.op, Linear)
+                    quantises = self._linear_weight(reader.op, packed)
+                self._add(ATTENTION, node.width, x, out=out, index=layer, reader=quantises)
             case Activation(function=function):
-                self._add(ACTIVATION, node.width, x, second, out, index=FUNCTIONS[function])
+                self._add(ACTIVATION, node.width, x, second, out, function=FUNCTIONS[function])
             case Add():
                 self._add(ADD, node.width, x, y, out)
             case Multiply():
@@ -263,12 +314,31 @@ class Lowering:
         *,
         length: int = 0,
         index: int = 0,
+        function: int = 0,
+        reader: int = -1,
+        records: int = 0,
         factor: float = 0.0,
         by_position: bool = False,
         weight: Float32 | None = None,
         bias: Float32 | None = None,
     ) -> None:
-        self._plan.add_op(kind, x, y, out, width, length, index, factor, by_position, weight, bias)
+        self._plan.add_op(
+            kind,
+            self._is_selected,
+            x,
+            y,
+            out,
+            width,
+            length,
+            index,
+            function,
+            reader,
+            records,
+            factor,
+            by_position,
+            weight,
+            bias,
+        )
 
 
 def _matrix(node: Node) -> Names | None:
@@ -286,33 +356,3 @@ def _selected(graph: Graph) -> list[bool]:
     for node in graph.nodes:
         selected.append(isinstance(node.op, SelectRows) or any(selected[source] for source in node.inputs))
     return selected
-
-
-def _fused(graph: Graph) -> dict[int, int]:
-    """Nodes that are computed together with their only reader, and that reader.
-
-    A linear with the sum that adds an earlier value to it; an activation function with the product of it and an
-    earlier value.
-    """
-    readers: dict[int, list[int]] = {}
-    for index, node in enumerate(graph.nodes):
-        for source in node.inputs:
-            readers.setdefault(source, []).append(index)
-    found: dict[int, int] = {}
-    for index, node in enumerate(graph.nodes):
-        match readers.get(index, []):
-            case [reader] if reader not in found.values():
-                match node.op, graph.nodes[reader].op:
-                    case Activation(), Multiply():
-                        found[index] = reader
-                    case Linear(), Add():
-                        # A linear adds whole tiles: a slice, unlike a buffer, may end within one.
-                        if not isinstance(graph.nodes[_other(graph.nodes[reader], index)].op, Slice):
-                            found[index] = reader
-    return found
-
-
-def _other(node: Node, inner: int) -> int:
-    """The other input of a sum or product."""
-    first, second = node.inputs
-    return second if first == inner else first

@@ -1,0 +1,240 @@
+// Products of quantised weights and activations: blocks of some tiles times some rows, summed in registers.
+//
+// Included by the kernels alone, inside the namespace of one instruction set. Read the assembly after a change: no stack
+// traffic belongs in these loops.
+
+#pragma once
+
+#include "kernels.h"
+#include "variant.h"
+#include "vectors.h"
+
+namespace octavo {
+namespace OCTAVO_ISA {
+
+// Keeps the compiler from reordering the sums of a loop until every accumulator is spilled (GCC does: 35 GOP/s for 58).
+#if defined(__AVX512F__)
+#define OCTAVO_KEEP(v) asm("" : "+v"(v))
+#elif defined(__AVX2__)
+#define OCTAVO_KEEP(v) asm("" : "+x"(v))
+#else
+#define OCTAVO_KEEP(v)
+#endif
+
+static OCTAVO_INLINE void put(const Output& out, int64_t row, int64_t feature, F value, const float* bias) {
+  if (bias) value += load(bias + feature);
+  if (out.residual) value += load(out.residual + row * out.residual_stride + feature);
+  store(out.y + row * out.y_stride + feature, value);
+}
+
+// Four bytes, or two shorts, in every lane.
+static OCTAVO_INLINE I broadcast(const void* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return splat(x);
+}
+
+static OCTAVO_INLINE I load_bytes(const uint8_t* p) {
+  I v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+
+// 16-bit sums: eight of two products, each at most 2 * 15 * 127, fit.
+static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
+  const __m256i x = _mm256_maddubs_epi16((__m256i)low, (__m256i)a), y = _mm256_maddubs_epi16((__m256i)high, (__m256i)b);
+  return (I)(first ? _mm256_add_epi16(x, y) : _mm256_add_epi16(_mm256_add_epi16((__m256i)total, x), y));
+}
+
+static OCTAVO_INLINE I end_u4(I total) { return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1)); }
+
+#else
+
+// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j]: one instruction of AVX-512 VNNI.
+static OCTAVO_INLINE I add_products(I total, I w, I x) {
+#ifdef __AVX512VNNI__
+  return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
+#else
+  uint8_t a[sizeof w];
+  int8_t b[sizeof x];
+  std::memcpy(a, &w, sizeof w);
+  std::memcpy(b, &x, sizeof x);
+  for (int lane = 0; lane < kLanes; lane++)
+    for (int j = 0; j < 4; j++) total[lane] += a[4 * lane + j] * b[4 * lane + j];
+  return total;
+#endif
+}
+
+static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
+  return add_products(add_products(first ? I{} : total, low, a), high, b);
+}
+
+static OCTAVO_INLINE I end_u4(I total) { return total; }
+
+#endif
+
+template <int M, int T>
+static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8* x, I (*result)[M]) {
+  OCTAVO_EACH(i, 4) {
+    const int k = 16 * (i / 2) + 4 * (i % 2);
+    I low[T], high[T];
+    OCTAVO_EACH(t, T) {
+      I both = load_bytes(w[t] + i * sizeof both);
+      OCTAVO_KEEP(both);  // one load, not one for each half
+      low[t] = both & 0x0f0f0f0f, high[t] = (both >> 4) & 0x0f0f0f0f;
+    }
+    OCTAVO_EACH(m, M) {
+      const I a = broadcast(x[m].q + k), b = broadcast(x[m].q + k + 8);
+      OCTAVO_EACH(t, T) {
+        result[t][m] = add_u4(result[t][m], low[t], high[t], a, b, i == 0);
+        OCTAVO_KEEP(result[t][m]);
+      }
+    }
+  }
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) result[t][m] = end_u4(result[t][m]);
+}
+
+// total[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1], of 8 bits and of 16.
+static OCTAVO_INLINE I load_shorts(const uint8_t* w) {
+#if defined(__AVX512F__)
+  return (I)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+#elif defined(__AVX2__)
+  return (I)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+#else
+  int16_t shorts[2 * kLanes];
+  for (int i = 0; i < 2 * kLanes; i++) shorts[i] = static_cast<int8_t>(w[i]);
+  I v;
+  std::memcpy(&v, shorts, sizeof v);
+  return v;
+#endif
+}
+
+static OCTAVO_INLINE I add_pairs(I total, I w, I x) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
+#elif defined(__AVX2__)
+  return total + (I)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+#else
+  int16_t a[2 * kLanes], b[2 * kLanes];
+  std::memcpy(a, &w, sizeof w);
+  std::memcpy(b, &x, sizeof x);
+  for (int lane = 0; lane < kLanes; lane++) total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
+  return total;
+#endif
+}
+
+// Half a block of kS8, 16 inputs: the second one is added to the first.
+template <int M, int T>
+static OCTAVO_INLINE void dot_half(const uint8_t* const* w, const Activations16* x, int half, I (*result)[M]) {
+  OCTAVO_EACH(i, 8) {
+    I weight[T];
+    OCTAVO_EACH(t, T) weight[t] = load_shorts(w[t] + 2 * kLanes * (8 * half + i));
+    OCTAVO_EACH(m, M) {
+      const I pair = broadcast(x[m].q + 16 * half + 2 * i);
+      OCTAVO_EACH(t, T) {
+        result[t][m] = add_pairs(i == 0 && half == 0 ? I{} : result[t][m], weight[t], pair);
+        OCTAVO_KEEP(result[t][m]);
+      }
+    }
+  }
+}
+
+template <bool half_scales>
+static OCTAVO_INLINE F load_scale(const uint8_t* p, int index) {
+  if constexpr (half_scales) return load_half(reinterpret_cast<const uint16_t*>(p) + index * kLanes);
+  return load(reinterpret_cast<const float*>(p) + index * kLanes);
+}
+
+// Blocks [first, last) of T tiles, of which the others stand `apart` tiles after the one before.
+template <int T>
+struct Tiles {
+  const uint8_t* data[T];  // the next block's records
+  int64_t bytes;           // of a record
+
+  OCTAVO_INLINE Tiles(const Weight& w, int64_t tile, int64_t apart) : bytes(w.block_bytes()) {
+    for (int t = 0; t < T; t++) data[t] = w.data + (tile + t * apart) * w.tile_bytes();
+  }
+  OCTAVO_INLINE void next() {
+    OCTAVO_EACH(t, T) data[t] += bytes;
+  }
+  template <bool half_scales>
+  OCTAVO_INLINE F scale(int t, int64_t integer_bytes, int index) const {
+    return load_scale<half_scales>(data[t] + integer_bytes, index);
+  }
+  // With few rows to multiply, weights are read faster than the hardware follows by itself.
+  OCTAVO_INLINE void fetch_ahead() const {
+    constexpr int64_t kAhead = 2048;
+    OCTAVO_EACH(t, T) fetch_lines(data[t] + kAhead, bytes);
+  }
+};
+
+// total[t][m] = w * x[m] for T tiles and M rows. `x`: a panel's records. `few`: there is no other panel.
+template <bool half_scales, bool few, int M, int T>
+static OCTAVO_INLINE void multiply(const Weight& w, const Activations8* x, int64_t tile, int64_t apart, F (*total)[M]) {
+  constexpr int64_t kIntegerBytes = kLanes * kBlock / 2;
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);
+  Tiles<T> at(w, tile, apart);
+  for (int64_t b = w.blocks(); b > 0; b--, at.next(), x += kPanel) {
+    if (few) at.fetch_ahead();
+    I dot[T][M];
+    dot_block<M, T>(at.data, x, dot);
+    F scale[T], minimum[T];
+    OCTAVO_EACH(t, T) {
+      scale[t] = at.template scale<half_scales>(t, kIntegerBytes, 0);
+      minimum[t] = at.template scale<half_scales>(t, kIntegerBytes, 1);
+    }
+    OCTAVO_EACH(m, M) {
+      const F x_scale = splat(x[m].scale), x_sum = splat(x[m].sum);
+      OCTAVO_EACH(t, T) {
+        total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale[t] * x_scale, total[t][m]);
+        total[t][m] = fma(minimum[t], x_sum, total[t][m]);
+      }
+    }
+  }
+}
+
+// `halves`: each half of a block has a scale.
+template <bool half_scales, bool few, bool halves, int M, int T>
+static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, int64_t tile, int64_t apart, F (*total)[M]) {
+  constexpr int64_t kIntegerBytes = kLanes * kBlock;
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);
+  Tiles<T> at(w, tile, apart);
+  for (int64_t b = w.blocks(); b > 0; b--, at.next(), x += kPanel) {
+    if (few) at.fetch_ahead();
+    I dot[T][M];
+    dot_half<M, T>(at.data, x, 0, dot);
+    if (halves) OCTAVO_EACH(t, T) {
+        const F scale = at.template scale<half_scales>(t, kIntegerBytes, 0);
+        OCTAVO_EACH(m, M) {
+          total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
+          dot[t][m] = I{};
+        }
+      }
+    dot_half<M, T>(at.data, x, 1, dot);
+    OCTAVO_EACH(t, T) {
+      const F scale = at.template scale<half_scales>(t, kIntegerBytes, halves);
+      OCTAVO_EACH(m, M)
+        total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
+    }
+    if (w.minima) OCTAVO_EACH(t, T) {
+        const F minimum = at.template scale<half_scales>(t, kIntegerBytes, halves + 1);
+        OCTAVO_EACH(m, M) total[t][m] = fma(minimum, splat(x[m].sum), total[t][m]);
+      }
+  }
+}
+
+template <bool half_scales, bool few, int M, int T>
+static OCTAVO_INLINE void multiply(const Weight& w, const Activations16* x, int64_t tile, int64_t apart, F (*total)[M]) {
+  if (w.group == kBlock)
+    multiply16<half_scales, few, false, M, T>(w, x, tile, apart, total);
+  else
+    multiply16<half_scales, few, true, M, T>(w, x, tile, apart, total);
+}
+
+}  // namespace OCTAVO_ISA
+}  // namespace octavo
