@@ -95,7 +95,7 @@ void Plan::reserve(const Step& step) {
       neighbours_.push_back({row, std::min<int64_t>(kMaxAttendRows, step.query_starts[s + 1] - row), s});
 }
 
-template <typename Body>
+template <bool backwards, typename Body>
 void Plan::share(const Worker& worker, int64_t count, int64_t piece, Body body) {
   for (int turn = 0; turn < team_.size; turn++) {
     const int owner = (worker.index + turn) % team_.size;
@@ -104,7 +104,8 @@ void Plan::share(const Worker& worker, int64_t count, int64_t piece, Body body) 
     for (;;) {
       const int64_t first = begin + taken.fetch_add(piece, std::memory_order_relaxed);
       if (first >= end) break;
-      body(first, std::min(first + piece, end));
+      const int64_t last = std::min(first + piece, end);
+      backwards ? body(begin + end - last, begin + end - first) : body(first, last);
     }
   }
 }
@@ -268,9 +269,9 @@ void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const int64_t some = static_cast<int64_t>(neighbours_.size());
   // A sequence's KV heads lie side by side in its pages: one thread reads them, where there are tokens for all.
   const int64_t heads = some >= 4 * team_.size ? layer.kv_heads : 1, parts = layer.kv_heads / heads;
-  share(worker, some * parts, 1, [&](int64_t first, int64_t) {
-    // From the end: the last tokens of a prompt take longest, and nobody should wait for them.
-    const int64_t item = some * parts - 1 - first, head = item % parts * heads;
+  // The last tokens of a prompt take longest, and nobody should wait for them.
+  share<true>(worker, some * parts, 1, [&](int64_t item, int64_t) {
+    const int64_t head = item % parts * heads;
     const Neighbours& tokens = neighbours_[item / parts];
     kernels_.attend(layer,
                     {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row],

@@ -162,8 +162,8 @@ class Plan {
   void copy_pages(const Step& step, Worker& worker);
 
   // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes in
-  // their order; who is done early goes on with the shares of others.
-  template <typename Body>
+  // their order, or from the last one on; who is done early goes on with the shares of others.
+  template <bool backwards = false, typename Body>
   void share(const Worker& worker, int64_t count, int64_t piece, Body body);
   int64_t share_begin(int thread, int64_t count) const { return count * thread / team_.size; }
   void meet(Worker& worker);
