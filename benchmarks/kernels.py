@@ -23,6 +23,7 @@ from octavo.backends.ceilings import Ceilings, ceilings
 from octavo.backends.common.cores import physical_cores
 from octavo.backends.cpu._native import instruction_sets, tile
 from octavo.backends.cpu.executor import KV_DTYPES, CpuExecutor, layer_page_bytes
+from octavo.backends.cpu.memory import Slabs
 from octavo.backends.cpu.repack import BLOCK, pack
 from octavo.backends.protocol import Batch, Int32, Int64, LogitRows
 from octavo.cli.console import counting
@@ -120,7 +121,7 @@ class Bench:
         """A weight [out, in] times each number of rows."""
         weight = _random_weight(FORMATS[kind], out, in_, self._rng)
         table = _random_weight(Format.F32, ENTRIES, in_, self._rng)
-        size = pack([weight], tile(self._isa)).data.nbytes
+        size = pack([weight], tile(self._isa), Slabs()).data.nbytes
         integer = weight.format.is_quantised
         peak = self._best.integer_operations_per_second if integer else self._best.float_operations_per_second
         executor, built = None, 0

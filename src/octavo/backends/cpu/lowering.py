@@ -13,6 +13,7 @@ from octavo.backends.common.checks import check_weights
 from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.fusion import Gated, find_fusions, other_input
+from octavo.backends.cpu.memory import Slabs
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import PackedWeight, pack
 from octavo.backends.protocol import Float32
@@ -121,10 +122,13 @@ class Lowering:
         units = sorted(matrices, key=lambda names: -sum(shapes[name][0] * shapes[name][1] for name in names))
         bits = bits_by_weight(self._graph, self._quantization)
         packed = {}
+        memory = Slabs()
+
+        def pack_unit(names: Names) -> PackedWeight:
+            return pack([self._tensors[name] for name in names], self._tile, memory, bits[names[0]])
+
         with ThreadPoolExecutor(2) as pool:
-            results = pool.map(
-                lambda names: pack([self._tensors[name] for name in names], self._tile, bits[names[0]]), units
-            )
+            results = pool.map(pack_unit, units)
             for names, weight in zip(units, results, strict=True):
                 packed[names] = weight
                 self.weight_bytes += weight.data.nbytes

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.backends.cpu.memory import aligned_zeros
+from octavo.backends.cpu.memory import Slabs
 from octavo.backends.protocol import Float32
 from octavo.weights.formats import Format, Integers, take_apart
 from octavo.weights.quantise import quantise
@@ -92,21 +92,24 @@ def layout_of(form: Format, bits: int | None = None) -> Layout:
     return _LAYOUTS[Format.Q4_1 if bits == 4 else Format.Q8_0]
 
 
-def pack(tensors: Sequence[Tensor], tile: int, bits: int | None = None) -> PackedWeight:
+def pack(tensors: Sequence[Tensor], tile: int, memory: Slabs, bits: int | None = None) -> PackedWeight:
     """Stack weights [out, in] of one input, and repack them.
 
     Weights of different formats are brought to a common one: integers when all are quantised, float32 otherwise.
 
     Args:
         tile: output features of a tile.
+        memory: where the result goes.
         bits: 4 or 8 quantises weights that are not quantised yet.
     """
     formats = {tensor.format for tensor in tensors}
     if bits is not None or all(form.is_quantised for form in formats):
-        return _pack_integers([_integers(tensor, bits) for tensor in tensors], tile)
+        return _pack_integers([_integers(tensor, bits) for tensor in tensors], tile, memory)
     if len(formats) == 1:
-        return _pack_floats(_FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]), tile)
-    return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]), tile)
+        return _pack_floats(
+            _FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]), tile, memory
+        )
+    return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]), tile, memory)
 
 
 def _integers(tensor: Tensor, bits: int | None) -> Integers:
@@ -116,14 +119,15 @@ def _integers(tensor: Tensor, bits: int | None) -> Integers:
     return quantise(tensor.to_float32(), bits)
 
 
-def _pack_floats(kind: int, rows: NDArray[Any], tile: int) -> PackedWeight:
+def _pack_floats(kind: int, rows: NDArray[Any], tile: int, memory: Slabs) -> PackedWeight:
     width = rows.shape[1]
     padded = _pad(rows, tile, 0)
-    data = np.ascontiguousarray(padded.reshape(-1, tile, width).transpose(0, 2, 1))
-    return PackedWeight(kind, 1, False, False, len(padded), width, width, data.reshape(-1).view(np.uint8))
+    data = memory.zeros(padded.nbytes)
+    data.view(padded.dtype).reshape(-1, width, tile)[:] = padded.reshape(-1, tile, width).transpose(0, 2, 1)
+    return PackedWeight(kind, 1, False, False, len(padded), width, width, data)
 
 
-def _pack_integers(parts: Sequence[Integers], tile: int) -> PackedWeight:
+def _pack_integers(parts: Sequence[Integers], tile: int, memory: Slabs) -> PackedWeight:
     width = parts[0].integers.shape[1]
     group = min(part.group for part in parts)
     groups = BLOCK // group
@@ -142,7 +146,7 @@ def _pack_integers(parts: Sequence[Integers], tile: int) -> PackedWeight:
         half = all(np.array_equal(values.astype(np.float16).astype(np.float32), values) for values in scales)
     integer_bytes = tile * BLOCK // 2 if four_bit else tile * BLOCK
     scale_bytes = tile * (2 if half else 4)
-    records = aligned_zeros(out // tile, blocks, integer_bytes + scale_bytes * (groups + has_minima))
+    records = memory.zeros(out // tile, blocks, integer_bytes + scale_bytes * (groups + has_minima))
     if four_bit:
         # input = 16 a + 8 half + 4 c + j of a block: the two halves in one byte
         split = integers.reshape(-1, tile, blocks, 2, 2, 2, 4)
