@@ -146,7 +146,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _candidates(arguments: argparse.Namespace, model: Path) -> list[Candidate]:
     pythons = PYTHONS | dict(arguments.python)
-    candidates = [Candidate(system, system, pythons[system], model) for system in arguments.systems]
+    environments = {"octavo": {"OCTAVO_ISA": arguments.isa}}
+    candidates = [
+        Candidate(system, system, pythons[system], model, environments.get(system, {})) for system in arguments.systems
+    ]
     for system, path in arguments.also:
         label = f"{system} {re.split('[.-]', path.stem)[-1]}"  # the format: the last part of a model's name
         candidates.append(Candidate(label, system, pythons[system], path.resolve()))
@@ -188,6 +191,9 @@ def _arguments() -> argparse.Namespace:
         default=[],
         metavar="SYSTEM=PYTHON",
         help="the interpreter of a system (.peers/bin/python; vllm: .peers-vllm/bin/python)",
+    )
+    parser.add_argument(
+        "--isa", default="auto", help="instruction set of Octavo's kernels; the others choose their own (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write every round's timings there")

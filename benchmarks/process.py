@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ MODULES = {"octavo": "octavo", "llama.cpp": "llama_cpp", "openvino": "openvino_g
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A system to measure: what it is called in the table, what runs it, and the file it loads."""
+    """A system to measure: what it is called in the table, what runs it, and the file it loads.
+
+    Attributes:
+        environment: variables of its process.
+    """
 
     label: str
     system: str
     python: Path
     model: Path
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 class Missing(Exception):
@@ -65,7 +70,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), **candidate.environment},
             start_new_session=True,  # Ctrl-C is for the driver, which ends its workers itself
         )
         try:

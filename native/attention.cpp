@@ -112,18 +112,23 @@ void fetch_slot(const KvLayer& kv, int64_t slot) {
 
 // --- reading ahead -----------------------------------------------------------------------------------------------------
 
+struct Work {  // positions [from, end) of a KV head; none where end is 0
+  const int32_t* page_row;
+  int64_t kv_head, from, end;
+};
+
 // Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would wait
 // for each other, and the loop for them: loops ask for some with every turn.
 class Ahead {
  public:
-  // Keys, or values, of `kv_head` for the chunk at `chunk`, of positions before `end`.
+  // Keys, or values, of the first chunk of some work.
   template <typename T>
-  void begin(bool keys, const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t end) {
-    const int64_t size = kv.page_size, last = std::min(chunk + kChunk, end);
+  void begin(bool keys, const KvLayer& kv, const Work& work) {
+    const int64_t size = kv.page_size, chunk = work.from / kChunk * kChunk, last = std::min(chunk + kChunk, work.end);
     at_ = count_ = line_ = 0;
     bytes_ = size * (keys ? kv.head_dim : kv.padded_dim()) * static_cast<int64_t>(sizeof(T));
     for (int64_t p = chunk / size; p * size < last; p++) {
-      const Page<T> page = page_of<T>(kv, page_row[p], kv_head);
+      const Page<T> page = page_of<T>(kv, work.page_row[p], work.kv_head);
       pages_[count_++] = reinterpret_cast<const char*>(keys ? page.keys : page.values);
     }
   }
@@ -296,8 +301,8 @@ static void convert_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv
 
 // --- attention ---------------------------------------------------------------------------------------------------------
 
-struct Reads {  // ahead of a chunk: its values while its scores are computed, then the keys of the next one
-  Ahead values, keys;
+struct Reads {  // the next chunk's keys while the scores of this one are computed, then its values
+  Ahead keys, values;
 };
 
 // One token's heads over positions [from, to) of the chunk. `scales`: null where values need none.
@@ -307,7 +312,7 @@ static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Typ
   const int64_t padded = kv.padded_dim(), vectors = (to - chunk + kLanes - 1) / kLanes;
   F scores[kHeads * kVectors];
   chunk_scores<typename Item<type>::Type, Item<type>::load_items>(heads, q, kv.head_dim, in.key, vectors, in.stride, scores,
-                                                                  reads.values);
+                                                                  reads.keys);
   alignas(64) float weight[kHeads][kChunk];
   float rescale[kHeads];
   for (int64_t h = 0; h < heads; h++) {
@@ -340,16 +345,20 @@ static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Typ
   const auto* value = in.value + (from - chunk);
   const int64_t count = to - from;
   switch (heads) {
-    case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running, reads.keys);
-    case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running, reads.keys);
-    case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running, reads.keys);
-    default: return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.keys);
+    case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running, reads.values);
+    case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running, reads.values);
+    case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running, reads.values);
+    default: return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.values);
   }
 }
 
-// The heads of KV head `kv_head` from `head` of its group on. `next`: the KV head whose keys will be read after them.
+static inline int64_t begin_of(const KvLayer& kv, int64_t position) {  // of what a token sees
+  return kv.window && position >= kv.window ? position - kv.window + 1 : 0;
+}
+
+// The heads of KV head `kv_head` from `head` of its group on. `next`: whose keys will be read after them.
 template <KvType type>
-static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_head, int64_t head, int64_t next) {
+static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_head, int64_t head, const Work& next) {
   typedef typename Item<type>::Type T;
   // Too large for some systems' stacks.
   static thread_local Floats floats;
@@ -357,9 +366,7 @@ static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_hea
   const int64_t dim = kv.head_dim, end = tokens.position + tokens.rows, group = kv.heads / kv.kv_heads;
   const int64_t heads = std::min(group - head, kHeads), column = (kv_head * group + head) * dim;
   const float* q = tokens.queries + column;
-  const auto begin = [&](int64_t row) {
-    return kv.window && tokens.position + row >= kv.window ? tokens.position + row - kv.window + 1 : 0;
-  };
+  const auto begin = [&](int64_t row) { return begin_of(kv, tokens.position + row); };
   for (int64_t row = 0; row < tokens.rows; row++)
     for (int64_t h = 0; h < heads; h++) {
       std::memset(running[row].total[h], 0, sizeof(float) * kv.padded_dim());
@@ -371,17 +378,14 @@ static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_hea
   Reads reads;
   Scales scales = {};
   const Scales* used = type == KvType::kI8 ? &scales : nullptr;
-  const int64_t start = begin(0) / kChunk * kChunk;
-  for (int64_t chunk = start; chunk < end; chunk += kChunk) {
+  for (int64_t chunk = begin(0) / kChunk * kChunk; chunk < end; chunk += kChunk) {
     const int64_t from = std::max(chunk, begin(0)), to = std::min(chunk + kChunk, end);
     Chunk<T> stored;
     find_chunk<type>(kv, tokens.page_row, kv_head, chunk, from, to, stored, scales);
     if (!converts) {
-      reads.values.begin<T>(false, kv, tokens.page_row, kv_head, chunk, end);
-      if (chunk + kChunk < end)
-        reads.keys.begin<T>(true, kv, tokens.page_row, kv_head, chunk + kChunk, end);
-      else
-        reads.keys.begin<T>(true, kv, tokens.page_row, next, start, next < kv.kv_heads ? end : 0);
+      const Work ahead = chunk + kChunk < end ? Work{tokens.page_row, kv_head, chunk + kChunk, end} : next;
+      reads.keys.begin<T>(true, kv, ahead);
+      reads.values.begin<T>(false, kv, ahead);
       attend_chunk<type>(kv, stored, used, chunk, from, to, heads, q, running[0], reads);
       continue;
     }
@@ -401,11 +405,18 @@ static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_hea
     }
 }
 
-void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last) {
+void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last, const Tokens* then, int64_t then_first) {
+  const auto work = [&](const Tokens& some, int64_t kv_head) {
+    return Work{some.page_row, kv_head, begin_of(kv, some.position), some.position + some.rows};
+  };
   const int64_t group = kv.heads / kv.kv_heads;
   for (int64_t kv_head = first; kv_head < last; kv_head++)
     for (int64_t head = 0; head < group; head += kHeads) {
-      const int64_t next = head + kHeads < group ? kv_head : kv_head + 1 < last ? kv_head + 1 : kv.kv_heads;
+      const bool ends = head + kHeads >= group;
+      const Work next = !ends                ? work(tokens, kv_head)
+                        : kv_head + 1 < last ? work(tokens, kv_head + 1)
+                        : then               ? work(*then, then_first)
+                                             : Work{tokens.page_row, 0, 0, 0};
       switch (kv.type) {
         case KvType::kF32: attend_heads<KvType::kF32>(kv, tokens, kv_head, head, next); break;
         case KvType::kF16: attend_heads<KvType::kF16>(kv, tokens, kv_head, head, next); break;

@@ -144,8 +144,9 @@ struct Kernels {
   void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
   // Asks for the memory of a slot, before a token is stored there.
   void (*fetch_slot)(const KvLayer&, int64_t slot);
-  // All query heads of KV heads [first, last) over the pages of the sequence.
-  void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last);
+  // All query heads of KV heads [first, last) over the pages of the sequence. `then`, unless null: the tokens that come
+  // next, from KV head `then_first` on.
+  void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last, const Tokens* then, int64_t then_first);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan
   // if any is.
   float (*run_maxima)(const float* x, int64_t count, float* maxima);

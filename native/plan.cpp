@@ -269,17 +269,19 @@ void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const int64_t some = static_cast<int64_t>(neighbours_.size());
   // A sequence's KV heads lie side by side in its pages: one thread reads them, where there are tokens for all.
   const int64_t heads = some >= 4 * team_.size ? layer.kv_heads : 1, parts = layer.kv_heads / heads;
+  const auto tokens_of = [&](int64_t item) -> Tokens {
+    const Neighbours& tokens = neighbours_[item / parts];
+    return {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row], tokens.count,
+            at(op.x, tokens.row), stride(op.x), at(op.out, tokens.row), stride(op.out)};
+  };
   // The last tokens of a prompt take longest, and nobody should wait for them.
   share<true>(worker, some * parts, 1, [&](int64_t item, int64_t) {
-    const int64_t head = item % parts * heads;
-    const Neighbours& tokens = neighbours_[item / parts];
-    kernels_.attend(layer,
-                    {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row],
-                     tokens.count, at(op.x, tokens.row), stride(op.x), at(op.out, tokens.row), stride(op.out)},
-                    head, head + heads);
+    const int64_t head = item % parts * heads, first_row = neighbours_[item / parts].row;
+    const Tokens tokens = tokens_of(item), then = tokens_of(std::max<int64_t>(item - 1, 0));
+    kernels_.attend(layer, tokens, head, head + heads, item > 0 ? &then : nullptr, (item - 1) % parts * heads);
     if (op.reader < 0) return;
     const int64_t width = heads * layer.heads / layer.kv_heads * layer.head_dim, column = head / heads * width;
-    for (int64_t row = tokens.row; row < tokens.row + tokens.count; row++)
+    for (int64_t row = first_row; row < first_row + tokens.rows; row++)
       kernels_.quantise(records(worker, op.reader, 0), at(op.out, row) + column, width, row, column / kBlock);
   });
 }

@@ -30,7 +30,7 @@ void activate(int32_t function, const float* x, const float* gate, int64_t width
 // attention.cpp
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
 void fetch_slot(const KvLayer&, int64_t slot);
-void attend(const KvLayer&, const Tokens&, int64_t first, int64_t last);
+void attend(const KvLayer&, const Tokens&, int64_t first, int64_t last, const Tokens* then, int64_t then_first);
 
 // logits.cpp
 float run_maxima(const float* x, int64_t count, float* maxima);

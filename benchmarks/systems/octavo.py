@@ -1,5 +1,6 @@
 """Octavo: the engine without HTTP, as `octavo bench` runs it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,9 @@ class Octavo:
 
     def __init__(self, loaded: LoadedEngine) -> None:
         self._engine = loaded.engine
-        self.info = Info(octavo.__version__, loaded.info.vocab_size, {"backend": loaded.info.backend})
+        self.info = Info(
+            octavo.__version__, loaded.info.vocab_size, {"backend": loaded.info.backend, "isa": loaded.info.isa}
+        )
 
     def generate(self, prompts: list[list[int]], output_len: int) -> Iterator[list[int]]:
         """Queue all prompts and step until they are answered."""
@@ -42,5 +45,6 @@ def load(model: Path, threads: int, works: list[Work]) -> System:
         max_num_seqs=max(streams, defaults.max_num_seqs),
         max_num_batched_tokens=max(streams, defaults.max_num_batched_tokens),
         enable_prefix_caching=False,
+        isa=os.environ.get("OCTAVO_ISA", "auto"),
     )
     return Octavo(load_engine(config))
