@@ -48,7 +48,8 @@ static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
   return (I)(first ? _mm256_add_epi16(x, y) : _mm256_add_epi16(_mm256_add_epi16((__m256i)total, x), y));
 }
 
-static OCTAVO_INLINE I end_u4(I total) { return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1)); }
+// Times a factor, in 32 bits.
+static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor)); }
 
 #else
 
@@ -71,12 +72,13 @@ static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
   return add_products(add_products(first ? I{} : total, low, a), high, b);
 }
 
-static OCTAVO_INLINE I end_u4(I total) { return total; }
+static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return factor == 1 ? total : total * factor; }
 
 #endif
 
+// The bytes of row m are at q + m * stride.
 template <int M, int T>
-static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8* x, I (*result)[M]) {
+static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor, I (*result)[M]) {
   OCTAVO_EACH(i, 4) {
     const int k = 16 * (i / 2) + 4 * (i % 2);
     I low[T], high[T];
@@ -86,7 +88,7 @@ static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8*
       low[t] = both & 0x0f0f0f0f, high[t] = (both >> 4) & 0x0f0f0f0f;
     }
     OCTAVO_EACH(m, M) {
-      const I a = broadcast(x[m].q + k), b = broadcast(x[m].q + k + 8);
+      const I a = broadcast(q + m * stride + k), b = broadcast(q + m * stride + k + 8);
       OCTAVO_EACH(t, T) {
         result[t][m] = add_u4(result[t][m], low[t], high[t], a, b, i == 0);
         OCTAVO_KEEP(result[t][m]);
@@ -94,7 +96,21 @@ static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8*
     }
   }
   OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) result[t][m] = end_u4(result[t][m]);
+    OCTAVO_EACH(m, M) result[t][m] = end_u4(result[t][m], factor);
+}
+
+template <int M, int T>
+static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8* x, I (*result)[M]) {
+  dot_bytes<M, T>(w, x->q, sizeof *x, 1, result);
+}
+
+template <int M, int T>
+static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const SplitActivations16* x, I (*result)[M]) {
+  I low[T][M];
+  dot_bytes<M, T>(w, x->high, sizeof *x, 256, result);
+  dot_bytes<M, T>(w, x->low, sizeof *x, 1, low);
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) result[t][m] += low[t][m];
 }
 
 // total[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1], of 8 bits and of 16.
@@ -172,8 +188,8 @@ struct Tiles {
 };
 
 // total[t][m] = w * x[m] for T tiles and M rows. `x`: a panel's records. `few`: there is no other panel.
-template <bool half_scales, bool few, int M, int T>
-static OCTAVO_INLINE void multiply(const Weight& w, const Activations8* x, int64_t tile, int64_t apart, F (*total)[M]) {
+template <bool half_scales, bool few, int M, int T, typename Record>
+static OCTAVO_INLINE void multiply(const Weight& w, const Record* x, int64_t tile, int64_t apart, F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock / 2;
   OCTAVO_EACH(t, T)
     OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);

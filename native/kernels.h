@@ -26,6 +26,8 @@ OCTAVO_INLINE void fetch_lines(const uint8_t* data, int64_t bytes) {
 
 enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
 
+enum class ActivationKind : int32_t { k8, k16, kSplit16 };
+
 // A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
 // has lanes. out is a multiple of the tile and, for the quantised kinds, in is one of kBlock; what was added is zero.
 //
@@ -41,11 +43,15 @@ struct Weight {
   int32_t group;     // inputs that share a scale: 32, or 16 (kS8 alone)
   bool half_scales;  // scales and minima are float16
   bool minima;
+  bool precise;  // kU4 alone: it takes activations of 16 bits
   int64_t out, in, tile;
   const uint8_t* data;
   const float* bias;  // float[out], null: none
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
+  ActivationKind activations() const {
+    return kind == WeightKind::kS8 ? ActivationKind::k16 : precise ? ActivationKind::kSplit16 : ActivationKind::k8;
+  }
   int64_t tiles() const { return out / tile; }
   int64_t blocks() const { return in / kBlock; }
   int64_t integer_bytes() const { return kind == WeightKind::kU4 ? tile * kBlock / 2 : tile * kBlock; }
@@ -67,11 +73,17 @@ struct Activations16 {  // for kS8: q in -32767..32767
   int16_t q[kBlock];
   float scale, sum;
 };
+struct SplitActivations16 {  // for precise kU4: q = 256 * high + low in -32512..32512
+  int8_t high[kBlock], low[kBlock];
+  float scale, sum;
+};
+
+constexpr int64_t kMaxActivationBytes = sizeof(SplitActivations16);  // of a record
 
 // Where they stand.
 struct Records {
-  WeightKind kind;  // of the weight they are for
-  int64_t blocks;   // of a row
+  ActivationKind kind;
+  int64_t blocks;  // of a row
   void* data;
 };
 

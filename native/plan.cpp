@@ -83,11 +83,10 @@ void Plan::reserve(const Step& step) {
   int64_t widest = 0;
   for (const Weight& weight : weights_) widest = std::max(widest, weight.in);
   const int64_t panels = (std::max(step.tokens, step.logit_rows) + kPanel - 1) / kPanel;
-  constexpr int64_t record = std::max(sizeof(Activations8), sizeof(Activations16));
-  for (Arena& records : records_) records.reserve(panels * kPanel * (widest / kBlock + 1) * record);
+  for (Arena& records : records_) records.reserve(panels * kPanel * (widest / kBlock + 1) * kMaxActivationBytes);
   for (Worker& worker : workers_) {
     worker.floats.reserve(own_floats_ * sizeof(float));
-    worker.records.reserve(kPanel * (widest / kBlock + 1) * record);
+    worker.records.reserve(kPanel * (widest / kBlock + 1) * kMaxActivationBytes);
   }
   neighbours_.clear();
   for (int64_t s = 0; s < step.sequences; s++)

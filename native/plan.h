@@ -146,7 +146,7 @@ class Plan {
   }
   // Activations quantised for `weight`: set 0 or 1.
   Records records(const Worker& worker, int32_t weight, int32_t set) const {
-    return {weights_[weight].kind, weights_[weight].blocks(), worker.alone ? worker.records.data() : records_[set].data()};
+    return {weights_[weight].activations(), weights_[weight].blocks(), worker.alone ? worker.records.data() : records_[set].data()};
   }
   int64_t stride(Value value) const { return buffers_[value.buffer].width; }
   int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }

@@ -66,10 +66,11 @@ static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& 
 template <typename Go>
 static inline void choose(const Weight& w, const void* activations, int64_t rows, Go go) {
   const auto kind = [&](auto half_scales, auto few) {
-    if (w.kind == WeightKind::kU4)
-      go(half_scales, few, static_cast<const Activations8*>(activations));
-    else
-      go(half_scales, few, static_cast<const Activations16*>(activations));
+    switch (w.activations()) {
+      case ActivationKind::k8: return go(half_scales, few, static_cast<const Activations8*>(activations));
+      case ActivationKind::k16: return go(half_scales, few, static_cast<const Activations16*>(activations));
+      case ActivationKind::kSplit16: return go(half_scales, few, static_cast<const SplitActivations16*>(activations));
+    }
   };
   const auto count = [&](auto half_scales) {
     rows < 2 * kPanel ? kind(half_scales, std::true_type()) : kind(half_scales, std::false_type());

@@ -3,6 +3,8 @@
 This file needs neither torch nor transformers: `make sanitize` runs it with address and undefined-behaviour sanitizers.
 """
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, quants
@@ -117,6 +119,127 @@ def rounded(x: np.ndarray, limit: int) -> np.ndarray:
     inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
     integers = np.rint(blocks * inverse).astype(np.float64)
     return (integers * (most / np.float32(limit))).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    peak = logits.max(1, keepdims=True)
+    result: np.ndarray = logits - np.log(np.exp(logits - peak).sum(1, keepdims=True)) - peak
+    return result
+
+
+def limit_of(form: str) -> int:
+    """The largest whole number that the input of a weight of that format is rounded to."""
+    return 127 if form.startswith("Q4") else 32767
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    forms=st.tuples(st.sampled_from(QUANTISED), st.sampled_from(QUANTISED)),
+    inner=st.sampled_from([32, 64, 96, 40, 256]),
+    blocks=st.integers(1, 3),
+    out=st.integers(1, 40),
+    rows=st.integers(1, 17),
+    function=st.sampled_from(list(ACTIVATIONS)),
+    bias=st.booleans(),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_gates_of_any_shape(
+    forms: tuple[str, str],
+    inner: int,
+    blocks: int,
+    out: int,
+    rows: int,
+    function: Literal["silu", "gelu_tanh"],
+    bias: bool,
+    threads: int,
+    isa: str,
+    seed: int,
+) -> None:
+    # Halves of whole blocks are multiplied side by side; 40 features are not. The last linear is the logits'.
+    rng = np.random.default_rng(seed)
+    if forms[1].endswith("K"):
+        inner = 256
+    elif inner % 32:
+        forms = (forms[0], "F32")
+    width = blocks * (256 if forms[0].endswith("K") else 32)
+    g = GraphBuilder()
+    x = g.select_rows(g.embedding("table", 64, width))
+    h = g.activation(g.linear(x, "gate", inner, bias=bias), function) * g.linear(x, "up", inner, bias=bias)
+    graph = g.finish(g.linear(h, "down", out))
+    tensors = {"table.weight": random_tensor("table.weight", "F32", 64, width, rng)}
+    for name in ("gate", "up"):
+        tensors[f"{name}.weight"] = random_tensor(f"{name}.weight", forms[0], inner, width, rng)
+        if bias:
+            values = rng.normal(size=inner).astype(np.float32)
+            tensors[f"{name}.bias"] = Tensor(f"{name}.bias", (inner,), Format.F32, values)
+    tensors["down.weight"] = random_tensor("down.weight", forms[1], out, inner, rng)
+    executor = CpuExecutor(graph, tensors, vocab_size=out, num_pages=4, max_positions=64, threads=threads, isa=isa)
+    tokens = rng.integers(0, 64, rows).tolist()
+    found = Runner(executor).run(tokens)
+
+    exact = {name: tensor.to_float32().astype(np.float64) for name, tensor in tensors.items()}
+    seen = rounded(tensors["table.weight"].data[tokens], limit_of(forms[0])).astype(np.float64)
+    gate, up = (seen @ exact[f"{name}.weight"].T + exact.get(f"{name}.bias", 0.0) for name in ("gate", "up"))
+    hidden = (ACTIVATIONS[function](gate) * up).astype(np.float32)
+    if forms[1] in QUANTISED:
+        hidden = rounded(hidden, limit_of(forms[1]))
+    logits = hidden.astype(np.float64) @ exact["down.weight"].T
+    # A number between two steps may be rounded to the other one: of 127 or 32,767 steps, one for a few of the features.
+    step = 2e-3 if limit_of(forms[1]) == 127 else 5e-5
+    size = np.abs(hidden).max() * np.abs(exact["down.weight"]).max() * np.sqrt(inner)
+    assert np.abs(found - log_softmax(logits)).max() <= 2 * step * size + 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(["Q4_0", "Q4_1", "Q4_K"]),
+    kv_heads=st.integers(1, 2),
+    group=st.integers(1, 3),
+    head_dim=st.sampled_from([8, 20, 32, 64]),
+    blocks=st.integers(1, 3),
+    rows=st.integers(1, 11),
+    threads=st.integers(1, 3),
+    isa=st.sampled_from(ISAS),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_what_is_attended_comes_from_inputs_of_16_bits(
+    form: str, kv_heads: int, group: int, head_dim: int, blocks: int, rows: int, threads: int, isa: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    width = blocks * (256 if form == "Q4_K" else 32)
+    g = GraphBuilder()
+    x = g.embedding("table", 64, width)
+    sizes = dict(zip("qkv", (kv_heads * group, kv_heads, kv_heads), strict=True))
+    q, k, v = (g.linear(x, name, heads * head_dim) for name, heads in sizes.items())
+    graph = g.finish(g.select_rows(g.attention(q, k, v, layer=0, head_dim=head_dim)))
+    table = random_tensor("table.weight", "F32", 64, width, rng)
+    tensors = {"table.weight": table}
+    for name, heads in sizes.items():
+        tensors[f"{name}.weight"] = random_tensor(f"{name}.weight", form, heads * head_dim, width, rng)
+    spread = max(float(tensors[f"{name}.weight"].to_float32().std()) for name in "qkv")
+    table.data[:] /= spread * width**0.5  # scores that leave the softmax some choice
+    more = {"vocab_size": kv_heads * group * head_dim, "num_pages": 4}
+    executor = CpuExecutor(
+        graph,
+        tensors,
+        max_positions=64,
+        threads=threads,
+        isa=isa,
+        kv_cache_dtype="fp32",
+        **more,  # type: ignore[arg-type]
+    )
+    tokens = rng.integers(0, 64, rows).tolist()
+    expected = Runner(ReferenceExecutor(graph, tensors, **more)).run(tokens)  # type: ignore[arg-type]
+    # With 8 bits the error is 2e-3 of the largest value and more.
+    assert np.abs(Runner(executor).run(tokens) - expected).max() <= 3e-4 * max(np.abs(expected).max(), 1.0)
 
 
 @pytest.mark.parametrize("form", ["F32", "F16", "BF16", *QUANTISED])

@@ -35,6 +35,7 @@ class Plan:
         group: int,
         half_scales: bool,
         minima: bool,
+        precise: bool,
         out: int,
         in_: int,
         data: NDArray[np.uint8],

@@ -15,7 +15,7 @@ from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.fusion import Gated, find_fusions, other_input
 from octavo.backends.cpu.memory import Slabs
 from octavo.backends.cpu.quantization import bits_by_weight
-from octavo.backends.cpu.repack import PackedWeight, pack
+from octavo.backends.cpu.repack import U4, PackedWeight, pack
 from octavo.backends.protocol import Float32
 from octavo.graph.ops import (
     Activation,
@@ -107,6 +107,7 @@ class Lowering:
         self._keys: dict[int, tuple[int, bool]] = {}
         self._rotary: dict[Rope, int] = {}
         self._weights: dict[tuple[Names, Names], int] = {}
+        self._precise = _attended(graph)
         self._is_selected = False
         check_weights(graph, tensors)
         packed = self._pack(progress)
@@ -149,13 +150,21 @@ class Lowering:
         key = (names, tuple(bias.name for bias in op.biases))
         if key not in self._weights:
             bias = self._floats(key[1], padded=packed[names].out) if op.biases else None
-            self._weights[key] = self._add_weight(packed[names], bias)
+            self._weights[key] = self._add_weight(packed[names], bias, precise=names in self._precise)
         return self._weights[key]
 
-    def _add_weight(self, weight: PackedWeight, bias: Float32 | None = None) -> int:
+    def _add_weight(self, weight: PackedWeight, bias: Float32 | None = None, *, precise: bool = False) -> int:
         self.arrays.append(weight)
         return self._plan.add_weight(
-            weight.kind, weight.group, weight.half_scales, weight.minima, weight.out, weight.in_, weight.data, bias
+            weight.kind,
+            weight.group,
+            weight.half_scales,
+            weight.minima,
+            precise and weight.kind == U4,
+            weight.out,
+            weight.in_,
+            weight.data,
+            bias,
         )
 
     # --- buffers --------------------------------------------------------------------------------------------------
@@ -360,3 +369,21 @@ def _selected(graph: Graph) -> list[bool]:
     for node in graph.nodes:
         selected.append(isinstance(node.op, SelectRows) or any(selected[source] for source in node.inputs))
     return selected
+
+
+def _attended(graph: Graph) -> set[Names]:
+    """The weights of linears whose results are queries, keys or values.
+
+    Softmax multiplies their errors: with inputs of 16 bits instead of 8 a model's predictions diverge half as much from
+    those in float32, at a tenth of the work of its linears.
+    """
+    found = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Attention):
+            for source in node.inputs:
+                while not isinstance(graph.nodes[source].op, Linear) and len(graph.nodes[source].inputs) == 1:
+                    (source,) = graph.nodes[source].inputs
+                match graph.nodes[source].op:
+                    case Linear(weights=weights):
+                        found.add(tuple(weight.name for weight in weights))
+    return found
