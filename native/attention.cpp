@@ -1,14 +1,14 @@
 // Attention over the pages of a sequence: online softmax in float32, all query heads of a KV head together.
 //
 // Tokens that stand one after the other share what they read: a chunk of keys and values becomes floats once for them all.
-// Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of neighbouring positions;
-// each score and each output element is summed in one order, whatever the page size and the batch.
+// Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of neighbouring positions,
+// and chunks in spans of kSpan positions, each with a softmax of its own, which are folded together in their order. So
+// each score and each output element is summed in one order, whatever the page size, the batch, and the number of threads.
 
 #include <algorithm>
 
-#include "kernels.h"
+#include "pages.h"
 #include "variant.h"
-#include "vectors.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
@@ -21,96 +21,6 @@ constexpr bool kManyRegisters = true;  // 32, enough for the sums of kHeads time
 #else
 constexpr bool kManyRegisters = false;
 #endif
-
-template <KvType type>
-struct Item;
-template <>
-struct Item<KvType::kF32> {
-  typedef float Type;
-  static F load_items(const float* p) { return load(p); }
-};
-template <>
-struct Item<KvType::kF16> {
-  typedef uint16_t Type;
-  static F load_items(const uint16_t* p) { return load_half(p); }
-};
-template <>
-struct Item<KvType::kI8> {
-  typedef int8_t Type;
-  static F load_items(const int8_t* p) { return load_byte(p); }
-};
-
-template <typename T>
-struct Page {
-  T *keys, *values;  // of one KV head
-  float *key_scales, *value_scales;
-};
-
-template <typename T>
-static inline Page<T> page_of(const KvLayer& kv, int64_t page, int64_t kv_head) {
-  uint8_t* base = kv.pages + page * kv.page_bytes();
-  uint8_t* scales = base + kv.key_bytes() + kv.value_bytes();
-  return {reinterpret_cast<T*>(base) + kv_head * kv.head_dim * kv.page_size,
-          reinterpret_cast<T*>(base + kv.key_bytes()) + kv_head * kv.page_size * kv.padded_dim(),
-          reinterpret_cast<float*>(scales) + kv_head * kv.page_size,
-          reinterpret_cast<float*>(scales + kv.scale_bytes()) + kv_head * kv.page_size};
-}
-
-// --- writing -----------------------------------------------------------------------------------------------------------
-
-// Of a head in 8 bits. What is not finite must not become a number: the scale is then NaN.
-static inline float scale_of(const float* x, int64_t count) {
-  float most = 0.0f;
-  bool finite = true;
-  for (int64_t i = 0; i < count; i++) {
-    most = std::fabs(x[i]) > most ? std::fabs(x[i]) : most;
-    finite &= std::isfinite(x[i]);
-  }
-  return finite ? most / 127.0f : NAN;
-}
-
-static inline int8_t to_byte(float x, float scale) {
-  return static_cast<int8_t>(scale > 1e-35f ? std::nearbyint(x / scale) : 0.0f);
-}
-
-void store_kv(const KvLayer& kv, const float* keys, const float* values, int64_t slot) {
-  const int64_t page = slot / kv.page_size, at = slot % kv.page_size, dim = kv.head_dim, padded = kv.padded_dim();
-  for (int64_t head = 0; head < kv.kv_heads; head++, keys += dim, values += dim) {
-    if (kv.type == KvType::kF32) {
-      const Page<float> to = page_of<float>(kv, page, head);
-      for (int64_t i = 0; i < dim; i++) to.keys[i * kv.page_size + at] = keys[i];
-      std::memcpy(to.values + at * padded, values, sizeof(float) * dim);
-    } else if (kv.type == KvType::kF16) {
-      const Page<uint16_t> to = page_of<uint16_t>(kv, page, head);
-      uint16_t halves[kMaxHeadDim];
-      to_half(keys, dim, halves);
-      for (int64_t i = 0; i < dim; i++) to.keys[i * kv.page_size + at] = halves[i];
-      to_half(values, dim, to.values + at * padded);
-    } else {
-      const Page<int8_t> to = page_of<int8_t>(kv, page, head);
-      const float key_scale = scale_of(keys, dim), value_scale = scale_of(values, dim);
-      for (int64_t i = 0; i < dim; i++) to.keys[i * kv.page_size + at] = to_byte(keys[i], key_scale);
-      for (int64_t i = 0; i < dim; i++) to.values[at * padded + i] = to_byte(values[i], value_scale);
-      to.key_scales[at] = key_scale;
-      to.value_scales[at] = value_scale;
-    }
-  }
-}
-
-void fetch_slot(const KvLayer& kv, int64_t slot) {
-  const int64_t item = kv.item_bytes(), features = kv.kv_heads * kv.head_dim, row = kv.page_size * item;
-  const uint8_t* page = kv.pages + slot / kv.page_size * kv.page_bytes();
-  // Of every feature one key: in each cache line, where these are larger than a page's row, in the line of the slot.
-  const uint8_t* keys = page + slot % kv.page_size * item;
-  const int64_t step = row < 64 ? 64 / row : 1;
-  for (int64_t feature = 0; feature < features; feature += step) __builtin_prefetch(keys + feature * row, 1);
-  const int64_t token = kv.padded_dim() * item;
-  const uint8_t* values = page + kv.key_bytes() + slot % kv.page_size * token;
-  for (int64_t head = 0; head < kv.kv_heads; head++, values += kv.page_size * token)
-    for (int64_t line = 0; line < token; line += 64) __builtin_prefetch(values + line, 1);
-}
-
-// --- reading ahead -----------------------------------------------------------------------------------------------------
 
 struct Work {  // positions [from, end) of a KV head; none where end is 0
   const int32_t* page_row;
@@ -356,16 +266,33 @@ static inline int64_t begin_of(const KvLayer& kv, int64_t position) {  // of wha
   return kv.window && position >= kv.window ? position - kv.window + 1 : 0;
 }
 
-// The heads of KV head `kv_head` from `head` of its group on. `next`: whose keys will be read after them.
+// What two spans of positions came to, the second one after the first: `total` has `count` features.
+static void fold(float* total, float& most, float& weight, const float* other, float other_most, float other_weight,
+                 int64_t count) {
+  if (other_weight == 0.0f) return;
+  if (weight == 0.0f) {
+    std::memcpy(total, other, sizeof(float) * count);
+    most = other_most, weight = other_weight;
+    return;
+  }
+  const float peak = other_most > most ? other_most : most;
+  const F factor = exp_of(splat(most - peak)), other_factor = exp_of(splat(other_most - peak));
+  for (int64_t i = 0; i < count; i += kLanes) store(total + i, fma(load(other + i), other_factor, load(total + i) * factor));
+  weight = weight * factor[0] + other_weight * other_factor[0];
+  most = peak;
+}
+
+static inline int64_t heads_from(const KvLayer& kv, int64_t head) { return std::min(kv.group() - head, kHeads); }
+
+// The heads of KV head `kv_head` from `head` of its group on, over the positions of one span, for every token.
+// `end`: of the positions that are read, in this span and after it. `next`: what is read then.
 template <KvType type>
-static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_head, int64_t head, const Work& next) {
+static void attend_span_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_head, int64_t head, int64_t span,
+                              int64_t end, const Work& next, Running* running) {
   typedef typename Item<type>::Type T;
-  // Too large for some systems' stacks.
-  static thread_local Floats floats;
-  static thread_local Running running[kMaxAttendRows];
-  const int64_t dim = kv.head_dim, end = tokens.position + tokens.rows, group = kv.heads / kv.kv_heads;
-  const int64_t heads = std::min(group - head, kHeads), column = (kv_head * group + head) * dim;
-  const float* q = tokens.queries + column;
+  static thread_local Floats floats;  // too large for some systems' stacks
+  const int64_t heads = heads_from(kv, head);
+  const float* q = tokens.queries + (kv_head * kv.group() + head) * kv.head_dim;
   const auto begin = [&](int64_t row) { return begin_of(kv, tokens.position + row); };
   for (int64_t row = 0; row < tokens.rows; row++)
     for (int64_t h = 0; h < heads; h++) {
@@ -378,7 +305,8 @@ static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_hea
   Reads reads;
   Scales scales = {};
   const Scales* used = type == KvType::kI8 ? &scales : nullptr;
-  for (int64_t chunk = begin(0) / kChunk * kChunk; chunk < end; chunk += kChunk) {
+  const int64_t start = std::max(begin(0) / kChunk * kChunk, span * kSpan), stop = std::min(end, (span + 1) * kSpan);
+  for (int64_t chunk = start; chunk < stop; chunk += kChunk) {
     const int64_t from = std::max(chunk, begin(0)), to = std::min(chunk + kChunk, end);
     Chunk<T> stored;
     find_chunk<type>(kv, tokens.page_row, kv_head, chunk, from, to, stored, scales);
@@ -398,31 +326,77 @@ static void attend_heads(const KvLayer& kv, const Tokens& tokens, int64_t kv_hea
                                    running[row], reads);
     }
   }
-  for (int64_t row = 0; row < tokens.rows; row++)
-    for (int64_t h = 0; h < heads; h++) {
-      float* out = tokens.output + row * tokens.output_stride + column + h * dim;
-      for (int64_t i = 0; i < dim; i++) out[i] = running[row].total[h][i] / running[row].weight[h];
-    }
+}
+
+// go(kind of the KV, as a constant)
+template <typename Go>
+static inline void choose(KvType type, Go go) {
+  switch (type) {
+    case KvType::kF32: return go(std::integral_constant<KvType, KvType::kF32>());
+    case KvType::kF16: return go(std::integral_constant<KvType, KvType::kF16>());
+    case KvType::kI8: return go(std::integral_constant<KvType, KvType::kI8>());
+  }
+}
+
+static void write_output(const KvLayer& kv, const Tokens& tokens, int64_t row, int64_t head, const float* total, float weight) {
+  float* out = tokens.output + row * tokens.output_stride + head * kv.head_dim;
+  for (int64_t i = 0; i < kv.head_dim; i++) out[i] = total[i] / weight;
 }
 
 void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last, const Tokens* then, int64_t then_first) {
+  static thread_local Running whole[kMaxAttendRows], running[kMaxAttendRows];
   const auto work = [&](const Tokens& some, int64_t kv_head) {
     return Work{some.page_row, kv_head, begin_of(kv, some.position), some.position + some.rows};
   };
-  const int64_t group = kv.heads / kv.kv_heads;
+  const int64_t end = tokens.position + tokens.rows;
+  const int64_t first_span = begin_of(kv, tokens.position) / kSpan, last_span = (end - 1) / kSpan;
   for (int64_t kv_head = first; kv_head < last; kv_head++)
-    for (int64_t head = 0; head < group; head += kHeads) {
-      const bool ends = head + kHeads >= group;
+    for (int64_t head = 0; head < kv.group(); head += kHeads) {
+      const bool ends = head + kHeads >= kv.group();
       const Work next = !ends                ? work(tokens, kv_head)
                         : kv_head + 1 < last ? work(tokens, kv_head + 1)
                         : then               ? work(*then, then_first)
                                              : Work{tokens.page_row, 0, 0, 0};
-      switch (kv.type) {
-        case KvType::kF32: attend_heads<KvType::kF32>(kv, tokens, kv_head, head, next); break;
-        case KvType::kF16: attend_heads<KvType::kF16>(kv, tokens, kv_head, head, next); break;
-        case KvType::kI8: attend_heads<KvType::kI8>(kv, tokens, kv_head, head, next); break;
+      const int64_t heads = heads_from(kv, head);
+      for (int64_t span = first_span; span <= last_span; span++) {
+        choose(kv.type, [&](auto type) {
+          attend_span_heads<type>(kv, tokens, kv_head, head, span, end, next, span == first_span ? whole : running);
+        });
+        if (span > first_span)
+          for (int64_t row = 0; row < tokens.rows; row++)
+            for (int64_t h = 0; h < heads; h++)
+              fold(whole[row].total[h], whole[row].most[h], whole[row].weight[h], running[row].total[h], running[row].most[h],
+                   running[row].weight[h], kv.padded_dim());
       }
+      for (int64_t row = 0; row < tokens.rows; row++)
+        for (int64_t h = 0; h < heads; h++)
+          write_output(kv, tokens, row, kv_head * kv.group() + head + h, whole[row].total[h], whole[row].weight[h]);
     }
+}
+
+void attend_span(const KvLayer& kv, const Tokens& token, int64_t kv_head, int64_t span, float* part) {
+  static thread_local Running running[1];
+  const int64_t end = std::min(token.position + 1, (span + 1) * kSpan);
+  for (int64_t head = 0; head < kv.group(); head += kHeads) {
+    choose(kv.type, [&](auto type) {
+      attend_span_heads<type>(kv, token, kv_head, head, span, end, Work{token.page_row, 0, 0, 0}, running);
+    });
+    for (int64_t h = 0; h < heads_from(kv, head); h++, part += kv.part_floats()) {
+      std::memcpy(part, running[0].total[h], sizeof(float) * kv.padded_dim());
+      part[kv.padded_dim()] = running[0].most[h], part[kv.padded_dim() + 1] = running[0].weight[h];
+    }
+  }
+}
+
+void fold_spans(const KvLayer& kv, const Tokens& token, int64_t kv_head, float* parts, int64_t spans, int64_t stride) {
+  const int64_t count = kv.padded_dim();
+  for (int64_t h = 0; h < kv.group(); h++, parts += kv.part_floats()) {
+    for (int64_t span = 1; span < spans; span++) {
+      const float* other = parts + span * stride;
+      fold(parts, parts[count], parts[count + 1], other, other[count], other[count + 1], count);
+    }
+    write_output(kv, token, 0, kv_head * kv.group() + h, parts, parts[count + 1]);
+  }
 }
 
 }  // namespace OCTAVO_ISA

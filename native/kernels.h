@@ -99,6 +99,8 @@ struct KvLayer {
   KvType type;
   uint8_t* pages;
 
+  int64_t group() const { return heads / kv_heads; }  // query heads of a KV head
+  int64_t part_floats() const { return padded_dim() + kMaxLanes; }
   int64_t item_bytes() const { return type == KvType::kF32 ? 4 : type == KvType::kF16 ? 2 : 1; }
   int64_t padded_dim() const { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
   int64_t key_bytes() const { return whole_lines(kv_heads * head_dim * page_size * item_bytes()); }
@@ -111,6 +113,7 @@ struct KvLayer {
 
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int64_t kMaxAttendRows = 8;
+constexpr int64_t kSpan = 512;  // positions that share a softmax
 
 // Neighbouring tokens of a sequence, at most kMaxAttendRows, and its pages: queries and output [token][head][head_dim].
 struct Tokens {
@@ -159,6 +162,10 @@ struct Kernels {
   // All query heads of KV heads [first, last) over the pages of the sequence. `then`, unless null: the tokens that come
   // next, from KV head `then_first` on.
   void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last, const Tokens* then, int64_t then_first);
+  // The same for one token alone, by spans of positions, so that several threads can work on it. What a span comes to is
+  // left in `part`, `part_floats` for each query head of the KV head; the part of the next span is `stride` floats further.
+  void (*attend_span)(const KvLayer&, const Tokens& token, int64_t kv_head, int64_t span, float* part);
+  void (*fold_spans)(const KvLayer&, const Tokens& token, int64_t kv_head, float* parts, int64_t spans, int64_t stride);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan
   // if any is.
   float (*run_maxima)(const float* x, int64_t count, float* maxima);

@@ -25,6 +25,7 @@ int32_t Plan::add_rotary(const RotaryTable& table) {
   return static_cast<int32_t>(rotary_.size()) - 1;
 }
 
+constexpr int64_t kFewTokens = 4;  // for each thread: with fewer, one alone is shared by its heads and spans
 constexpr int64_t kFetchBytes = 16 * 1024;  // of a weight, while something else is computed
 
 static bool is_linear(const Op& op) { return op.kind == OpKind::kLinear || op.kind == OpKind::kGatedLinear; }
@@ -90,8 +91,12 @@ void Plan::reserve(const Step& step) {
   }
   neighbours_.clear();
   for (int64_t s = 0; s < step.sequences; s++)
-    for (int64_t row = step.query_starts[s]; row < step.query_starts[s + 1]; row += kMaxAttendRows)
-      neighbours_.push_back({row, std::min<int64_t>(kMaxAttendRows, step.query_starts[s + 1] - row), s});
+    for (int64_t row = step.query_starts[s]; row < step.query_starts[s + 1]; row += kMaxAttendRows) {
+      const int64_t count = std::min<int64_t>(kMaxAttendRows, step.query_starts[s + 1] - row);
+      neighbours_.push_back({row, count, s, count > 1 ? 1 : step.positions[row] / kSpan + 1, num_spans()});
+    }
+  if (static_cast<int64_t>(neighbours_.size()) < kFewTokens * team_.size)
+    for (const KvLayer& layer : layers_) parts_.reserve(num_spans() * layer.heads * layer.part_floats() * sizeof(float));
 }
 
 template <bool backwards, typename Body>
@@ -263,25 +268,59 @@ void Plan::run_gated(const Op& op, const Step& step, Worker& worker) {
   });
 }
 
+Tokens Plan::tokens_of(const Op& op, const Step& step, const Neighbours& some) {
+  return {step.page_table + step.table_rows[some.sequence] * step.table_width, step.positions[some.row], some.count,
+          at(op.x, some.row), stride(op.x), at(op.out, some.row), stride(op.out)};
+}
+
+// KV heads [head, head + heads) of what attention came to, for the linear that reads it.
+void Plan::quantise_heads(const Op& op, const Worker& worker, const Neighbours& some, int64_t head, int64_t heads) {
+  if (op.reader < 0) return;
+  const int64_t features = layers_[op.index].group() * layers_[op.index].head_dim, column = head * features;
+  for (int64_t row = some.row; row < some.row + some.count; row++)
+    kernels_.quantise(records(worker, op.reader, 0), at(op.out, row) + column, heads * features, row, column / kBlock);
+}
+
 void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   const KvLayer& layer = layers_[op.index];
   const int64_t some = static_cast<int64_t>(neighbours_.size());
+  const bool few = some < kFewTokens * team_.size;
+  if (few && layer.window == 0 && num_spans() > some) return run_spans(op, step, worker);
   // A sequence's KV heads lie side by side in its pages: one thread reads them, where there are tokens for all.
-  const int64_t heads = some >= 4 * team_.size ? layer.kv_heads : 1, parts = layer.kv_heads / heads;
-  const auto tokens_of = [&](int64_t item) -> Tokens {
-    const Neighbours& tokens = neighbours_[item / parts];
-    return {step.page_table + step.table_rows[tokens.sequence] * step.table_width, step.positions[tokens.row], tokens.count,
-            at(op.x, tokens.row), stride(op.x), at(op.out, tokens.row), stride(op.out)};
-  };
+  const int64_t heads = few ? 1 : layer.kv_heads, parts = layer.kv_heads / heads;
   // The last tokens of a prompt take longest, and nobody should wait for them.
   share<true>(worker, some * parts, 1, [&](int64_t item, int64_t) {
-    const int64_t head = item % parts * heads, first_row = neighbours_[item / parts].row;
-    const Tokens tokens = tokens_of(item), then = tokens_of(std::max<int64_t>(item - 1, 0));
-    kernels_.attend(layer, tokens, head, head + heads, item > 0 ? &then : nullptr, (item - 1) % parts * heads);
-    if (op.reader < 0) return;
-    const int64_t width = heads * layer.heads / layer.kv_heads * layer.head_dim, column = head / heads * width;
-    for (int64_t row = first_row; row < first_row + tokens.rows; row++)
-      kernels_.quantise(records(worker, op.reader, 0), at(op.out, row) + column, width, row, column / kBlock);
+    const int64_t head = item % parts * heads, next = std::max<int64_t>(item - 1, 0);
+    const Tokens then = tokens_of(op, step, neighbours_[next / parts]);
+    kernels_.attend(layer, tokens_of(op, step, neighbours_[item / parts]), head, head + heads, item > 0 ? &then : nullptr,
+                    next % parts * heads);
+    quantise_heads(op, worker, neighbours_[item / parts], head, heads);
+  });
+}
+
+// Long contexts of few tokens: spans of positions on any thread, then their sums in order.
+void Plan::run_spans(const Op& op, const Step& step, Worker& worker) {
+  const KvLayer& layer = layers_[op.index];
+  const int64_t heads = layer.kv_heads, part = layer.group() * layer.part_floats();
+  float* parts = reinterpret_cast<float*>(parts_.data());  // [span][KV head]
+  share<true>(worker, num_spans() * heads, 1, [&](int64_t item, int64_t) {
+    const int64_t span = item / heads, head = item % heads;
+    const auto after = std::upper_bound(neighbours_.begin(), neighbours_.end(), span,
+                                        [](int64_t a, const Neighbours& b) { return a < b.first_span; });
+    const Neighbours& some = *(after - 1);
+    const Tokens tokens = tokens_of(op, step, some);
+    if (some.spans > 1) return kernels_.attend_span(layer, tokens, head, span - some.first_span, parts + item * part);
+    kernels_.attend(layer, tokens, head, head + 1, nullptr, 0);
+    quantise_heads(op, worker, some, head, 1);
+  });
+  meet(worker);
+  share(worker, static_cast<int64_t>(neighbours_.size()) * heads, 1, [&](int64_t item, int64_t) {
+    const Neighbours& some = neighbours_[item / heads];
+    const int64_t head = item % heads;
+    if (some.spans == 1) return;
+    kernels_.fold_spans(layer, tokens_of(op, step, some), head, parts + (some.first_span * heads + head) * part, some.spans,
+                        heads * part);
+    quantise_heads(op, worker, some, head, 1);
   });
 }
 

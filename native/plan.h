@@ -124,6 +124,7 @@ class Plan {
   };
   struct Neighbours {  // tokens of a step that stand one after the other in a sequence
     int64_t row, count, sequence;
+    int64_t spans, first_span;  // of a token alone, all before it counted; 1 of several tokens
   };
   struct Worker {  // a thread's own
     int index = 0;
@@ -159,6 +160,10 @@ class Plan {
   void run_linear(const Op& op, const Step& step, Worker& worker);
   void run_gated(const Op& op, const Step& step, Worker& worker);
   void run_attention(const Op& op, const Step& step, Worker& worker);
+  void run_spans(const Op& op, const Step& step, Worker& worker);
+  Tokens tokens_of(const Op& op, const Step& step, const Neighbours& some);
+  void quantise_heads(const Op& op, const Worker& worker, const Neighbours& some, int64_t head, int64_t heads);
+  int64_t num_spans() const { return neighbours_.empty() ? 0 : neighbours_.back().first_span + neighbours_.back().spans; }
   void copy_pages(const Step& step, Worker& worker);
 
   // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes in
@@ -183,6 +188,7 @@ class Plan {
   int64_t own_floats_ = 0;
   std::vector<Worker> workers_;
   Arena records_[2];
+  Arena parts_;  // what spans of positions came to
   std::vector<Neighbours> neighbours_;
 };
 

@@ -27,10 +27,14 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 void rope(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y);
 void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y);
 
-// attention.cpp
+// store.cpp
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);
 void fetch_slot(const KvLayer&, int64_t slot);
+
+// attention.cpp
 void attend(const KvLayer&, const Tokens&, int64_t first, int64_t last, const Tokens* then, int64_t then_first);
+void attend_span(const KvLayer&, const Tokens& token, int64_t kv_head, int64_t span, float* part);
+void fold_spans(const KvLayer&, const Tokens& token, int64_t kv_head, float* parts, int64_t spans, int64_t stride);
 
 // logits.cpp
 float run_maxima(const float* x, int64_t count, float* maxima);

@@ -3,6 +3,7 @@
 This file needs neither torch nor transformers: `make sanitize` runs it with address and undefined-behaviour sanitizers.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.backends.reference.executor import ReferenceExecutor
-from octavo.graph.builder import GraphBuilder
+from octavo.graph.builder import GraphBuilder, Value
 from octavo.graph.ops import Graph
 from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Format, Tensor
@@ -133,7 +134,7 @@ def limit_of(form: str) -> int:
 
 
 ACTIVATIONS = {
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(np.minimum(-x, 700))),
     "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
 }
 
@@ -348,6 +349,109 @@ def test_attention_of_any_shape(
     assert np.abs(found - expected).max() <= tolerance
     whole = Runner(executor).run(tokens, [length])
     assert np.array_equal(whole, found)
+
+
+WIDTH = 64
+Part = Callable[[GraphBuilder, Value], Value]
+
+
+def attention_part(g: GraphBuilder, x: Value) -> Value:
+    q, k, v = (g.linear(x, name, WIDTH) for name in "qkv")
+    return g.attention(q, k, v, layer=0, head_dim=32)
+
+
+def mlp_part(g: GraphBuilder, x: Value, name: str = "") -> Value:
+    gate = g.silu(g.linear(x, f"gate{name}", 96))
+    return g.linear(gate * g.linear(x, f"up{name}", 96), f"down{name}", WIDTH)
+
+
+def one_after_the_other(g: GraphBuilder, x: Value) -> Value:
+    x = x + g.linear(attention_part(g, x), "o", WIDTH)
+    return x + mlp_part(g, x)
+
+
+def side_by_side(g: GraphBuilder, x: Value) -> Value:
+    return x + (g.linear(attention_part(g, x), "o", WIDTH) + mlp_part(g, x))
+
+
+def attention_waits(g: GraphBuilder, x: Value) -> Value:
+    attended = attention_part(g, x)
+    mlp = mlp_part(g, x)
+    return (x + g.linear(attended, "o", WIDTH)) + mlp
+
+
+def two_gates(g: GraphBuilder, x: Value) -> Value:
+    return mlp_part(g, x, "1") + mlp_part(g, x, "2")
+
+
+def gates_in_gates(g: GraphBuilder, x: Value) -> Value:
+    return mlp_part(g, g.silu(g.linear(x, "g", 96)) * g.linear(x, "u", 96))
+
+
+def gates_after_attention(g: GraphBuilder, x: Value) -> Value:
+    return mlp_part(g, attention_part(g, x))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [one_after_the_other, side_by_side, attention_waits, two_gates, gates_in_gates, gates_after_attention],
+    ids=lambda part: part.__name__,
+)
+@pytest.mark.parametrize("rows", [1, 11, 40])
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_waits_for_its_reader_is_not_overwritten(part: Part, rows: int, isa: str) -> None:
+    g = GraphBuilder()
+    graph = g.finish(g.select_rows(part(g, g.embedding("table", 64, WIDTH))))
+    tensors = {}
+    for index, (name, (out, width)) in enumerate(graph.parameters().items()):
+        rng = np.random.default_rng(index)
+        tensors[name] = random_tensor(name, "F32" if name == "table.weight" else "Q8_0", out, width, rng)
+    tensors["table.weight"].data[:] *= 0.1
+    more = {"vocab_size": WIDTH, "num_pages": 8}
+    executor = CpuExecutor(graph, tensors, max_positions=64, isa=isa, kv_cache_dtype="fp32", **more)  # type: ignore[arg-type]
+    tokens = np.random.default_rng(9).integers(0, 64, rows).tolist()
+    found = Runner(executor).run(tokens)
+    expected = Runner(ReferenceExecutor(graph, tensors, **more)).run(tokens)  # type: ignore[arg-type]
+    assert np.abs(found - expected).max() <= 2e-4 * max(np.abs(expected).max(), 1.0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kv_cache_dtype", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(("page_size", "group", "window"), [(16, 3, None), (17, 5, None), (16, 1, 700)])
+def test_long_contexts_are_the_same_bits_by_spans_and_in_one_go(
+    isa: str, kv_cache_dtype: str, page_size: int, group: int, window: int | None
+) -> None:
+    # A token alone is computed by several threads, span by span; beside many others by one.
+    rng = np.random.default_rng(7)
+    graph = attention_graph(2 * group, 2, 16, window)
+    (shape,) = graph.parameters().values()
+    table = rng.normal(size=shape).astype(np.float32)
+    tensors = {"table.weight": Tensor("table.weight", shape, Format.F32, table)}
+    tokens = rng.integers(0, 64, 1300).tolist()
+    short = rng.integers(0, 64, 40).tolist()
+    pages = {"vocab_size": 2 * group * 16, "num_pages": 400, "page_size": page_size}
+
+    def executor(threads: int) -> CpuExecutor:
+        more = {"max_positions": 2048, "threads": threads, "isa": isa, "kv_cache_dtype": kv_cache_dtype}
+        return CpuExecutor(graph, tensors, **pages, **more)  # type: ignore[arg-type]
+
+    whole = Runner(executor(2)).run(tokens)
+    for threads in (1, 3):
+        assert np.array_equal(Runner(executor(threads)).run(tokens, [1296, 1]), whole)
+    runner = Runner(executor(2))
+    one, others = runner.sequence(tokens), [runner.sequence(short) for _ in range(12)]
+    runner.step([(one, 1299), *((other, 39) for other in others)])
+    crowd = runner.step([(one, 1), *((other, 1) for other in others)])
+    assert np.array_equal(crowd[0], whole[1299:])
+    runner = Runner(executor(2))
+    one, other = runner.sequence(tokens), runner.sequence(short)
+    runner.step([(one, 1299), (other, 39)])
+    pair = runner.step([(other, 1), (one, 1)])
+    assert np.array_equal(pair[1], whole[1299:])
+    assert np.array_equal(pair[0], crowd[1])
+    if kv_cache_dtype == "fp32":
+        expected = Runner(ReferenceExecutor(graph, tensors, **pages)).run(tokens)  # type: ignore[arg-type]
+        assert np.abs(whole - expected).max() <= 2e-5
 
 
 @pytest.mark.parametrize(

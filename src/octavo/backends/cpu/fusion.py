@@ -86,13 +86,34 @@ class _Search:
                 self.readers.setdefault(source, []).append(index)
 
     def quantising_reader(self, index: int) -> int | None:
-        """The one node that reads this one, if it is a linear with quantised weights."""
+        """The one node that reads this one, if it is a linear with quantised weights that comes next.
+
+        What is quantised stands where the next linear's input will: no other one may come in between. A linear whose
+        result is cut may be a gated one, which is computed later than it stands.
+        """
         match self.readers.get(index, []):
             case [reader]:
                 op = self._nodes[reader].op
-                if isinstance(op, Linear) and self._is_quantised(op):
+                cut = any(isinstance(self._nodes[other].op, Slice) for other in self.readers.get(reader, []))
+                if isinstance(op, Linear) and self._is_quantised(op) and not cut and self._comes_next(index, reader):
                     return reader
         return None
+
+    def _comes_next(self, index: int, reader: int) -> bool:
+        """Whether nothing that quantises, or that is quantised for, is computed between two nodes."""
+        end = self._latest(reader)
+        return not any(
+            index < other < end or index < self._latest(other) < end
+            for other, node in enumerate(self._nodes)
+            if other != reader and isinstance(node.op, Linear | Attention | Multiply)
+        )
+
+    def _latest(self, index: int) -> int:
+        """Where a node is computed at the latest: a linear, where the sum stands that it is joined to."""
+        match self.readers.get(index, []):
+            case [reader] if isinstance(self._nodes[reader].op, Add):
+                return reader
+        return index
 
     def gated(self, product: int) -> Gated | None:
         """The linear and the function of a product, if nothing else reads what is between them."""

@@ -41,4 +41,4 @@ class Slabs:
                 self._slab, self._used = aligned_zeros(SLAB_BYTES), 0
             start = self._used
             self._used += -(-size // LINE) * LINE
-        return self._slab[start : start + size].reshape(shape)
+            return self._slab[start : start + size].reshape(shape)
