@@ -6,6 +6,8 @@ MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
+KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
+
 .PHONY: serve test lint types check-imports unit sanitize format clean
 
 serve: $(VENV)/.installed
@@ -30,7 +32,7 @@ unit: $(VENV)/.installed-test
 sanitize: build/sanitize/.built
 	OCTAVO_NATIVE=build/sanitize LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/python -m pytest -q tests/backends/test_kernels.py tests/backends/test_native_sampling.py
+		$(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
 build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
 	@mkdir -p build

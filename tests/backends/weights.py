@@ -1,0 +1,76 @@
+"""Weights of every format at random, and what the native kernels make of numbers."""
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+
+from octavo.graph.builder import GraphBuilder
+from octavo.graph.ops import Graph
+from octavo.weights.tensor import Format, Tensor
+
+QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+
+
+def random_tensor(name: str, form: str, rows: int, width: int, rng: np.random.Generator) -> Tensor:
+    """A weight in any storage format."""
+    values = rng.normal(size=(rows, width)).astype(np.float32)
+    match form:
+        case "F32":
+            return Tensor(name, values.shape, Format.F32, values)
+        case "F16":
+            return Tensor(name, values.shape, Format.F16, values.astype(np.float16))
+        case "BF16":
+            return Tensor(name, values.shape, Format.BF16, (values.view(np.uint32) >> 16).astype(np.uint16))
+        case "Q4_K" | "Q5_K" | "Q6_K":  # the gguf package only reads these: any bytes with sane scales are a weight
+            size = Format(form).block_bytes
+            data = rng.integers(0, 256, (rows, width // 256, size), dtype=np.uint8)
+            halves = rng.uniform(0.001, 0.01, (rows, width // 256, 2)).astype(np.float16).view(np.uint8)
+            if form == "Q6_K":
+                data[:, :, 208:210] = halves[:, :, :2]
+            else:
+                data[:, :, :4] = halves
+            return Tensor(name, values.shape, Format(form), data.reshape(rows, -1))
+        case _:
+            data = quants.quantize(values, GGMLQuantizationType[form])
+            return Tensor(name, values.shape, Format(form), data)
+
+
+def rounded(x: np.ndarray, limit: int) -> np.ndarray:
+    """Activations as the kernels see them: whole numbers up to `limit`, scaled per row and 32 features."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
+    blocks = padded.reshape(len(x), -1, 32)
+    most = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
+    integers = np.rint(blocks * inverse).astype(np.float64)
+    return (integers * (most / np.float32(limit))).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    peak = logits.max(1, keepdims=True)
+    result: np.ndarray = logits - np.log(np.exp(logits - peak).sum(1, keepdims=True)) - peak
+    return result
+
+
+def limit_of(form: str) -> int:
+    """The largest whole number that the input of a weight of that format is rounded to."""
+    return 127 if form.startswith("Q4") else 32767
+
+
+def linear_graph(width: int, out: int, *, last: bool = True) -> Graph:
+    """Token -> embedding row -> one linear: a product of any shape with any rows.
+
+    The matrix of the logits is never brought to 4 bits; unless the linear is to be the `last`, it is followed by
+    another, whose result is added.
+    """
+    g = GraphBuilder()
+    x = g.select_rows(g.embedding("table", 64, width))
+    y = g.linear(x, "weight", out)
+    return g.finish(y if last else y + g.linear(x, "zero", out))
+
+
+def attention_graph(heads: int, kv_heads: int, head_dim: int, window: int | None) -> Graph:
+    """Token -> queries, keys and values from a table -> attention."""
+    g = GraphBuilder()
+    widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
+    q, k, v = g.split(g.embedding("table", 64, sum(widths)), widths)
+    y = g.attention(q, k, v, layer=0, head_dim=head_dim, window=window)
+    return g.finish(g.select_rows(y))
