@@ -32,6 +32,7 @@ def test_threads_that_come_between_get_memory_of_their_own(monkeypatch: pytest.M
     for _ in range(8):  # the slab is used up somewhere on the way
         lock.meanwhile = lambda: arrays.append(slabs.zeros(192))
         arrays.append(slabs.zeros(64))
+    arrays += [slabs.zeros(64) for _ in range(16)]
     for index, array in enumerate(arrays):
         assert array.ctypes.data % memory.LINE == 0
         array[:] = index
