@@ -86,9 +86,9 @@ async def stream(load: Load, rng: random.Random) -> Stream:
     return found
 
 
-async def run(load: Load, requests: int, concurrency: int) -> dict[str, float]:
+async def run(load: Load, requests: int, concurrency: int, seed: int) -> dict[str, float]:
     """Keep `concurrency` streams open until all requests are answered."""
-    rng, slots = random.Random(0), asyncio.Semaphore(concurrency)
+    rng, slots = random.Random(seed), asyncio.Semaphore(concurrency)
 
     async def one() -> Stream:
         async with slots:
@@ -120,6 +120,9 @@ def main() -> None:
     parser.add_argument("--input-len", type=int, default=128)
     parser.add_argument("--output-len", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=49152, help="token ids are drawn below it")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the prompts: the same ones again are in the prefix cache"
+    )
     args = parser.parse_args()
     url = urlsplit(args.url)
     load = Load(url.hostname or "127.0.0.1", url.port or 80, "", args.input_len, args.output_len, args.vocab_size)
@@ -127,7 +130,7 @@ def main() -> None:
     async def measure() -> dict[str, float]:
         model = await only_model(load)
         named = Load(load.host, load.port, model, load.input_len, load.output_len, load.vocab_size)
-        return await run(named, args.requests, args.concurrency)
+        return await run(named, args.requests, args.concurrency, args.seed)
 
     try:
         figures = asyncio.run(measure())
