@@ -74,7 +74,8 @@ static inline void dot_keys(const float* q, int64_t dim, const T* const* key, in
     F one[N];
     OCTAVO_EACH(h, N) one[h] = splat(q[h * dim + d]);
     OCTAVO_EACH(v, V) {
-      const F k = load_items(key[v] + d * stride);
+      F k = load_items(key[v] + d * stride);
+      OCTAVO_KEEP(k);
       OCTAVO_EACH(h, N) total[h][v] = fma(one[h], k, total[h][v]);
     }
   }
@@ -106,30 +107,33 @@ static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* co
 // --- values ------------------------------------------------------------------------------------------------------------
 
 struct Running {  // the softmax so far, of each head
-  alignas(64) float total[kHeads][kMaxHeadDim];
+  alignas(64) float total[kHeads * kMaxHeadDim];  // [head][padded_dim]: heads far apart would share few sets of a cache
   float most[kHeads];
   float weight[kHeads];
+
+  float* of(const KvLayer& kv, int64_t head) { return total + head * kv.padded_dim(); }
 };
 
 // total[h] = total[h] * rescale[h] + sum over positions of weight[h][p] * value[p], for N heads and V vectors of features.
 template <int N, int V, KvType type>
-static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature,
+static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature, int64_t padded,
                               const float (*weight)[kChunk], const float* rescale, Running& running, Ahead& ahead) {
   F total[N][V];
   OCTAVO_EACH(h, N)
-    OCTAVO_EACH(v, V) total[h][v] = load(running.total[h] + feature + kLanes * v) * splat(rescale[h]);
+    OCTAVO_EACH(v, V) total[h][v] = load(running.total + h * padded + feature + kLanes * v) * splat(rescale[h]);
   ahead.spread(count);
   for (int64_t p = 0; p < count; p++) {
     ahead.some();
     F one[N];
     OCTAVO_EACH(h, N) one[h] = splat(weight[h][p]);
     OCTAVO_EACH(v, V) {
-      const F x = Item<type>::load_items(value[p] + feature + kLanes * v);
+      F x = Item<type>::load_items(value[p] + feature + kLanes * v);
+      OCTAVO_KEEP(x);
       OCTAVO_EACH(h, N) total[h][v] = fma(one[h], x, total[h][v]);
     }
   }
   OCTAVO_EACH(h, N)
-    OCTAVO_EACH(v, V) store(running.total[h] + feature + kLanes * v, total[h][v]);
+    OCTAVO_EACH(v, V) store(running.total + h * padded + feature + kLanes * v, total[h][v]);
 }
 
 template <int N, int V, KvType type>
@@ -137,8 +141,8 @@ static inline void add_all_values(const typename Item<type>::Type* const* value,
                                   const float (*weight)[kChunk], const float* rescale, Running& running, Ahead& ahead) {
   int64_t feature = 0;
   for (; feature + kLanes * V <= padded; feature += kLanes * V)
-    add_values<N, V, type>(value, count, feature, weight, rescale, running, ahead);
-  for (; feature < padded; feature += kLanes) add_values<N, 1, type>(value, count, feature, weight, rescale, running, ahead);
+    add_values<N, V, type>(value, count, feature, padded, weight, rescale, running, ahead);
+  for (; feature < padded; feature += kLanes) add_values<N, 1, type>(value, count, feature, padded, weight, rescale, running, ahead);
 }
 
 // --- chunks ------------------------------------------------------------------------------------------------------------
@@ -296,7 +300,7 @@ static void attend_span_heads(const KvLayer& kv, const Tokens& tokens, int64_t k
   const auto begin = [&](int64_t row) { return begin_of(kv, tokens.position + row); };
   for (int64_t row = 0; row < tokens.rows; row++)
     for (int64_t h = 0; h < heads; h++) {
-      std::memset(running[row].total[h], 0, sizeof(float) * kv.padded_dim());
+      std::memset(running[row].of(kv, h), 0, sizeof(float) * kv.padded_dim());
       running[row].most[h] = -INFINITY;
       running[row].weight[h] = 0.0f;
     }
@@ -365,12 +369,12 @@ void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last
         if (span > first_span)
           for (int64_t row = 0; row < tokens.rows; row++)
             for (int64_t h = 0; h < heads; h++)
-              fold(whole[row].total[h], whole[row].most[h], whole[row].weight[h], running[row].total[h], running[row].most[h],
-                   running[row].weight[h], kv.padded_dim());
+              fold(whole[row].of(kv, h), whole[row].most[h], whole[row].weight[h], running[row].of(kv, h),
+                   running[row].most[h], running[row].weight[h], kv.padded_dim());
       }
       for (int64_t row = 0; row < tokens.rows; row++)
         for (int64_t h = 0; h < heads; h++)
-          write_output(kv, tokens, row, kv_head * kv.group() + head + h, whole[row].total[h], whole[row].weight[h]);
+          write_output(kv, tokens, row, kv_head * kv.group() + head + h, whole[row].of(kv, h), whole[row].weight[h]);
     }
 }
 
@@ -382,7 +386,7 @@ void attend_span(const KvLayer& kv, const Tokens& token, int64_t kv_head, int64_
       attend_span_heads<type>(kv, token, kv_head, head, span, end, Work{token.page_row, 0, 0, 0}, running);
     });
     for (int64_t h = 0; h < heads_from(kv, head); h++, part += kv.part_floats()) {
-      std::memcpy(part, running[0].total[h], sizeof(float) * kv.padded_dim());
+      std::memcpy(part, running[0].of(kv, h), sizeof(float) * kv.padded_dim());
       part[kv.padded_dim()] = running[0].most[h], part[kv.padded_dim() + 1] = running[0].weight[h];
     }
   }

@@ -12,15 +12,6 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Keeps the compiler from reordering the sums of a loop until every accumulator is spilled (GCC does: 35 GOP/s for 58).
-#if defined(__AVX512F__)
-#define OCTAVO_KEEP(v) asm("" : "+v"(v))
-#elif defined(__AVX2__)
-#define OCTAVO_KEEP(v) asm("" : "+x"(v))
-#else
-#define OCTAVO_KEEP(v)
-#endif
-
 static OCTAVO_INLINE void put(const Output& out, int64_t row, int64_t feature, F value, const float* bias) {
   if (bias) value += load(bias + feature);
   if (out.residual) value += load(out.residual + row * out.residual_stride + feature);

@@ -112,7 +112,7 @@ struct KvLayer {
 };
 
 constexpr int64_t kMaxHeadDim = 512;
-constexpr int64_t kMaxAttendRows = 8;
+constexpr int64_t kMaxAttendRows = 16;
 constexpr int64_t kSpan = 512;  // positions that share a softmax
 
 // Neighbouring tokens of a sequence, at most kMaxAttendRows, and its pages: queries and output [token][head][head_dim].
