@@ -23,8 +23,8 @@ KV_DTYPES = {"fp32": 0, "fp16": 1, "int8": 2}
 class CpuExecutor:
     """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
 
-    Linears quantise their input per row and 32 features: to 8 bits for 4-bit weights, to 16 bits for 8-bit weights;
-    float weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or
+    Linears quantise their input per row and 32 features: to 8 bits for 4-bit weights, to 16 bits for 8-bit weights and
+    for what becomes queries, keys or values; float weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or
     on the number of threads.
 
     Attributes:
