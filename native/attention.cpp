@@ -7,56 +7,18 @@
 
 #include <algorithm>
 
-#include "pages.h"
+#include "ahead.h"
 #include "variant.h"
 
 namespace octavo {
 namespace OCTAVO_ISA {
 
-constexpr int64_t kVectors = 4;                 // of positions in a chunk
-constexpr int64_t kChunk = kVectors * kLanes;   // positions between two rescalings of the softmax
 constexpr int64_t kHeads = 4;                   // query heads of a KV head done at a time
 #ifdef __AVX512F__
 constexpr bool kManyRegisters = true;  // 32, enough for the sums of kHeads times kVectors vectors
 #else
 constexpr bool kManyRegisters = false;
 #endif
-
-struct Work {  // positions [from, end) of a KV head; none where end is 0
-  const int32_t* page_row;
-  int64_t kv_head, from, end;
-};
-
-// Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would wait
-// for each other, and the loop for them: loops ask for some with every turn.
-class Ahead {
- public:
-  // Keys, or values, of the first chunk of some work.
-  template <typename T>
-  void begin(bool keys, const KvLayer& kv, const Work& work) {
-    const int64_t size = kv.page_size, chunk = work.from / kChunk * kChunk, last = std::min(chunk + kChunk, work.end);
-    at_ = count_ = line_ = 0;
-    bytes_ = size * (keys ? kv.head_dim : kv.padded_dim()) * static_cast<int64_t>(sizeof(T));
-    for (int64_t p = chunk / size; p * size < last; p++) {
-      const Page<T> page = page_of<T>(kv, work.page_row[p], work.kv_head);
-      pages_[count_++] = reinterpret_cast<const char*>(keys ? page.keys : page.values);
-    }
-  }
-  // So many lines a turn as are asked for in that many turns.
-  void spread(int64_t turns) { share_ = ((bytes_ + 63) / 64 * count_ + turns - 1) / turns; }
-
-  void some() {
-    for (int64_t i = 0; i < share_ && at_ < count_; i++) {
-      __builtin_prefetch(pages_[at_] + line_);
-      line_ += 64;
-      if (line_ >= bytes_) line_ = 0, at_++;
-    }
-  }
-
- private:
-  const char* pages_[kChunk + 1];
-  int64_t at_ = 0, count_ = 0, line_ = 0, bytes_ = 0, share_ = 0;
-};
 
 // --- scores ------------------------------------------------------------------------------------------------------------
 
@@ -88,7 +50,8 @@ template <int N, typename T, F (*load_items)(const T*)>
 static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride, F* scores,
                             Ahead& ahead) {
   int64_t v = 0;
-  if ((N < kHeads || kManyRegisters) && vectors == kVectors) return dot_keys<N, kVectors, T, load_items>(q, dim, key, stride, scores, ahead);
+  if ((N < kHeads || kManyRegisters) && vectors == kVectors)
+    return dot_keys<N, kVectors, T, load_items>(q, dim, key, stride, scores, ahead);
   for (; v + 2 <= vectors; v += 2) dot_keys<N, 2, T, load_items>(q, dim, key + v, stride, scores + v, ahead);
   if (v < vectors) dot_keys<N, 1, T, load_items>(q, dim, key + v, stride, scores + v, ahead);
 }
@@ -142,7 +105,8 @@ static inline void add_all_values(const typename Item<type>::Type* const* value,
   int64_t feature = 0;
   for (; feature + kLanes * V <= padded; feature += kLanes * V)
     add_values<N, V, type>(value, count, feature, padded, weight, rescale, running, ahead);
-  for (; feature < padded; feature += kLanes) add_values<N, 1, type>(value, count, feature, padded, weight, rescale, running, ahead);
+  for (; feature < padded; feature += kLanes)
+    add_values<N, 1, type>(value, count, feature, padded, weight, rescale, running, ahead);
 }
 
 // --- chunks ------------------------------------------------------------------------------------------------------------
@@ -262,7 +226,8 @@ static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Typ
     case 1: return add_all_values<1, 8, type>(value, count, padded, weight, rescale, running, reads.values);
     case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running, reads.values);
     case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running, reads.values);
-    default: return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.values);
+    default:
+      return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.values);
   }
 }
 
@@ -342,7 +307,8 @@ static inline void choose(KvType type, Go go) {
   }
 }
 
-static void write_output(const KvLayer& kv, const Tokens& tokens, int64_t row, int64_t head, const float* total, float weight) {
+static void write_output(const KvLayer& kv, const Tokens& tokens, int64_t row, int64_t head, const float* total,
+                         float weight) {
   float* out = tokens.output + row * tokens.output_stride + head * kv.head_dim;
   for (int64_t i = 0; i < kv.head_dim; i++) out[i] = total[i] / weight;
 }

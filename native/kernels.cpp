@@ -28,11 +28,14 @@ static bool supported() {
 
 const Kernels& OCTAVO_JOIN(OCTAVO_ISA, _kernels)() {
   static const Kernels kernels = {
-      OCTAVO_TEXT(OCTAVO_ISA),      OCTAVO_ISA::supported,    OCTAVO_ISA::kLanes,     OCTAVO_ISA::linear_quantised,
-      OCTAVO_ISA::linear_gated, OCTAVO_ISA::linear_float,     OCTAVO_ISA::quantise,     OCTAVO_ISA::unpack_row, OCTAVO_ISA::rms_norm,
-      OCTAVO_ISA::layer_norm,       OCTAVO_ISA::rope,         OCTAVO_ISA::activate,   OCTAVO_ISA::store_kv,
-      OCTAVO_ISA::fetch_slot,       OCTAVO_ISA::attend, OCTAVO_ISA::attend_span, OCTAVO_ISA::fold_spans,       OCTAVO_ISA::run_maxima, OCTAVO_ISA::exponentials,
-      OCTAVO_ISA::peak_float,       OCTAVO_ISA::peak_integer, OCTAVO_ISA::read_all,
+      OCTAVO_TEXT(OCTAVO_ISA),       OCTAVO_ISA::supported,         OCTAVO_ISA::kLanes,
+      OCTAVO_ISA::linear_quantised,  OCTAVO_ISA::linear_gated,      OCTAVO_ISA::linear_float,
+      OCTAVO_ISA::quantise,          OCTAVO_ISA::unpack_row,        OCTAVO_ISA::rms_norm,
+      OCTAVO_ISA::layer_norm,        OCTAVO_ISA::rope,              OCTAVO_ISA::activate,
+      OCTAVO_ISA::store_kv,          OCTAVO_ISA::fetch_slot,        OCTAVO_ISA::attend,
+      OCTAVO_ISA::attend_span,       OCTAVO_ISA::fold_spans,        OCTAVO_ISA::run_maxima,
+      OCTAVO_ISA::exponentials,      OCTAVO_ISA::peak_float,        OCTAVO_ISA::peak_integer,
+      OCTAVO_ISA::read_all,
   };
   return kernels;
 }

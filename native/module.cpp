@@ -146,8 +146,8 @@ NB_MODULE(_native, m) {
           "add_weight",
           [](Plan& plan, int32_t kind, int32_t group, bool half_scales, bool minima, bool precise, int64_t out,
              int64_t in, Array<const uint8_t> data, std::optional<Array<const float>> bias) {
-            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, precise, out, in, plan.tile(), data.data(),
-                                bias ? bias->data() : nullptr};
+            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, precise, out, in, plan.tile(),
+                                data.data(), bias ? bias->data() : nullptr};
             return plan.add_weight(weight);
           },
           "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "precise"_a, "out"_a, "in_"_a, "data"_a, "bias"_a = nb::none())

@@ -41,7 +41,8 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
 // --- one weight after the other ----------------------------------------------------------------------------------------
 
 template <bool half_scales, bool few, int M, int T, typename Record>
-static __attribute__((noinline)) void tiles_of_panel(const Weight& w, const Record* x, int64_t row, const Output& out, int64_t tile) {
+static __attribute__((noinline)) void tiles_of_panel(const Weight& w, const Record* x, int64_t row, const Output& out,
+                                                     int64_t tile) {
   F total[T][M];
   multiply<half_scales, few, M, T>(w, x + row * w.blocks(), tile, 1, total);
   OCTAVO_EACH(t, T)
@@ -55,10 +56,12 @@ static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& 
     const int64_t count = std::min<int64_t>(last - tile, 2), next = std::clamp<int64_t>(w.tiles() - tile - 2, 0, 2);
     const auto fetch = [&](int64_t part, int64_t parts) OCTAVO_INLINE_LAMBDA { fetch_part(w, tile + 2, next, part, parts); };
     if (count == T)
-      for_panels<few>(rows, fetch, [&](auto m, int64_t row) { tiles_of_panel<half_scales, few, m, T>(w, x, row, out, tile); });
+      for_panels<few>(rows, fetch,
+                      [&](auto m, int64_t row) { tiles_of_panel<half_scales, few, m, T>(w, x, row, out, tile); });
     else
       for (int64_t t = tile; t < tile + count; t++)
-        for_panels<few>(rows, fetch, [&](auto m, int64_t row) { tiles_of_panel<half_scales, few, m, 1>(w, x, row, out, t); });
+        for_panels<few>(rows, fetch,
+                        [&](auto m, int64_t row) { tiles_of_panel<half_scales, few, m, 1>(w, x, row, out, t); });
   }
 }
 
@@ -95,7 +98,8 @@ static void gated_panel(const Weight& w, const Record* x, int64_t row, int32_t f
   for (int i = 0; i < kBlock / kLanes; i++) {
     const int64_t tile = block * (kBlock / kLanes) + i;
     F total[2][M];
-    for (int t = 0; t < 2; t += T) multiply<half_scales, few, M, T>(w, x + row * w.blocks(), tile + t * half, half, total + t);
+    for (int t = 0; t < 2; t += T)
+      multiply<half_scales, few, M, T>(w, x + row * w.blocks(), tile + t * half, half, total + t);
     if (w.bias) OCTAVO_EACH(t, 2)
         OCTAVO_EACH(m, M) total[t][m] += load(w.bias + (tile + t * half) * kLanes);
     OCTAVO_EACH(m, M) store(gate[m] + i * kLanes, total[0][m]), store(up[m] + i * kLanes, total[1][m]);
@@ -114,7 +118,9 @@ void linear_gated(const Weight& w, const void* activations, int64_t rows, int32_
         fetch_part(w, next, count, part, parts);
         fetch_part(w, half + next, count, part, parts);
       };
-      for_panels<few>(rows, fetch, [&](auto m, int64_t row) { gated_panel<half_scales, few, m>(w, x, row, function, out, block); });
+      for_panels<few>(rows, fetch, [&](auto m, int64_t row) {
+        gated_panel<half_scales, few, m>(w, x, row, function, out, block);
+      });
     }
   });
 }

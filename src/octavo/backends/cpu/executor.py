@@ -24,8 +24,8 @@ class CpuExecutor:
     """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
 
     Linears quantise their input per row and 32 features: to 8 bits for 4-bit weights, to 16 bits for 8-bit weights and
-    for what becomes queries, keys or values; float weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or
-    on the number of threads.
+    for what becomes queries, keys or values; float weights take float32. Everything else is float32. A row's results do
+    not depend on the batch, on chunking, or on the number of threads.
 
     Attributes:
         weight_bytes: bytes of the weights as they are streamed.
