@@ -132,3 +132,21 @@ def test_in_a_batch_of_32(family: str, alone: np.ndarray) -> None:
         work.insert(place, (it, min(int(rng.integers(1, 12)), len(TOKENS) - it.computed)))
         found.append(runner.step(work)[place])
     assert np.array_equal(np.concatenate(found), alone)
+
+
+@pytest.mark.parametrize("quantization", ["q4", "q8"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_quantised_weights_give_the_same_bits_whatever_surrounds_a_token(isa: str, quantization: str) -> None:
+    def runner(**settings: object) -> Runner:
+        return Runner(cpu_executor("llama", isa=isa, quantization=quantization, **settings))
+
+    alone = runner().run(TOKENS)
+    for threads, chunks, page_size in [(1, [1], 16), (3, [7], 5), (2, [3, 33, 1, 20], 32)]:
+        assert np.array_equal(runner(threads=threads, page_size=page_size).run(TOKENS, chunks), alone)
+    crowd = runner(num_pages=256)
+    it = crowd.sequence(TOKENS)
+    others = [crowd.sequence(TOKENS[index : index + 40]) for index in range(30)]
+    found = [crowd.step([(others[0], 11), (it, 40), *((other, 3) for other in others[1:])])[1]]
+    found += [crowd.step([*((other, 1) for other in others), (it, 1)])[-1] for _ in range(20)]
+    found.append(crowd.step([(it, 10)])[0])
+    assert np.array_equal(np.concatenate(found), alone)
