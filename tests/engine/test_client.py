@@ -15,7 +15,7 @@ from octavo.engine.request import FinishReason, Request, RequestRefused, Samplin
 
 
 @asynccontextmanager
-async def running(model: Path, **settings: int) -> AsyncIterator[EngineClient]:
+async def running(model: Path, **settings: object) -> AsyncIterator[EngineClient]:
     """A client whose engine is ready, stopped afterwards."""
     defaults = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "kv_cache_memory_bytes": 2**20}
     client = EngineClient(EngineConfig(model=str(model), **(defaults | settings)))  # type: ignore[arg-type]
@@ -129,8 +129,8 @@ def test_a_killed_engine_resumes_token_for_token(tiny_model: Path) -> None:
 
 def test_a_request_that_kills_the_engine_is_given_up_and_others_survive(tiny_model: Path) -> None:
     async def test() -> None:
-        async with running(tiny_model, max_num_batched_tokens=8) as client:
-            # A prompt of 200 tokens in steps of 8 at most produces nothing for a while: time to kill.
+        # The slow backend takes some 200 steps for the prompt, and produces nothing until then: time to kill.
+        async with running(tiny_model, backend="reference", max_num_seqs=1, max_num_batched_tokens=1) as client:
             poison = Request(request_id="poison", prompt_token_ids=[9] * 200, params=SamplingParams(max_tokens=1))
             lost = client.submit(poison)
             while client.ledger:
