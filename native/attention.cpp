@@ -6,6 +6,7 @@
 // each score and each output element is summed in one order, whatever the page size, the batch, and the number of threads.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "ahead.h"
 #include "variant.h"

@@ -1,6 +1,7 @@
 // Linears with quantised weights.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "dot.h"
 
