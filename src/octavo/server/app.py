@@ -13,7 +13,7 @@ from octavo.server.chat import chat_routes
 from octavo.server.completions import completion_routes
 from octavo.server.context import Server
 from octavo.server.errors import on_http_exception, on_validation_error
-from octavo.server.middleware import AuthenticationMiddleware, ExchangeMiddleware
+from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
 from octavo.server.settings import ServedModel, ServerSettings
@@ -26,7 +26,7 @@ def create_app(settings: ServerSettings, models: Sequence[ServedModel]) -> FastA
         models: at least one; the first serves requests that name none.
     """
     server = Server(settings, models)
-    middleware = [Middleware(ExchangeMiddleware, metrics=server.http_metrics)]
+    middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.cors_origins:
         # Outside the check of keys: browsers ask without one, and must be able to read a refusal.
         middleware.append(

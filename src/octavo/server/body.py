@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from octavo.server.errors import ApiError, invalid
-from octavo.server.exchange import Exchange
+from octavo.server.request_context import RequestContext
 
 
 class JsonRequest(Request):
@@ -36,7 +36,7 @@ class JsonRequest(Request):
                     raise _too_large(limit)
                 chunks.append(chunk)
             self._body = b"".join(chunks)
-            Exchange.of(self.scope).body_bytes = size
+            RequestContext.of(self.scope).body_bytes = size
             if not self._body:
                 raise invalid("The request body is empty; it must be a JSON object.")
         return self._body

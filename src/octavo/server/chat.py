@@ -12,11 +12,11 @@ from octavo.server.body import JsonRoute
 from octavo.server.chunks import NULL, ChunkWriter, json_text, member
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
-from octavo.server.exchange import Exchange
 from octavo.server.generation import Delta, Generation, Usage
 from octavo.server.logprobs import LogprobFormat
 from octavo.server.params import check, check_prompt, fit, sampling_params, text_options
 from octavo.server.prompts import encode_chat, off_loop
+from octavo.server.request_context import RequestContext
 from octavo.server.schema import ChatCompletionRequest
 from octavo.server.settings import ServedModel
 
@@ -115,7 +115,7 @@ def chat_routes(server: Server) -> APIRouter:
         if body.tools and body.tool_choice != "none":
             raise invalid('Tools are not supported; send tool_choice "none" or no tools.', "tools")
         prompt = await off_loop(
-            Exchange.of(request.scope).body_bytes,
+            RequestContext.of(request.scope).body_bytes,
             encode_chat,
             model.tokenizer,
             body.messages,

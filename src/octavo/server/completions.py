@@ -12,11 +12,11 @@ from octavo.server.body import JsonRoute
 from octavo.server.chunks import NULL, ChunkWriter, json_text, member
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
-from octavo.server.exchange import Exchange
 from octavo.server.generation import Delta, Generation, Prompt, Usage
 from octavo.server.logprobs import LogprobFormat
 from octavo.server.params import check, check_prompt, fit, sampling_params, text_options
 from octavo.server.prompts import encode_prompts, off_loop
+from octavo.server.request_context import RequestContext
 from octavo.server.schema import MAX_PROMPTS, CompletionRequest
 from octavo.server.settings import ServedModel
 
@@ -122,7 +122,7 @@ def completion_routes(server: Server) -> APIRouter:
             message = f"{len(body.prompt)} prompts with {body.n} choices each are more than {MAX_PROMPTS} choices."
             raise invalid(message, "n")
         prompts = await off_loop(
-            Exchange.of(request.scope).body_bytes,
+            RequestContext.of(request.scope).body_bytes,
             encode_prompts,
             model.tokenizer,
             body.prompt,

@@ -13,11 +13,11 @@ from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import Request, SamplingParams
 from octavo.server.errors import ApiError, failed, unavailable
-from octavo.server.exchange import Exchange
 from octavo.server.generation import Delta, Generation, Prompt, TextOptions, Usage, join
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.params import SEED_BITS
 from octavo.server.reply import EventStream, InFlight, Reply
+from octavo.server.request_context import RequestContext
 from octavo.server.schema import GenerationBody
 from octavo.server.settings import ServedModel, ServerSettings
 
@@ -92,8 +92,8 @@ class Server:
         options: TextOptions,
     ) -> Generation:
         """Prepare a generation; it reaches the engine when its first step is asked for."""
-        exchange = Exchange.of(http.scope)
-        exchange.prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        context = RequestContext.of(http.scope)
+        context.prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
         requests = [
             Request(
                 # Never the client's id: two clients may choose the same.
@@ -101,12 +101,12 @@ class Server:
                 prompt_token_ids=prompt.token_ids,
                 params=param,
                 priority=body.priority,
-                tenant=exchange.tenant,
+                tenant=context.tenant,
                 cache_salt=body.cache_salt,
             )
             for prompt, param in zip(prompts, params, strict=True)
         ]
-        return Generation(model, prompts, requests, self._metrics, options, exchange)
+        return Generation(model, prompts, requests, self._metrics, options, context)
 
     def reply(self, body: GenerationBody, generation: Generation, form: Format) -> Response:
         """The response that runs a generation."""

@@ -10,8 +10,8 @@ from octavo.engine.client import EngineFailed, EngineUnavailable, OutputStream
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
 from octavo.errors import OctavoError
 from octavo.server import errors
-from octavo.server.exchange import Exchange
 from octavo.server.metrics import GenerationMetrics, Trace
+from octavo.server.request_context import RequestContext
 from octavo.server.settings import ServedModel
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 
@@ -179,7 +179,7 @@ class Generation:
 
     Args:
         requests: one per prompt, with the same number of choices each.
-        exchange: learns how many tokens came of it.
+        context: learns how many tokens came of it.
     """
 
     def __init__(
@@ -189,14 +189,14 @@ class Generation:
         requests: Sequence[Request],
         metrics: GenerationMetrics,
         options: TextOptions,
-        exchange: Exchange,
+        context: RequestContext,
     ) -> None:
         self.model = model
         self.prompts = prompts
         self.prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(prompts)
         self._requests = requests
         self._metrics = metrics
-        self._exchange = exchange
+        self._context = context
         self._traces: list[Trace] = []
         self._options = options
         self._width = requests[0].params.n
@@ -229,7 +229,7 @@ class Generation:
             stream.abort()
         for trace in self._traces:
             trace.close()
-        self._exchange.output_tokens = self.usage.completion_tokens
+        self._context.output_tokens = self.usage.completion_tokens
 
     async def steps(self) -> AsyncIterator[list[Delta]]:
         """Submit the requests and yield what each engine step adds, until every choice has ended.
@@ -254,7 +254,7 @@ class Generation:
 
     def _submit(self) -> None:
         for position, request in enumerate(self._requests):
-            self._traces.append(Trace(self._metrics, self.model.name, request, self._exchange.started))
+            self._traces.append(Trace(self._metrics, self.model.name, request, self._context.started))
             try:
                 self._streams.append(self.model.engine.submit(request))
             except EngineUnavailable as error:

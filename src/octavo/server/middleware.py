@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.errors import error_response, internal, unauthorized
-from octavo.server.exchange import CLIENT_GONE, SCOPE_KEY, Exchange
 from octavo.server.metrics import HttpMetrics
+from octavo.server.request_context import CLIENT_GONE, SCOPE_KEY, RequestContext
 
 log = logging.getLogger("octavo.server")
 access_log = logging.getLogger("octavo.access")
@@ -26,7 +26,7 @@ UNLOGGED = (*PROBES, "/metrics")
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-class ExchangeMiddleware:
+class RequestContextMiddleware:
     """Names every request, writes one log line about it, counts it, and answers 500 for what nobody caught."""
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
@@ -38,27 +38,27 @@ class ExchangeMiddleware:
             await self._app(scope, receive, send)
             return
         wanted = Headers(scope=scope).get("x-request-id", "")
-        exchange = Exchange(wanted if _USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
-        scope[SCOPE_KEY] = exchange
+        context = RequestContext(wanted if _USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
+        scope[SCOPE_KEY] = context
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                exchange.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = exchange.request_id
+                context.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = context.request_id
             await send(message)
 
         try:
             await self._app(scope, receive, send_named)
         except Exception:
-            log.exception("%s %s failed (request %s)", scope["method"], scope["path"], exchange.request_id)
-            if exchange.status is None:
+            log.exception("%s %s failed (request %s)", scope["method"], scope["path"], context.request_id)
+            if context.status is None:
                 await error_response(internal())(scope, receive, send_named)
         finally:
-            self._note(scope, exchange)
+            self._note(scope, context)
 
-    def _note(self, scope: Scope, exchange: Exchange) -> None:
-        seconds = time.perf_counter() - exchange.started
-        status = exchange.status or CLIENT_GONE
+    def _note(self, scope: Scope, context: RequestContext) -> None:
+        seconds = time.perf_counter() - context.started
+        status = context.status or CLIENT_GONE
         route = scope.get("route")
         self._metrics.observe(scope["method"], getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
@@ -68,9 +68,9 @@ class ExchangeMiddleware:
                 scope["raw_path"].decode("latin-1"),  # still escaped: a path must not begin a new line
                 status,
                 seconds * 1e3,
-                exchange.prompt_tokens,
-                exchange.output_tokens,
-                exchange.request_id,
+                context.prompt_tokens,
+                context.output_tokens,
+                context.request_id,
             )
 
 
@@ -87,7 +87,7 @@ class AuthenticationMiddleware:
             if tenant is None:
                 await error_response(unauthorized())(scope, receive, send)
                 return
-            Exchange.of(scope).tenant = tenant
+            RequestContext.of(scope).tenant = tenant
         await self._app(scope, receive, send)
 
     def _tenant(self, headers: Headers) -> str | None:

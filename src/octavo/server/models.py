@@ -7,8 +7,8 @@ from starlette.responses import Response
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
-from octavo.server.exchange import Exchange
 from octavo.server.prompts import encode_chat, encode_prompts, off_loop
+from octavo.server.request_context import RequestContext
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
 from octavo.server.settings import ServedModel
 
@@ -51,7 +51,7 @@ def model_routes(server: Server) -> APIRouter:
     async def tokenize(request: Request, body: TokenizeRequest) -> Response:
         """Turn a prompt, or a conversation, into token ids."""
         model = server.model(body.model)
-        size = Exchange.of(request.scope).body_bytes
+        size = RequestContext.of(request.scope).body_bytes
         special = body.add_special_tokens
         if body.messages is not None and body.prompt is None:
             prompt = await off_loop(size, encode_chat, model.tokenizer, body.messages, body, add_special_tokens=special)
@@ -80,7 +80,7 @@ def model_routes(server: Server) -> APIRouter:
         if wrong is not None:
             raise invalid(f"'tokens' has token id {wrong}; the model's ids go from 0 to {size - 1}.", "tokens")
         text = await off_loop(
-            Exchange.of(request.scope).body_bytes, model.tokenizer.decode, body.tokens, skip_special_tokens=False
+            RequestContext.of(request.scope).body_bytes, model.tokenizer.decode, body.tokens, skip_special_tokens=False
         )
         return json_response({"prompt": text})
 

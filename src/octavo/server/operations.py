@@ -15,10 +15,10 @@ from octavo.server.settings import ServedModel
 PROBE_RETRY_SECONDS = 2.0
 
 
-def ailment(model: ServedModel) -> tuple[str, str] | None:
-    """What keeps a model from making progress, as (status, sentence); None if nothing does.
+def liveness_problem(model: ServedModel) -> tuple[str, str] | None:
+    """Why a model cannot make progress, as (status, sentence); None if it can.
 
-    An engine that is being restarted is no ailment: its requests wait and go on by themselves, and killing the whole
+    An engine that is being restarted is no reason: its requests wait and go on by themselves, and killing the whole
     server would lose them.
     """
     engine = model.engine
@@ -36,12 +36,12 @@ def ailment(model: ServedModel) -> tuple[str, str] | None:
     return None
 
 
-def obstacle(server: Server) -> tuple[str, str] | None:
-    """What keeps the server from taking new work."""
+def readiness_problem(server: Server) -> tuple[str, str] | None:
+    """Why the server would take no new work; None if it would."""
     if server.in_flight.draining:
         return "draining", "The server is shutting down."
     for model in server.models:
-        if found := ailment(model):
+        if found := liveness_problem(model):
             return found
         if model.engine.state is EngineState.RESTARTING:
             return "restarting", f"The engine of '{model.name}' died and is being restarted."
@@ -64,12 +64,12 @@ def operation_routes(server: Server) -> APIRouter:
     @router.get("/health", responses={503: {"description": "Loading, failed or stalled; `status` says which."}})
     async def health() -> Response:
         """Whether the server is alive: 200 as long as there is no reason to restart it."""
-        return _probe(next(filter(None, map(ailment, server.models)), None), "ok")
+        return _probe(next(filter(None, map(liveness_problem, server.models)), None), "ok")
 
     @router.get("/ready", responses={503: {"description": "New work would not be taken; `status` says why."}})
     async def ready() -> Response:
         """Whether the server would take new work."""
-        return _probe(obstacle(server), "ready")
+        return _probe(readiness_problem(server), "ready")
 
     @router.get("/version")
     async def version() -> Response:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from octavo.server.errors import ApiError, error_body, internal, unavailable
-from octavo.server.exchange import Exchange
+from octavo.server.request_context import RequestContext
 
 log = logging.getLogger("octavo.server")
 
@@ -129,7 +129,7 @@ class Reply(Response):
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                log.debug("the client of request %s left", Exchange.of(scope).request_id)
+                log.debug("the client of request %s left", RequestContext.of(scope).request_id)
                 return
             if work.cancelled():
                 raise unavailable("The server is shutting down.", retry_after=1.0)

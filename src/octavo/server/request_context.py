@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-SCOPE_KEY = "octavo.exchange"
+SCOPE_KEY = "octavo.request_context"
 
 CLIENT_GONE = 499
 """What is logged as status when the client left before there was one (nginx's convention)."""
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestContext:
     """One request and its response.
 
     Attributes:
@@ -33,8 +33,8 @@ class Exchange:
     output_tokens: int = 0
 
     @staticmethod
-    def of(scope: Scope) -> "Exchange":
-        """The exchange that a connection's scope belongs to."""
-        exchange = scope[SCOPE_KEY]
-        assert isinstance(exchange, Exchange)
-        return exchange
+    def of(scope: Scope) -> "RequestContext":
+        """The context of the request that a connection's scope describes."""
+        context = scope[SCOPE_KEY]
+        assert isinstance(context, RequestContext)
+        return context
