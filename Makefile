@@ -6,6 +6,7 @@ MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
+NATIVE       := $(wildcard native/*.cpp native/*.h)
 KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
 
 .PHONY: serve test lint types check-imports unit sanitize format clean
@@ -18,6 +19,7 @@ test: lint types check-imports unit $(if $(filter Linux,$(shell uname)),sanitize
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
@@ -44,6 +46,7 @@ build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

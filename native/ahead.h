@@ -17,8 +17,8 @@ struct Work {  // positions [from, end) of a KV head; none where end is 0
   int64_t kv_head, from, end;
 };
 
-// Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would wait
-// for each other, and the loop for them: loops ask for some with every turn.
+// Cache lines that will soon be read. Pages lie anywhere, so that the hardware cannot guess; all at once they would
+// wait for each other, and the loop for them: loops ask for some with every turn.
 class Ahead {
  public:
   // Keys, or values, of the first chunk of some work.

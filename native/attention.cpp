@@ -1,9 +1,10 @@
 // Attention over the pages of a sequence: online softmax in float32, all query heads of a KV head together.
 //
-// Tokens that stand one after the other share what they read: a chunk of keys and values becomes floats once for them all.
-// Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of neighbouring positions,
-// and chunks in spans of kSpan positions, each with a softmax of its own, which are folded together in their order. So
-// each score and each output element is summed in one order, whatever the page size, the batch, and the number of threads.
+// Tokens that stand one after the other share what they read: a chunk of keys and values becomes floats once for them
+// all. Positions are taken in chunks that begin at multiples of kChunk, a chunk's scores in vectors of neighbouring
+// positions, and chunks in spans of kSpan positions, each with a softmax of its own, which are folded together in their
+// order. So each score and each output element is summed in one order, whatever the page size, the batch, and the
+// number of threads.
 
 #include <algorithm>
 #include <type_traits>
@@ -14,20 +15,19 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-constexpr int64_t kHeads = 4;                   // query heads of a KV head done at a time
+constexpr int64_t kHeads = 4;  // query heads of a KV head done at a time
 #ifdef __AVX512F__
 constexpr bool kManyRegisters = true;  // 32, enough for the sums of kHeads times kVectors vectors
 #else
 constexpr bool kManyRegisters = false;
 #endif
 
-// --- scores ------------------------------------------------------------------------------------------------------------
+// --- scores ----------------------------------------------------------------------------------------------------------
 
 // scores[h * kVectors + v] = q[h] . keys of a vector of positions, for N heads and V vectors. `key[v]` is the first
 // feature of the first position, the next feature is `stride` further.
 template <int N, int V, typename T, F (*load_items)(const T*)>
-static inline void dot_keys(const float* q, int64_t dim, const T* const* key, int64_t stride, F* scores,
-                            Ahead& ahead) {
+static inline void dot_keys(const float* q, int64_t dim, const T* const* key, int64_t stride, F* scores, Ahead& ahead) {
   F total[N][V];
   OCTAVO_EACH(h, N)
     OCTAVO_EACH(v, V) total[h][v] = splat(0.0f);
@@ -48,8 +48,8 @@ static inline void dot_keys(const float* q, int64_t dim, const T* const* key, in
 
 // As many vectors at a time as leave room for their sums in the registers.
 template <int N, typename T, F (*load_items)(const T*)>
-static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride, F* scores,
-                            Ahead& ahead) {
+static inline void all_keys(const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride,
+                            F* scores, Ahead& ahead) {
   int64_t v = 0;
   if ((N < kHeads || kManyRegisters) && vectors == kVectors)
     return dot_keys<N, kVectors, T, load_items>(q, dim, key, stride, scores, ahead);
@@ -58,8 +58,8 @@ static inline void all_keys(const float* q, int64_t dim, const T* const* key, in
 }
 
 template <typename T, F (*load_items)(const T*)>
-static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* const* key, int64_t vectors, int64_t stride,
-                         F* scores, Ahead& ahead) {
+static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* const* key, int64_t vectors,
+                         int64_t stride, F* scores, Ahead& ahead) {
   switch (heads) {
     case 1: return all_keys<1, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
     case 2: return all_keys<2, T, load_items>(q, dim, key, vectors, stride, scores, ahead);
@@ -68,9 +68,9 @@ static void chunk_scores(int64_t heads, const float* q, int64_t dim, const T* co
   }
 }
 
-// --- values ------------------------------------------------------------------------------------------------------------
+// --- values ----------------------------------------------------------------------------------------------------------
 
-struct Running {  // the softmax so far, of each head
+struct Running {                                  // the softmax so far, of each head
   alignas(64) float total[kHeads * kMaxHeadDim];  // [head][padded_dim]: heads far apart would share few sets of a cache
   float most[kHeads];
   float weight[kHeads];
@@ -78,10 +78,12 @@ struct Running {  // the softmax so far, of each head
   float* of(const KvLayer& kv, int64_t head) { return total + head * kv.padded_dim(); }
 };
 
-// total[h] = total[h] * rescale[h] + sum over positions of weight[h][p] * value[p], for N heads and V vectors of features.
+// total[h] = total[h] * rescale[h] + sum over positions of weight[h][p] * value[p], for N heads and V vectors of
+// features.
 template <int N, int V, KvType type>
-static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature, int64_t padded,
-                              const float (*weight)[kChunk], const float* rescale, Running& running, Ahead& ahead) {
+static inline void add_values(const typename Item<type>::Type* const* value, int64_t count, int64_t feature,
+                              int64_t padded, const float (*weight)[kChunk], const float* rescale, Running& running,
+                              Ahead& ahead) {
   F total[N][V];
   OCTAVO_EACH(h, N)
     OCTAVO_EACH(v, V) total[h][v] = load(running.total + h * padded + feature + kLanes * v) * splat(rescale[h]);
@@ -110,7 +112,7 @@ static inline void add_all_values(const typename Item<type>::Type* const* value,
     add_values<N, 1, type>(value, count, feature, padded, weight, rescale, running, ahead);
 }
 
-// --- chunks ------------------------------------------------------------------------------------------------------------
+// --- chunks ----------------------------------------------------------------------------------------------------------
 
 template <typename T>
 struct Chunk {
@@ -123,15 +125,16 @@ struct Scales {  // of kI8
   alignas(64) float key[kChunk], value[kChunk];
 };
 
-struct Floats {  // a chunk as floats
-  alignas(64) float keys[kMaxHeadDim * kChunk];    // [head_dim][kChunk]
-  alignas(64) float values[kChunk * kMaxHeadDim];  // [kChunk][padded_dim]: rows far apart would share few sets of a cache
+struct Floats {                                  // a chunk as floats
+  alignas(64) float keys[kMaxHeadDim * kChunk];  // [head_dim][kChunk]
+  alignas(
+      64) float values[kChunk * kMaxHeadDim];  // [kChunk][padded_dim]: rows far apart would share few sets of a cache
 };
 
 // Positions [from, to) of the chunk. Whole vectors of keys are read: what is beyond the positions is masked later.
 template <KvType type>
-static void find_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t from, int64_t to,
-                       Chunk<typename Item<type>::Type>& found, Scales& scales) {
+static void find_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t from,
+                       int64_t to, Chunk<typename Item<type>::Type>& found, Scales& scales) {
   typedef typename Item<type>::Type T;
   const int64_t size = kv.page_size;
   for (int64_t p = from; p < to;) {
@@ -153,7 +156,8 @@ static void find_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_he
 
 template <KvType type>
 static void convert_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv_head, int64_t chunk, int64_t from,
-                          int64_t to, const Chunk<typename Item<type>::Type>& stored, Floats& floats, Chunk<float>& found) {
+                          int64_t to, const Chunk<typename Item<type>::Type>& stored, Floats& floats,
+                          Chunk<float>& found) {
   typedef typename Item<type>::Type T;
   const int64_t size = kv.page_size;
   if (size % kLanes == 0) {
@@ -178,7 +182,7 @@ static void convert_chunk(const KvLayer& kv, const int32_t* page_row, int64_t kv
   for (int64_t p = 0; p < kChunk; p++) found.value[p] = floats.values + p * kv.padded_dim();
 }
 
-// --- attention ---------------------------------------------------------------------------------------------------------
+// --- attention -------------------------------------------------------------------------------------------------------
 
 struct Reads {  // the next chunk's keys while the scores of this one are computed, then its values
   Ahead keys, values;
@@ -186,12 +190,13 @@ struct Reads {  // the next chunk's keys while the scores of this one are comput
 
 // One token's heads over positions [from, to) of the chunk. `scales`: null where values need none.
 template <KvType type>
-static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Type>& in, const Scales* scales, int64_t chunk,
-                         int64_t from, int64_t to, int64_t heads, const float* q, Running& running, Reads& reads) {
+static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Type>& in, const Scales* scales,
+                         int64_t chunk, int64_t from, int64_t to, int64_t heads, const float* q, Running& running,
+                         Reads& reads) {
   const int64_t padded = kv.padded_dim(), vectors = (to - chunk + kLanes - 1) / kLanes;
   F scores[kHeads * kVectors];
-  chunk_scores<typename Item<type>::Type, Item<type>::load_items>(heads, q, kv.head_dim, in.key, vectors, in.stride, scores,
-                                                                  reads.keys);
+  chunk_scores<typename Item<type>::Type, Item<type>::load_items>(heads, q, kv.head_dim, in.key, vectors, in.stride,
+                                                                  scores, reads.keys);
   alignas(64) float weight[kHeads][kChunk];
   float rescale[kHeads];
   for (int64_t h = 0; h < heads; h++) {
@@ -228,7 +233,8 @@ static void attend_chunk(const KvLayer& kv, const Chunk<typename Item<type>::Typ
     case 2: return add_all_values<2, 4, type>(value, count, padded, weight, rescale, running, reads.values);
     case 3: return add_all_values<3, 4, type>(value, count, padded, weight, rescale, running, reads.values);
     default:
-      return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running, reads.values);
+      return add_all_values<4, kManyRegisters ? 4 : 2, type>(value, count, padded, weight, rescale, running,
+                                                             reads.values);
   }
 }
 
@@ -247,7 +253,8 @@ static void fold(float* total, float& most, float& weight, const float* other, f
   }
   const float peak = other_most > most ? other_most : most;
   const F factor = exp_of(splat(most - peak)), other_factor = exp_of(splat(other_most - peak));
-  for (int64_t i = 0; i < count; i += kLanes) store(total + i, fma(load(other + i), other_factor, load(total + i) * factor));
+  for (int64_t i = 0; i < count; i += kLanes)
+    store(total + i, fma(load(other + i), other_factor, load(total + i) * factor));
   weight = weight * factor[0] + other_weight * other_factor[0];
   most = peak;
 }
@@ -314,7 +321,8 @@ static void write_output(const KvLayer& kv, const Tokens& tokens, int64_t row, i
   for (int64_t i = 0; i < kv.head_dim; i++) out[i] = total[i] / weight;
 }
 
-void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last, const Tokens* then, int64_t then_first) {
+void attend(const KvLayer& kv, const Tokens& tokens, int64_t first, int64_t last, const Tokens* then,
+            int64_t then_first) {
   static thread_local Running whole[kMaxAttendRows], running[kMaxAttendRows];
   const auto work = [&](const Tokens& some, int64_t kv_head) {
     return Work{some.page_row, kv_head, begin_of(kv, some.position), some.position + some.rows};

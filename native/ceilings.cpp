@@ -31,8 +31,8 @@ Ceilings measure_ceilings(const Kernels& kernels, int threads) {
   std::fill(memory.get(), memory.get() + kFloats, 1.0f);
   const int64_t share = kFloats / threads;
   std::vector<float> sums(threads);
-  const double read = best_seconds(
-      team, [&](int thread) { sums[thread] = kernels.read_all(memory.get() + thread * share, share); });
+  const double read =
+      best_seconds(team, [&](int thread) { sums[thread] = kernels.read_all(memory.get() + thread * share, share); });
   std::atomic<int64_t> operations{0};
   const auto peak = [&](int64_t (*loop)(int64_t)) {
     operations = 0;

@@ -1,7 +1,7 @@
 // Products of quantised weights and activations: blocks of some tiles times some rows, summed in registers.
 //
-// Included by the kernels alone, inside the namespace of one instruction set. Read the assembly after a change: no stack
-// traffic belongs in these loops.
+// Included by the kernels alone, inside the namespace of one instruction set. Read the assembly after a change: no
+// stack traffic belongs in these loops.
 
 #pragma once
 
@@ -40,7 +40,9 @@ static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
 }
 
 // Times a factor, in 32 bits.
-static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor)); }
+static OCTAVO_INLINE I end_u4(I total, int16_t factor) {
+  return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor));
+}
 
 #else
 
@@ -69,7 +71,8 @@ static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return factor == 1 ? to
 
 // The bytes of row m are at q + m * stride.
 template <int M, int T>
-static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor, I (*result)[M]) {
+static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor,
+                                    I (*result)[M]) {
   OCTAVO_EACH(i, 4) {
     const int k = 16 * (i / 2) + 4 * (i % 2);
     I low[T], high[T];
@@ -128,7 +131,8 @@ static OCTAVO_INLINE I add_pairs(I total, I w, I x) {
   int16_t a[2 * kLanes], b[2 * kLanes];
   std::memcpy(a, &w, sizeof w);
   std::memcpy(b, &x, sizeof x);
-  for (int lane = 0; lane < kLanes; lane++) total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
+  for (int lane = 0; lane < kLanes; lane++)
+    total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
   return total;
 #endif
 }
@@ -206,7 +210,8 @@ static OCTAVO_INLINE void multiply(const Weight& w, const Record* x, int64_t til
 
 // `halves`: each half of a block has a scale.
 template <bool half_scales, bool few, bool halves, int M, int T>
-static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, int64_t tile, int64_t apart, F (*total)[M]) {
+static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, int64_t tile, int64_t apart,
+                                     F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock;
   OCTAVO_EACH(t, T)
     OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);
@@ -215,7 +220,8 @@ static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, in
     if (few) at.fetch_ahead();
     I dot[T][M];
     dot_half<M, T>(at.data, x, 0, dot);
-    if (halves) OCTAVO_EACH(t, T) {
+    if (halves)
+      OCTAVO_EACH(t, T) {
         const F scale = at.template scale<half_scales>(t, kIntegerBytes, 0);
         OCTAVO_EACH(m, M) {
           total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
@@ -228,7 +234,8 @@ static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, in
       OCTAVO_EACH(m, M)
         total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
     }
-    if (w.minima) OCTAVO_EACH(t, T) {
+    if (w.minima)
+      OCTAVO_EACH(t, T) {
         const F minimum = at.template scale<half_scales>(t, kIntegerBytes, halves + 1);
         OCTAVO_EACH(m, M) total[t][m] = fma(minimum, splat(x[m].sum), total[t][m]);
       }
@@ -236,7 +243,8 @@ static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, in
 }
 
 template <bool half_scales, bool few, int M, int T>
-static OCTAVO_INLINE void multiply(const Weight& w, const Activations16* x, int64_t tile, int64_t apart, F (*total)[M]) {
+static OCTAVO_INLINE void multiply(const Weight& w, const Activations16* x, int64_t tile, int64_t apart,
+                                   F (*total)[M]) {
   if (w.group == kBlock)
     multiply16<half_scales, few, false, M, T>(w, x, tile, apart, total);
   else

@@ -14,7 +14,8 @@ static inline F load_weight(const uint8_t* data, int64_t element) {
 
 // M rows and T tiles at once: M * T sums that do not wait for each other.
 template <WeightKind kind, int M, int T>
-static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_t row, int64_t tile, const Output& out) {
+static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_t row, int64_t tile,
+                       const Output& out) {
   F total[M][T];
   OCTAVO_EACH(m, M)
     OCTAVO_EACH(t, T) total[m][t] = splat(0.0f);
@@ -34,8 +35,8 @@ static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_
 }
 
 template <WeightKind kind, int M, int T>
-static void float_panel(const Weight& w, const float* x, int64_t x_stride, int64_t row, const Output& out, int64_t first,
-                        int64_t last) {
+static void float_panel(const Weight& w, const float* x, int64_t x_stride, int64_t row, const Output& out,
+                        int64_t first, int64_t last) {
   int64_t tile = first;
   for (; tile + T <= last; tile += T) float_rows<kind, M, T>(w, x, x_stride, row, tile, out);
   for (; tile < last; tile++) float_rows<kind, M, 1>(w, x, x_stride, row, tile, out);

@@ -1,8 +1,8 @@
 // The kernels of one instruction set, and the data they work on.
 //
-// Every kernel is written once and compiled once per instruction set; `Kernels` is the table of one compilation. A row's
-// result never depends on how many rows there are or on which thread computes it: each output element is accumulated in
-// one fixed order.
+// Every kernel is written once and compiled once per instruction set; `Kernels` is the table of one compilation. A
+// row's result never depends on how many rows there are or on which thread computes it: each output element is
+// accumulated in one fixed order.
 
 #pragma once
 
@@ -139,7 +139,8 @@ struct Kernels {
   int64_t lanes;  // of a vector: output features of a tile
 
   // x @ W.T (+ bias) (+ residual), for tiles [first, last).
-  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
+  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first,
+                           int64_t last);
   // The first half of the features are gates, the others go through them: function(gate) * other, quantised, for blocks
   // [first, last) of these. Each half is a multiple of kBlock.
   void (*linear_gated)(const Weight&, const void* activations, int64_t rows, int32_t function, const Records& out,
@@ -162,8 +163,9 @@ struct Kernels {
   // All query heads of KV heads [first, last) over the pages of the sequence. `then`, unless null: the tokens that come
   // next, from KV head `then_first` on.
   void (*attend)(const KvLayer&, const Tokens&, int64_t first, int64_t last, const Tokens* then, int64_t then_first);
-  // The same for one token alone, by spans of positions, so that several threads can work on it. What a span comes to is
-  // left in `part`, `part_floats` for each query head of the KV head; the part of the next span is `stride` floats further.
+  // The same for one token alone, by spans of positions, so that several threads can work on it. What a span comes to
+  // is left in `part`, `part_floats` for each query head of the KV head; the part of the next span is `stride` floats
+  // further.
   void (*attend_span)(const KvLayer&, const Tokens& token, int64_t kv_head, int64_t span, float* part);
   void (*fold_spans)(const KvLayer&, const Tokens& token, int64_t kv_head, float* parts, int64_t spans, int64_t stride);
   // The largest of every kRun logits, nan aside, to maxima[0, ceil(count / kRun)). Returns the largest of all, or nan

@@ -68,7 +68,7 @@ static inline D4 larger(D4 a, D4 b) {
 
 // 2 ** y for y <= 0. In double: rounding y to a float alone would move cumulative probabilities by about 1e-6.
 static inline D4 exp2_4(D4 y) {
-  y = larger(y, splat(-1023.0));  // of which the bits below come out as zero
+  y = larger(y, splat(-1023.0));                     // of which the bits below come out as zero
   const D4 shifted = y + splat(6755399441055744.0);  // adding 1.5 * 2^52 rounds, and leaves the integer in the low bits
   const D4 f = y - (shifted - splat(6755399441055744.0));
   D4 p = splat(1.3255224878668817e-06);  // minimax on [-0.5, 0.5], 1 at 0

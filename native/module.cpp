@@ -61,10 +61,9 @@ void require(bool holds, const char* what) {
 Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second, -1}; }
 
 // The row, then the fields of octavo.backends.protocol.Adjustment.
-using RowAdjustment =
-    std::tuple<int64_t, std::optional<Array<const bool>>, std::optional<Array<const int32_t>>, float, float, float,
-               std::optional<Array<const int32_t>>, std::optional<Array<const float>>,
-               std::optional<Array<const int32_t>>>;
+using RowAdjustment = std::tuple<int64_t, std::optional<Array<const bool>>, std::optional<Array<const int32_t>>, float,
+                                 float, float, std::optional<Array<const int32_t>>, std::optional<Array<const float>>,
+                                 std::optional<Array<const int32_t>>>;
 
 template <typename T>
 const T* data_or_null(const std::optional<Array<const T>>& array) {
@@ -131,14 +130,16 @@ NB_MODULE(_native, m) {
   m.def(
       "page_bytes",
       [](int64_t kv_heads, int64_t head_dim, int64_t page_size, int32_t type) {
-        return KvLayer{kv_heads, kv_heads, head_dim, page_size, 0, 1.0f, static_cast<KvType>(type), nullptr}.page_bytes();
+        return KvLayer{kv_heads, kv_heads, head_dim, page_size, 0, 1.0f, static_cast<KvType>(type), nullptr}
+            .page_bytes();
       },
       "kv_heads"_a, "head_dim"_a, "page_size"_a, "kv_type"_a);
 
   nb::class_<Plan>(m, "Plan")
-      .def("__init__",
-           [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); }, "isa"_a,
-           "threads"_a)
+      .def(
+          "__init__",
+          [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); }, "isa"_a,
+          "threads"_a)
       .def_prop_ro("threads", &Plan::threads)
       .def_prop_ro("tile", &Plan::tile)
       .def("add_buffer", &Plan::add_buffer, "width"_a, "selected"_a)
@@ -146,17 +147,19 @@ NB_MODULE(_native, m) {
           "add_weight",
           [](Plan& plan, int32_t kind, int32_t group, bool half_scales, bool minima, bool precise, int64_t out,
              int64_t in, Array<const uint8_t> data, std::optional<Array<const float>> bias) {
-            const Weight weight{static_cast<WeightKind>(kind), group, half_scales, minima, precise, out, in, plan.tile(),
-                                data.data(), bias ? bias->data() : nullptr};
+            const Weight weight{
+                static_cast<WeightKind>(kind), group, half_scales, minima, precise, out, in, plan.tile(), data.data(),
+                bias ? bias->data() : nullptr};
             return plan.add_weight(weight);
           },
-          "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "precise"_a, "out"_a, "in_"_a, "data"_a, "bias"_a = nb::none())
+          "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "precise"_a, "out"_a, "in_"_a, "data"_a,
+          "bias"_a = nb::none())
       .def(
           "add_layer",
-          [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window, float scale,
-             int32_t type, Array<uint8_t> pages) {
-            return plan.add_layer(KvLayer{heads, kv_heads, head_dim, page_size, window, scale, static_cast<KvType>(type),
-                                          pages.data()});
+          [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window,
+             float scale, int32_t type, Array<uint8_t> pages) {
+            return plan.add_layer(
+                KvLayer{heads, kv_heads, head_dim, page_size, window, scale, static_cast<KvType>(type), pages.data()});
           },
           "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "kv_type"_a, "pages"_a)
       .def(
@@ -167,8 +170,8 @@ NB_MODULE(_native, m) {
           "half"_a, "cosine"_a, "sine"_a)
       .def(
           "add_op",
-          [](Plan& plan, int32_t kind, bool selected, Pair x, Pair y, Pair out, int64_t width, int64_t length, int32_t index,
-             int32_t function, int32_t reader, int32_t records, float factor, bool by_position,
+          [](Plan& plan, int32_t kind, bool selected, Pair x, Pair y, Pair out, int64_t width, int64_t length,
+             int32_t index, int32_t function, int32_t reader, int32_t records, float factor, bool by_position,
              std::optional<Array<const float>> weight, std::optional<Array<const float>> bias) {
             Op op;
             op.kind = static_cast<OpKind>(kind), op.selected = selected;
@@ -191,12 +194,14 @@ NB_MODULE(_native, m) {
              Array<const int32_t> top_k, Array<const float> top_p, Array<const float> min_p,
              Array<const int32_t> num_logprobs, const std::vector<RowAdjustment>& row_adjustments,
              Array<int32_t> sampled, Array<float> logprobs, Array<int32_t> top_tokens, Array<float> top_logprobs) {
-            require(positions.size() == tokens.size() && slots.size() == tokens.size(), "one position and slot per token");
+            require(positions.size() == tokens.size() && slots.size() == tokens.size(),
+                    "one position and slot per token");
             require(query_starts.size() == table_rows.size() + 1, "one start more than there are sequences");
             require(page_table.ndim() == 2 && top_tokens.ndim() == 2, "matrices of pages and of top tokens");
             require(copies.ndim() == 2 && copies.shape(1) == 2, "pairs of pages to copy");
-            for (size_t size : {logit_rows.size(), sample_positions.size(), seeds.size(), temperature.size(), top_k.size(),
-                                top_p.size(), min_p.size(), num_logprobs.size(), logprobs.size(), top_tokens.shape(0)})
+            for (size_t size :
+                 {logit_rows.size(), sample_positions.size(), seeds.size(), temperature.size(), top_k.size(),
+                  top_p.size(), min_p.size(), num_logprobs.size(), logprobs.size(), top_tokens.shape(0)})
               require(size == sampled.size(), "as many of everything as rows to sample");
             Step step{};
             step.tokens = static_cast<int64_t>(tokens.size());

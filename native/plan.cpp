@@ -25,7 +25,7 @@ int32_t Plan::add_rotary(const RotaryTable& table) {
   return static_cast<int32_t>(rotary_.size()) - 1;
 }
 
-constexpr int64_t kFewTokens = 4;  // for each thread: with fewer, one alone is shared by its heads and spans
+constexpr int64_t kFewTokens = 4;           // for each thread: with fewer, one alone is shared by its heads and spans
 constexpr int64_t kFetchBytes = 16 * 1024;  // of a weight, while something else is computed
 
 static bool is_linear(const Op& op) { return op.kind == OpKind::kLinear || op.kind == OpKind::kGatedLinear; }
@@ -96,7 +96,8 @@ void Plan::reserve(const Step& step) {
       neighbours_.push_back({row, count, s, count > 1 ? 1 : step.positions[row] / kSpan + 1, num_spans()});
     }
   if (static_cast<int64_t>(neighbours_.size()) < kFewTokens * team_.size)
-    for (const KvLayer& layer : layers_) parts_.reserve(num_spans() * layer.heads * layer.part_floats() * sizeof(float));
+    for (const KvLayer& layer : layers_)
+      parts_.reserve(num_spans() * layer.heads * layer.part_floats() * sizeof(float));
 }
 
 template <bool backwards, typename Body>
@@ -129,8 +130,8 @@ void Plan::run(const Step& step) {
   team_.run([&](int index) { work(step, workers_[index]); });
 }
 
-// Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that has
-// begun.
+// Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that
+// has begun.
 OCTAVO_INLINE void Plan::fetch_weight(const Worker& worker, size_t phase) const {
   if (phase >= phases_.size() || !is_linear(ops_[phases_[phase].first])) return;
   const Weight& weight = weights_[ops_[phases_[phase].first].index];
@@ -198,7 +199,8 @@ void Plan::run_rows(const Phase& phase, const Step& step, Worker& worker) {
 void Plan::fetch_slots(const Phase& phase, const Step& step, int64_t row) const {
   if (phase.stores < 0 || row >= step.tokens) return;
   const KvLayer& layer = layers_[ops_[phase.stores].index];
-  if (step.slots[row] / layer.page_size != step.slots[row - 1] / layer.page_size) kernels_.fetch_slot(layer, step.slots[row]);
+  if (step.slots[row] / layer.page_size != step.slots[row - 1] / layer.page_size)
+    kernels_.fetch_slot(layer, step.slots[row]);
 }
 
 void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) {
@@ -207,18 +209,16 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) 
   const float* y = op.y.buffer < 0 ? nullptr : at(worker, op.y, row);
   switch (op.kind) {
     case OpKind::kEmbed:
-      return kernels_.unpack_row(weights_[op.index], op.by_position ? step.positions[row] : step.ids[row], op.width, out);
-    case OpKind::kRmsNorm:
-      return kernels_.rms_norm(x, op.weight, op.factor, op.width / op.length, op.length, out);
-    case OpKind::kLayerNorm:
-      return kernels_.layer_norm(x, op.weight, op.bias, op.factor, op.width, out);
+      return kernels_.unpack_row(weights_[op.index], op.by_position ? step.positions[row] : step.ids[row], op.width,
+                                 out);
+    case OpKind::kRmsNorm: return kernels_.rms_norm(x, op.weight, op.factor, op.width / op.length, op.length, out);
+    case OpKind::kLayerNorm: return kernels_.layer_norm(x, op.weight, op.bias, op.factor, op.width, out);
     case OpKind::kRope: {
       const RotaryTable& table = rotary_[op.index];
       const int64_t offset = step.positions[row] * table.half;
       return kernels_.rope(x, table.cosine + offset, table.sine + offset, op.width / (2 * table.half), table.half, out);
     }
-    case OpKind::kActivation:
-      return kernels_.activate(op.function, x, y, op.width, out);
+    case OpKind::kActivation: return kernels_.activate(op.function, x, y, op.width, out);
     case OpKind::kAdd:
       for (int64_t i = 0; i < op.width; i++) out[i] = x[i] + y[i];
       return;
@@ -228,17 +228,12 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) 
     case OpKind::kScale:
       for (int64_t i = 0; i < op.width; i++) out[i] = x[i] * op.factor;
       return;
-    case OpKind::kSelect:
-      std::memcpy(out, at(op.x, step.rows[row]), 4 * op.width);
-      return;
-    case OpKind::kQuantise:
-      return kernels_.quantise(records(worker, op.reader, 0), x, op.width, row, 0);
-    case OpKind::kStoreKv:
-      return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
+    case OpKind::kSelect: std::memcpy(out, at(op.x, step.rows[row]), 4 * op.width); return;
+    case OpKind::kQuantise: return kernels_.quantise(records(worker, op.reader, 0), x, op.width, row, 0);
+    case OpKind::kStoreKv: return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
     case OpKind::kLinear:
     case OpKind::kGatedLinear:
-    case OpKind::kAttention:
-      return;
+    case OpKind::kAttention: return;
   }
 }
 
@@ -269,8 +264,13 @@ void Plan::run_gated(const Op& op, const Step& step, Worker& worker) {
 }
 
 Tokens Plan::tokens_of(const Op& op, const Step& step, const Neighbours& some) {
-  return {step.page_table + step.table_rows[some.sequence] * step.table_width, step.positions[some.row], some.count,
-          at(op.x, some.row), stride(op.x), at(op.out, some.row), stride(op.out)};
+  return {step.page_table + step.table_rows[some.sequence] * step.table_width,
+          step.positions[some.row],
+          some.count,
+          at(op.x, some.row),
+          stride(op.x),
+          at(op.out, some.row),
+          stride(op.out)};
 }
 
 // KV heads [head, head + heads) of what attention came to, for the linear that reads it.
@@ -292,8 +292,8 @@ void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
   share<true>(worker, some * parts, 1, [&](int64_t item, int64_t) {
     const int64_t head = item % parts * heads, next = std::max<int64_t>(item - 1, 0);
     const Tokens then = tokens_of(op, step, neighbours_[next / parts]);
-    kernels_.attend(layer, tokens_of(op, step, neighbours_[item / parts]), head, head + heads, item > 0 ? &then : nullptr,
-                    next % parts * heads);
+    kernels_.attend(layer, tokens_of(op, step, neighbours_[item / parts]), head, head + heads,
+                    item > 0 ? &then : nullptr, next % parts * heads);
     quantise_heads(op, worker, neighbours_[item / parts], head, heads);
   });
 }
@@ -318,8 +318,8 @@ void Plan::run_spans(const Op& op, const Step& step, Worker& worker) {
     const Neighbours& some = neighbours_[item / heads];
     const int64_t head = item % heads;
     if (some.spans == 1) return;
-    kernels_.fold_spans(layer, tokens_of(op, step, some), head, parts + (some.first_span * heads + head) * part, some.spans,
-                        heads * part);
+    kernels_.fold_spans(layer, tokens_of(op, step, some), head, parts + (some.first_span * heads + head) * part,
+                        some.spans, heads * part);
     quantise_heads(op, worker, some, head, 1);
   });
 }

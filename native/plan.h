@@ -43,13 +43,13 @@ struct Op {
   // Inputs and result. y: gate of an activation, residual of a linear, values of a stored key. A linear with quantised
   // weights takes no x: it multiplies the records that were left for it.
   Value x{-1, 0}, y{-1, 0}, out{-1, 0};
-  int64_t width = 0;         // features of the result (of x, where there is none)
-  int64_t length = 0;        // of a norm's run
-  int32_t index = 0;         // weight, layer or rotary table
-  int32_t function = 0;      // of an activation or a gated linear
-  int32_t reader = -1;       // the weight that the result is quantised for, -1: none
-  int32_t records = 0;       // which of the two sets of records a linear reads; a gated one leaves its result in the other
-  float factor = 0.0f;       // epsilon or scale
+  int64_t width = 0;     // features of the result (of x, where there is none)
+  int64_t length = 0;    // of a norm's run
+  int32_t index = 0;     // weight, layer or rotary table
+  int32_t function = 0;  // of an activation or a gated linear
+  int32_t reader = -1;   // the weight that the result is quantised for, -1: none
+  int32_t records = 0;   // which of the two sets of records a linear reads; a gated one leaves its result in the other
+  float factor = 0.0f;   // epsilon or scale
   bool by_position = false;  // embedding
   bool selected = false;     // its rows are those of the logits
   const float* weight = nullptr;
@@ -115,8 +115,8 @@ class Plan {
   };
   // Operations [first, last) without a barrier between them: either one, or some that each work on rows by themselves.
   //
-  // What `alone` phases compute is read by themselves and the linear after them, nobody else. When there is one row, every
-  // thread computes it for itself: less work than a barrier, and than fetching from another core's cache.
+  // What `alone` phases compute is read by themselves and the linear after them, nobody else. When there is one row,
+  // every thread computes it for itself: less work than a barrier, and than fetching from another core's cache.
   struct Phase {
     int64_t first, last;
     int64_t stores;  // the operation among them that stores keys and values, -1: none
@@ -138,7 +138,8 @@ class Plan {
   };
 
   float* at(const Worker& worker, Value value, int64_t row) {
-    if (worker.alone && value.own >= 0) return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
+    if (worker.alone && value.own >= 0)
+      return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
     return at(value, row);
   }
   float* at(Value value, int64_t row) {
@@ -147,7 +148,8 @@ class Plan {
   }
   // Activations quantised for `weight`: set 0 or 1.
   Records records(const Worker& worker, int32_t weight, int32_t set) const {
-    return {weights_[weight].activations(), weights_[weight].blocks(), worker.alone ? worker.records.data() : records_[set].data()};
+    return {weights_[weight].activations(), weights_[weight].blocks(),
+            worker.alone ? worker.records.data() : records_[set].data()};
   }
   int64_t stride(Value value) const { return buffers_[value.buffer].width; }
   int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }
@@ -163,11 +165,13 @@ class Plan {
   void run_spans(const Op& op, const Step& step, Worker& worker);
   Tokens tokens_of(const Op& op, const Step& step, const Neighbours& some);
   void quantise_heads(const Op& op, const Worker& worker, const Neighbours& some, int64_t head, int64_t heads);
-  int64_t num_spans() const { return neighbours_.empty() ? 0 : neighbours_.back().first_span + neighbours_.back().spans; }
+  int64_t num_spans() const {
+    return neighbours_.empty() ? 0 : neighbours_.back().first_span + neighbours_.back().spans;
+  }
   void copy_pages(const Step& step, Worker& worker);
 
-  // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes in
-  // their order, or from the last one on; who is done early goes on with the shares of others.
+  // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes
+  // in their order, or from the last one on; who is done early goes on with the shares of others.
   template <bool backwards = false, typename Body>
   void share(const Worker& worker, int64_t count, int64_t piece, Body body);
   int64_t share_begin(int thread, int64_t count) const { return count * thread / team_.size; }

@@ -81,7 +81,8 @@ static inline void write(const Rounded& block, SplitActivations16& out) {
 }
 
 template <typename Record>
-static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row, int64_t block) {
+static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row,
+                            int64_t block) {
   Record* out = static_cast<Record*>(records.data) + (row / kPanel * records.blocks + block) * kPanel + row % kPanel;
   Rounded rounded[2];
   for (; width >= 2 * kBlock; x += 2 * kBlock, width -= 2 * kBlock, out += 2 * kPanel) {

@@ -8,22 +8,23 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Tiles multiplied at a time share what they load of the activations, where registers hold the sums of them all. With few
-// rows one tile after the other is read from memory, in a single stream.
+// Tiles multiplied at a time share what they load of the activations, where registers hold the sums of them all. With
+// few rows one tile after the other is read from memory, in a single stream.
 template <bool few>
 constexpr int kTiles = kLanes == 16 && !few ? 2 : 1;
 
 // Asks for a part of `tiles` tiles from `tile` on.
 static OCTAVO_INLINE void fetch_part(const Weight& w, int64_t tile, int64_t tiles, int64_t part, int64_t parts) {
-  const int64_t bytes = tiles * w.tile_bytes(), begin = bytes * part / parts / 64 * 64, end = bytes * (part + 1) / parts;
+  const int64_t bytes = tiles * w.tile_bytes();
+  const int64_t begin = bytes * part / parts / 64 * 64, end = bytes * (part + 1) / parts;
   fetch_lines(w.data + tile * w.tile_bytes() + begin, end - begin);
 }
 
 template <int M>
 using Rows = std::integral_constant<int, M>;
 
-// body(Rows<M>, row) for panel after panel, the last one of fewer rows if need be. While one is multiplied, a part of what
-// comes next is fetched: fetch(part, parts).
+// body(Rows<M>, row) for panel after panel, the last one of fewer rows if need be. While one is multiplied, a part of
+// what comes next is fetched: fetch(part, parts).
 template <bool few, typename Fetch, typename Body>
 static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
   const int64_t panels = rows / kPanel;
@@ -39,7 +40,7 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
   }
 }
 
-// --- one weight after the other ----------------------------------------------------------------------------------------
+// --- one weight after the other --------------------------------------------------------------------------------------
 
 template <bool half_scales, bool few, int M, int T, typename Record>
 static __attribute__((noinline)) void tiles_of_panel(const Weight& w, const Record* x, int64_t row, const Output& out,
@@ -55,7 +56,8 @@ static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& 
   constexpr int T = kTiles<few>;
   for (int64_t tile = first; tile < last; tile += 2) {
     const int64_t count = std::min<int64_t>(last - tile, 2), next = std::clamp<int64_t>(w.tiles() - tile - 2, 0, 2);
-    const auto fetch = [&](int64_t part, int64_t parts) OCTAVO_INLINE_LAMBDA { fetch_part(w, tile + 2, next, part, parts); };
+    const auto fetch = [&](int64_t part, int64_t parts)
+                           OCTAVO_INLINE_LAMBDA { fetch_part(w, tile + 2, next, part, parts); };
     if (count == T)
       for_panels<few>(rows, fetch,
                       [&](auto m, int64_t row) { tiles_of_panel<half_scales, few, m, T>(w, x, row, out, tile); });
@@ -84,15 +86,15 @@ static inline void choose(const Weight& w, const void* activations, int64_t rows
 
 void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, int64_t first,
                       int64_t last) {
-  choose(w, activations, rows, [&](auto half_scales, auto few, const auto* x) {
-    tiles<half_scales, few>(w, x, rows, out, first, last);
-  });
+  choose(w, activations, rows,
+         [&](auto half_scales, auto few, const auto* x) { tiles<half_scales, few>(w, x, rows, out, first, last); });
 }
 
-// --- two weights side by side: function(gate) * up, quantised for the linear that reads it ------------------------------
+// --- two weights side by side: function(gate) * up, quantised for the linear that reads it ---------------------------
 
 template <bool half_scales, bool few, int M, typename Record>
-static void gated_panel(const Weight& w, const Record* x, int64_t row, int32_t function, const Records& out, int64_t block) {
+static void gated_panel(const Weight& w, const Record* x, int64_t row, int32_t function, const Records& out,
+                        int64_t block) {
   constexpr int T = kTiles<few>;
   const int64_t half = w.tiles() / 2;
   alignas(64) float gate[M][kBlock], up[M][kBlock];
@@ -101,7 +103,8 @@ static void gated_panel(const Weight& w, const Record* x, int64_t row, int32_t f
     F total[2][M];
     for (int t = 0; t < 2; t += T)
       multiply<half_scales, few, M, T>(w, x + row * w.blocks(), tile + t * half, half, total + t);
-    if (w.bias) OCTAVO_EACH(t, 2)
+    if (w.bias)
+      OCTAVO_EACH(t, 2)
         OCTAVO_EACH(m, M) total[t][m] += load(w.bias + (tile + t * half) * kLanes);
     OCTAVO_EACH(m, M) store(gate[m] + i * kLanes, total[0][m]), store(up[m] + i * kLanes, total[1][m]);
   }
@@ -119,9 +122,8 @@ void linear_gated(const Weight& w, const void* activations, int64_t rows, int32_
         fetch_part(w, next, count, part, parts);
         fetch_part(w, half + next, count, part, parts);
       };
-      for_panels<few>(rows, fetch, [&](auto m, int64_t row) {
-        gated_panel<half_scales, few, m>(w, x, row, function, out, block);
-      });
+      for_panels<few>(rows, fetch,
+                      [&](auto m, int64_t row) { gated_panel<half_scales, few, m>(w, x, row, function, out, block); });
     }
   });
 }

@@ -58,7 +58,5 @@ void fetch_slot(const KvLayer& kv, int64_t slot) {
     for (int64_t line = 0; line < token; line += 64) __builtin_prefetch(values + line, 1);
 }
 
-// --- reading ahead -----------------------------------------------------------------------------------------------------
-
 }  // namespace OCTAVO_ISA
 }  // namespace octavo

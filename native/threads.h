@@ -23,8 +23,8 @@ inline void pause_cpu() {
 #endif
 }
 
-// Where all threads of a step wait for each other. Who waits spins briefly, then offers its core to others: on a machine
-// whose cores are all taken, spinning would keep the awaited thread from running.
+// Where all threads of a step wait for each other. Who waits spins briefly, then offers its core to others: on a
+// machine whose cores are all taken, spinning would keep the awaited thread from running.
 class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
@@ -73,7 +73,8 @@ class Team {
     start_.fetch_add(1, std::memory_order_release);
     start_.notify_all();
     job(0);
-    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; spins++) spins < 2000 ? pause_cpu() : (void)sched_yield();
+    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; spins++)
+      spins < 2000 ? pause_cpu() : (void)sched_yield();
   }
 
   Barrier barrier;

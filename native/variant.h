@@ -13,7 +13,8 @@ void linear_gated(const Weight&, const void* activations, int64_t rows, int32_t 
                   int64_t last);
 
 // floats.cpp
-void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first, int64_t last);
+void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first,
+                  int64_t last);
 
 // unpack.cpp
 void unpack_row(const Weight&, int64_t row, int64_t width, float* y);

@@ -17,8 +17,8 @@
 // A loop over an array of vectors that is to live in registers: GCC keeps in memory what it does not unroll early.
 #define OCTAVO_EACH(index, count) _Pragma("GCC unroll 16") for (int index = 0; index < count; index++)
 
-// Keeps a vector in a register at this point: GCC reorders the sums of a loop until every accumulator is spilled (35 GOP/s
-// for 58), and loads what several instructions need for each of them.
+// Keeps a vector in a register at this point: GCC reorders the sums of a loop until every accumulator is spilled (35
+// GOP/s for 58), and loads what several instructions need for each of them.
 #if defined(__AVX512F__)
 #define OCTAVO_KEEP(v) asm("" : "+v"(v))
 #elif defined(__AVX2__)
@@ -124,9 +124,11 @@ static inline int32_t largest(I v) { return largest(larger((I8)lower((F)v), (I8)
 // 32 integers that fit, as bytes in their order.
 static inline void to_bytes(const I* x, int8_t* y) {
 #if defined(__AVX512F__)
-  for (int i = 0; i < 2; i++) _mm_storeu_si128(reinterpret_cast<__m128i*>(y + 16 * i), _mm512_cvtepi32_epi8((__m512i)x[i]));
+  for (int i = 0; i < 2; i++)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + 16 * i), _mm512_cvtepi32_epi8((__m512i)x[i]));
 #elif defined(__AVX2__)
-  const __m256i low = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]), high = _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]);
+  const __m256i low = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]);
+  const __m256i high = _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // packing goes by halves of a vector
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(y), _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order));
 #else
@@ -193,10 +195,12 @@ static inline void to_half(const float* x, int64_t count, uint16_t* y) {
   int64_t i = 0;
 #if defined(__AVX512F__)
   for (; i + kLanes <= count; i += kLanes)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i), _mm512_cvtps_ph((__m512)load(x + i), _MM_FROUND_TO_NEAREST_INT));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + i),
+                        _mm512_cvtps_ph((__m512)load(x + i), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
   for (; i + kLanes <= count; i += kLanes)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i), _mm256_cvtps_ph((__m256)load(x + i), _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(y + i),
+                     _mm256_cvtps_ph((__m256)load(x + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
   for (; i < count; i++) y[i] = float_to_half(x[i]);
 }
@@ -225,7 +229,8 @@ static inline F load_byte(const int8_t* p) {
 #endif
 }
 
-// To the nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low bits.
+// To the nearest integer, for |x| < 2^22: adding 1.5 * 2^23 leaves no room for a fraction, and the integer in the low
+// bits.
 static inline I nearest(F x) {
   const F magic = splat(12582912.0f);
   return (I)(x + magic) - (I)magic;
