@@ -14,12 +14,13 @@ import tokenizers
 import uvloop
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from octavo.deployments import Deployment, GenerationDefaults
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
 from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
 from octavo.server.run import bind, serve
-from octavo.server.settings import GenerationDefaults, ServedModel, ServerSettings
+from octavo.server.settings import ServerSettings
 from octavo.text import Tokenizer, load_tokenizer
 from octavo.weights.checkpoint import Checkpoint
 
@@ -192,7 +193,7 @@ class FakeEngine:
         return TokenLogprobs(-(token % 7) - 0.5, ranked, [-(token % 7) - 0.25 * rank for rank in range(1, count + 1)])
 
 
-def served(engine: FakeEngine, **changes: object) -> ServedModel:
+def served(engine: FakeEngine, **changes: object) -> Deployment:
     """The fake engine as a model of a server."""
     fields = {
         "name": MODEL,
@@ -204,11 +205,11 @@ def served(engine: FakeEngine, **changes: object) -> ServedModel:
         "created": 1_700_000_000,
         "defaults": GenerationDefaults(),
     }
-    return ServedModel(**(fields | changes))
+    return Deployment(**(fields | changes))
 
 
 @contextlib.contextmanager
-def running(settings: ServerSettings, *models: ServedModel) -> Iterator[str]:
+def running(settings: ServerSettings, *models: Deployment) -> Iterator[str]:
     """Run the real server on a free port, in a thread with a loop of its own. Yields its URL."""
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]

@@ -7,8 +7,9 @@ import httpx
 import openai
 import pytest
 
+from octavo.deployments import GenerationDefaults
 from octavo.engine.request import SamplingParams
-from octavo.server.settings import GenerationDefaults, ServerSettings
+from octavo.server.settings import ServerSettings
 from octavo.text import Tokenizer
 from tests.server.fake import ALIAS, CONTEXT, MODEL, FakeEngine, running, served
 from tests.server.sse import events, text_of

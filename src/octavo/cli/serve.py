@@ -12,11 +12,12 @@ from pathlib import Path
 import uvloop
 
 from octavo.cli.console import console, counting, fetch
+from octavo.deployments import Deployment, GenerationDefaults
 from octavo.engine.client import EngineClient, EngineState
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.server.run import bind, bind_unix, serve
-from octavo.server.settings import GenerationDefaults, ServedModel, ServerSettings
+from octavo.server.settings import ServerSettings
 from octavo.text import load_tokenizer
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -69,7 +70,7 @@ async def _serve(
     try:
         checkpoint = await asyncio.to_thread(open_checkpoint, Path(config.model))
         names = options.names or (model,)
-        served = ServedModel(
+        served = Deployment(
             name=names[0],
             aliases=names[1:],
             root=model,
@@ -94,7 +95,7 @@ async def _serve(
         await engine.stop()
 
 
-async def _report_loading(engine: EngineClient, served: ServedModel, address: str, started: float) -> None:
+async def _report_loading(engine: EngineClient, served: Deployment, address: str, started: float) -> None:
     """Show how far loading is, then what is served where. Raises EngineFailed when it fails."""
     ready = asyncio.create_task(engine.ready())
     try:

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
+from octavo.deployments import Deployment
 from octavo.server.chat import chat_routes
 from octavo.server.completions import completion_routes
 from octavo.server.context import Server
@@ -16,10 +17,10 @@ from octavo.server.errors import on_http_exception, on_validation_error
 from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
-from octavo.server.settings import ServedModel, ServerSettings
+from octavo.server.settings import ServerSettings
 
 
-def create_app(settings: ServerSettings, models: Sequence[ServedModel]) -> FastAPI:
+def create_app(settings: ServerSettings, models: Sequence[Deployment]) -> FastAPI:
     """Build the application. It neither starts nor stops the models' engines.
 
     Args:

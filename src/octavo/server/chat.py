@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.deployments import Deployment
 from octavo.server.body import JsonRoute
 from octavo.server.chunks import NULL, ChunkWriter, json_text, member
 from octavo.server.context import Server
@@ -18,13 +19,12 @@ from octavo.server.params import check, check_prompt, fit, sampling_params, text
 from octavo.server.prompts import encode_chat, off_loop
 from octavo.server.request_context import RequestContext
 from octavo.server.schema import ChatCompletionRequest
-from octavo.server.settings import ServedModel
 
 
 class ChatFormat:
     """Writes chat completions."""
 
-    def __init__(self, body: ChatCompletionRequest, model: ServedModel, prompt_token_ids: Sequence[int]) -> None:
+    def __init__(self, body: ChatCompletionRequest, model: Deployment, prompt_token_ids: Sequence[int]) -> None:
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model.name

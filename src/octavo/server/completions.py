@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.deployments import Deployment
 from octavo.server.body import JsonRoute
 from octavo.server.chunks import NULL, ChunkWriter, json_text, member
 from octavo.server.context import Server
@@ -18,7 +19,6 @@ from octavo.server.params import check, check_prompt, fit, sampling_params, text
 from octavo.server.prompts import encode_prompts, off_loop
 from octavo.server.request_context import RequestContext
 from octavo.server.schema import MAX_PROMPTS, CompletionRequest
-from octavo.server.settings import ServedModel
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -27,7 +27,7 @@ DEFAULT_MAX_TOKENS = 16
 class CompletionFormat:
     """Writes text completions."""
 
-    def __init__(self, body: CompletionRequest, model: ServedModel, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, body: CompletionRequest, model: Deployment, prompts: Sequence[Prompt]) -> None:
         self._id = f"cmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._model = model.name

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from octavo.deployments import Deployment
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import Request, SamplingParams
@@ -19,7 +20,7 @@ from octavo.server.params import SEED_BITS
 from octavo.server.reply import EventStream, InFlight, Reply
 from octavo.server.request_context import RequestContext
 from octavo.server.schema import GenerationBody
-from octavo.server.settings import ServedModel, ServerSettings
+from octavo.server.settings import ServerSettings
 
 
 class Format(Protocol):
@@ -41,7 +42,7 @@ class Format(Protocol):
 class Server:
     """The state behind the routes."""
 
-    def __init__(self, settings: ServerSettings, models: Sequence[ServedModel]) -> None:
+    def __init__(self, settings: ServerSettings, models: Sequence[Deployment]) -> None:
         self.settings = settings
         self.models = models
         self.in_flight = InFlight()
@@ -56,18 +57,18 @@ class Server:
         """The next seed for a request that has none."""
         return self._seeds.getrandbits(SEED_BITS)
 
-    def model(self, name: str) -> ServedModel:
+    def model(self, name: str) -> Deployment:
         """The model a request names; the first one if it names none. Raises ApiError: 404."""
         return self.named(name) if name else self.models[0]
 
-    def named(self, name: str) -> ServedModel:
+    def named(self, name: str) -> Deployment:
         """The model of that name or alias. Raises ApiError: 404."""
         model = self._by_name.get(name)
         if model is None:
             raise ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
         return model
 
-    def admit(self, name: str) -> tuple[ServedModel, ModelInfo]:
+    def admit(self, name: str) -> tuple[Deployment, ModelInfo]:
         """The model for a new generation, and what is known of it once it is loaded.
 
         Raises:
@@ -85,7 +86,7 @@ class Server:
     def generation(
         self,
         http: HttpRequest,
-        model: ServedModel,
+        model: Deployment,
         body: GenerationBody,
         prompts: Sequence[Prompt],
         params: Sequence[SamplingParams],

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from octavo.deployments import Deployment
 from octavo.engine.client import EngineFailed, EngineUnavailable, OutputStream
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
 from octavo.errors import OctavoError
 from octavo.server import errors
 from octavo.server.metrics import GenerationMetrics, Trace
 from octavo.server.request_context import RequestContext
-from octavo.server.settings import ServedModel
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 
 
@@ -184,7 +184,7 @@ class Generation:
 
     def __init__(
         self,
-        model: ServedModel,
+        model: Deployment,
         prompts: Sequence[Prompt],
         requests: Sequence[Request],
         metrics: GenerationMetrics,

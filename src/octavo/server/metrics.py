@@ -19,8 +19,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from octavo.deployments import Deployment
 from octavo.engine.request import FinishReason, Output, Request
-from octavo.server.settings import ServedModel
 
 # vLLM's bounds, and finer ones below them: a small model's step takes less than vLLM's first bucket.
 TTFT_BOUNDS = (
@@ -79,7 +79,7 @@ class HttpMetrics:
 class EngineCollector(Collector):
     """Reads the engines' own figures at the moment of the scrape, so that steps cost nothing."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[Deployment]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
@@ -152,7 +152,7 @@ class TallyCollector(Collector):
 class GenerationMetrics:
     """What the models of a server generate."""
 
-    def __init__(self, registry: CollectorRegistry, models: Sequence[ServedModel]) -> None:
+    def __init__(self, registry: CollectorRegistry, models: Sequence[Deployment]) -> None:
         families: list[Counter | Histogram] = []
 
         def counter(name: str, text: str) -> Counter:

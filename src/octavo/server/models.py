@@ -4,13 +4,13 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from octavo.deployments import Deployment
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.prompts import encode_chat, encode_prompts, off_loop
 from octavo.server.request_context import RequestContext
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
-from octavo.server.settings import ServedModel
 
 
 def json_response(value: object) -> Response:
@@ -18,7 +18,7 @@ def json_response(value: object) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-def model_card(model: ServedModel, name: str) -> dict[str, object]:
+def model_card(model: Deployment, name: str) -> dict[str, object]:
     """A model as OpenAI describes it, with vLLM's `root` (what its tokenizer can be loaded by) and `max_model_len`."""
     return {
         "id": name,

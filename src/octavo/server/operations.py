@@ -6,16 +6,16 @@ from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
 from octavo import __version__
+from octavo.deployments import Deployment
 from octavo.engine.client import EngineState
 from octavo.server.context import Server
 from octavo.server.errors import error_body, unavailable
 from octavo.server.models import json_response
-from octavo.server.settings import ServedModel
 
 PROBE_RETRY_SECONDS = 2.0
 
 
-def liveness_problem(model: ServedModel) -> tuple[str, str] | None:
+def liveness_problem(model: Deployment) -> tuple[str, str] | None:
     """Why a model cannot make progress, as (status, sentence); None if it can.
 
     An engine that is being restarted is no reason: its requests wait and go on by themselves, and killing the whole

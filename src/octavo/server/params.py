@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
+from octavo.deployments import Deployment
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
 from octavo.server.errors import ApiError, context_length_exceeded, invalid
 from octavo.server.generation import Prompt, TextOptions
 from octavo.server.schema import GenerationBody
-from octavo.server.settings import ServedModel
 
 SEED_BITS = 63
 
@@ -76,7 +76,7 @@ def _too_long(limit: int, however: str, field: str) -> ApiError:
 
 def sampling_params(
     body: GenerationBody,
-    model: ServedModel,
+    model: Deployment,
     info: ModelInfo,
     *,
     seed: int,

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import uvicorn
 
+from octavo.deployments import Deployment
 from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.context import Server
 from octavo.server.protocol import HttpProtocol
-from octavo.server.settings import ServedModel, ServerSettings
+from octavo.server.settings import ServerSettings
 
 log = logging.getLogger("octavo.server")
 
@@ -84,7 +85,7 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def serve(settings: ServerSettings, models: Sequence[ServedModel], listener: socket.socket) -> None:
+async def serve(settings: ServerSettings, models: Sequence[Deployment], listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT.
 
     The first signal turns readiness to 503 and refuses new work, while the port stays open and requests in flight go
