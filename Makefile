@@ -9,7 +9,11 @@ PORT   ?= 8000
 NATIVE       := $(wildcard native/*.cpp native/*.h)
 KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
 
-.PHONY: serve test lint types check-imports unit sanitize format clean
+# Of `make fuzz`: SEED repeats a run, FACTOR is how many times the examples of `make test` are tried.
+SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+FACTOR ?= 10
+
+.PHONY: serve test lint types check-imports unit fuzz sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -27,8 +31,15 @@ types: $(VENV)/.installed-test
 check-imports: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
+# The same examples, hashes and random numbers at every run.
 unit: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest
+
+# The property tests and fuzzers on other examples at every run, and on more of them.
+fuzz: $(VENV)/.installed-test
+	@echo "make fuzz SEED=$(SEED) FACTOR=$(FACTOR)"
+	OCTAVO_FUZZ=$(FACTOR) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m hypothesis --timeout=0 --hypothesis-seed=$(SEED) || \
+		{ echo "to repeat: make fuzz SEED=$(SEED) FACTOR=$(FACTOR)"; exit 1; }
 
 # The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
 sanitize: build/sanitize/.built

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.backends.reference import kernels
@@ -11,6 +11,7 @@ from octavo.backends.reference.workers import Workers
 from octavo.models import build
 from tests.backends.batches import Runner
 from tests.models import oracle
+from tests.properties import examples
 
 WORKERS = Workers(2)
 FAMILIES = ["llama", "llama-heads-of-their-own", "mistral-window", "gemma3", "gpt2"]
@@ -81,7 +82,7 @@ def test_in_a_batch_of_32(family: str, alone: np.ndarray) -> None:
     assert np.array_equal(np.concatenate(found), alone)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(1, 70), st.integers(1, 130), st.integers(0, 2**32 - 1))
 def test_a_row_of_a_product_does_not_depend_on_its_place(width: int, out: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

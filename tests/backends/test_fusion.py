@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.backends.reference.executor import ReferenceExecutor
@@ -22,6 +22,7 @@ from tests.backends.weights import (
     random_tensor,
     rounded,
 )
+from tests.properties import examples
 
 native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
@@ -35,7 +36,7 @@ ACTIVATIONS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     forms=st.tuples(st.sampled_from(QUANTISED), st.sampled_from(QUANTISED)),
     inner=st.sampled_from([32, 64, 96, 40, 256]),

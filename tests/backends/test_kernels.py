@@ -5,7 +5,7 @@ This file needs neither torch nor transformers: `make sanitize` runs it with add
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.backends.reference.executor import ReferenceExecutor
@@ -14,6 +14,7 @@ from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Format, Tensor
 from tests.backends.batches import Runner
 from tests.backends.weights import QUANTISED, attention_graph, linear_graph, random_tensor, rounded
+from tests.properties import examples
 
 native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
@@ -21,7 +22,7 @@ from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
 ISAS = native.instruction_sets()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     form=st.sampled_from(["F32", "F16", "BF16", *QUANTISED]),
     quantization=st.sampled_from([None, "q8", "q4"]),
@@ -92,7 +93,7 @@ def restored(tensor: Tensor, bits: int) -> np.ndarray:
     return scales * parts.integers.astype(np.float32) + minima
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.integers(1, 20),
     width=st.integers(1, 100),

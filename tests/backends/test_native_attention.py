@@ -5,7 +5,7 @@ This file needs neither torch nor transformers: `make sanitize` runs it with add
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.backends.reference.executor import ReferenceExecutor
@@ -13,6 +13,7 @@ from octavo.graph.builder import GraphBuilder
 from octavo.weights.tensor import Format, Tensor
 from tests.backends.batches import Runner
 from tests.backends.weights import attention_graph, random_tensor
+from tests.properties import examples
 
 native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
@@ -20,7 +21,7 @@ from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
 ISAS = native.instruction_sets()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 7),
@@ -123,7 +124,7 @@ def test_keys_that_are_not_finite_do_not_become_numbers(kv_cache_dtype: str) -> 
         Runner(executor).run([0, 1, 2])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     form=st.sampled_from(["Q4_0", "Q4_1", "Q4_K"]),
     kv_heads=st.integers(1, 2),

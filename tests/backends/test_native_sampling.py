@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.backends.protocol import SAMPLE, Adjustment, Batch, LogitRows, StepResult
@@ -15,6 +15,7 @@ from octavo.backends.reference.sampling import _distribution, _draw, adjust, sam
 from octavo.graph.builder import GraphBuilder
 from octavo.weights.tensor import Format, Tensor
 from tests.backends.batches import rows
+from tests.properties import examples
 
 native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
@@ -113,7 +114,7 @@ def random_adjustment(vocab: int, free: int, rng: np.random.Generator) -> Adjust
     )
 
 
-@settings(max_examples=250, deadline=None)
+@examples(250)
 @given(
     kind=st.sampled_from(["normal", "ties", "equal", "infinite"]),
     vocab=st.sampled_from(VOCABS),

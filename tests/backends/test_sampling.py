@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from octavo.backends.protocol import Adjustment
 from octavo.backends.reference.sampling import _distribution, adjust, philox, sample, uniform
 from tests.backends.batches import rows
+from tests.properties import examples
 
 VOCAB = 97
 
@@ -28,7 +29,7 @@ def test_uniform_numbers_are_uniform_and_depend_on_seed_and_position() -> None:
     assert not np.any(numbers == uniform(np.full(20_000, 8, np.uint64), np.arange(20_000)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     temperature=st.floats(0.1, 2.0),
@@ -99,7 +100,7 @@ def test_top_k_keeps_exactly_k_among_equals() -> None:
     assert set(drawn.tolist()) == {0, 1, 2}
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8))
 def test_a_row_does_not_depend_on_its_neighbours(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)

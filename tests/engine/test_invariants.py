@@ -8,7 +8,6 @@ exactly the tokens it must, and the pool is all free.
 from collections import Counter
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -18,6 +17,7 @@ from octavo.engine.pages import page_key, root_key
 from octavo.engine.request import FinishReason, Request, RequestRefused, SamplingParams
 from octavo.engine.sequence import Sequence
 from tests.engine.toy import ToyExecutor, continuation
+from tests.properties import examples
 
 SALTS = ["", "tenant"]
 
@@ -172,4 +172,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestEngineMachine.settings = examples(60, stateful_step_count=40)

@@ -3,14 +3,16 @@
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from schemathesis.generation import GenerationMode
 
+from tests.properties import examples
 from tests.server.fake import FakeEngine
 
 MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 def test_no_input_is_a_server_error(url: str, engine: FakeEngine, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
@@ -22,7 +24,7 @@ def test_no_input_is_a_server_error(url: str, engine: FakeEngine, mode: Generati
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @examples(25, suppress_health_check=list(HealthCheck))
         def answers(case: schemathesis.Case) -> None:
             response = case.call(timeout=20)
             assert response.status_code < 500

@@ -26,6 +26,7 @@ def stream(detokenizer: Detokenizer, ids: list[int]) -> list[str]:
     return [*map(detokenizer.push, ids), detokenizer.flush()]
 
 
+@pytest.mark.hypothesis
 def test_the_pieces_join_to_the_decoded_whole(tokenizer: Tokenizer) -> None:
     @given(IDS, st.booleans())
     def check(ids: list[int], skip: bool) -> None:
@@ -35,6 +36,7 @@ def test_the_pieces_join_to_the_decoded_whole(tokenizer: Tokenizer) -> None:
     check()
 
 
+@pytest.mark.hypothesis
 def test_a_prompt_is_gone_on_from(tokenizer: Tokenizer) -> None:
     @given(IDS, IDS, st.booleans())
     def check(prompt: list[int], ids: list[int], skip: bool) -> None:
@@ -73,6 +75,7 @@ def test_the_leading_space_is_the_tokenizers_only_at_the_start_of_a_text(spm: Tr
     assert Detokenizer(tokenizer, [1]).push(page) == "page"
 
 
+@pytest.mark.hypothesis
 def test_decode_equals_hugging_face(trained: Trained, tokenizer: Tokenizer) -> None:
     @given(IDS, st.booleans())
     def check(ids: list[int], skip: bool) -> None:

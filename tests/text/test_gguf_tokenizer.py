@@ -15,6 +15,7 @@ WORDS = st.sampled_from([word for line in CORPUS for word in line.split(" ")])
 TEXT = st.one_of(st.lists(WORDS, max_size=12).map(" ".join), st.text(max_size=40))
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("pre", "oracle"), [("gpt-2", GPT2Tokenizer), ("qwen2", Qwen2Tokenizer)])
 def test_byte_level_equals_transformers(bpe: Trained, pre: str, oracle: type[Any]) -> None:
     theirs = oracle(vocab=bpe.vocab, merges=bpe.merges)
@@ -29,6 +30,7 @@ def test_byte_level_equals_transformers(bpe: Trained, pre: str, oracle: type[Any
     check()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize(("prefix", "oracle"), [(True, LlamaTokenizer), (False, GemmaTokenizer)])
 def test_sentencepiece_equals_transformers(spm: Trained, prefix: bool, oracle: type[Any]) -> None:
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
@@ -45,6 +47,7 @@ def test_sentencepiece_equals_transformers(spm: Trained, prefix: bool, oracle: t
     check()
 
 
+@pytest.mark.hypothesis
 def test_sentencepiece_equals_its_definition(spm: Trained) -> None:
     ours = from_gguf(spm.gguf)
     tokens, types = spm.gguf["tokenizer.ggml.tokens"], spm.gguf["tokenizer.ggml.token_type"]

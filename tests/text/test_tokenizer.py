@@ -1,19 +1,20 @@
 """Tokenizers from Hugging Face folders, and what every tokenizer promises."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from octavo.errors import CheckpointError, UnsupportedError
-from tests.text.conftest import CORPUS, THINK, Trained, from_folder, from_gguf
+from tests.text.conftest import CONTROL, CORPUS, THINK, Trained, from_folder, from_gguf
 
 Write = Callable[..., Path]
 TEXTS = [*CORPUS, "", " ", "  two", f"<s>a </s>b<|im_end|>{THINK} c", "\x00 \ufffd 🧵"]
@@ -50,16 +51,29 @@ def test_a_folder_equals_its_gguf(kind: str, write_folder: Write, request: pytes
         assert folder.token_bytes(token_id) == gguf.token_bytes(token_id)
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", ["bpe", "spm"])
 def test_token_bytes_join_to_the_text(kind: str, request: pytest.FixtureRequest) -> None:
+    """SentencePiece's tokenizers begin every stretch of text between special tokens with a space."""
     tokenizer = from_gguf(request.getfixturevalue(kind).gguf)
+    written = ["<unk>", "<s>", "</s>"] if kind == "spm" else [*CONTROL, THINK]
+    special = re.compile("(" + "|".join(map(re.escape, written)) + ")")
+    plain = st.text(max_size=40).map(lambda text: text.replace("\u2581", ""))
 
-    @given(st.text(max_size=40).map(lambda text: text.replace("\u2581", "")))
+    @given(st.lists(st.one_of(plain, st.sampled_from(written)), max_size=5).map("".join))
+    @example("<s>")
+    @example(f"a<s></s>b {THINK}<|im_end|> c")
     def check(text: str) -> None:
         ids = tokenizer.encode(text, add_special_tokens=False)
-        added_space = b" " if kind == "spm" and text else b""
-        assert b"".join(map(tokenizer.token_bytes, ids)) == added_space + text.encode()
-        assert tokenizer.decode(ids) == text
+        stretches = special.split(text)  # plain ones, which may be empty, in turn with special tokens
+        if kind == "spm":
+            stretches[::2] = [f" {plain}" if plain else "" for plain in stretches[::2]]
+        expected = "".join(stretches)
+        assert b"".join(map(tokenizer.token_bytes, ids)) == expected.encode()
+        shown = expected.removeprefix(" ") if kind == "spm" else expected
+        assert tokenizer.decode(ids, skip_special_tokens=False) == shown
+        if len(stretches) == 1:
+            assert tokenizer.decode(ids) == text
 
     check()
 

@@ -8,13 +8,14 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.errors import CheckpointError, OctavoError, UnsupportedError
 from octavo.weights.checkpoint import open_checkpoint
 from octavo.weights.gguf import read_gguf
 from octavo.weights.tensor import Format, Tensor
+from tests.properties import examples
 from tests.weights.gguf_files import SCALES, random_rows, tiny_llama, write_gguf
 
 # A file of one metadata key and one tensor, put together by hand so that every field can be made to lie.
@@ -231,7 +232,7 @@ def test_every_truncation_is_refused(whole: bytes, file_of: Callable[[bytes], Pa
         assert size == 0 or str(size) in str(caught.value)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_a_damaged_model_opens_or_is_refused(
     whole: bytes, file_of: Callable[[bytes], Path], data: st.DataObject
