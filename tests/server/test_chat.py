@@ -120,6 +120,16 @@ def test_stop_string_ends_a_choice_at_once(client: openai.OpenAI, engine: FakeEn
     assert engine.aborts == {0: 1, None: 1}  # the first choice alone, then all that was left
 
 
+def test_stop_string_that_begins_before_the_minimum(
+    client: openai.OpenAI, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    newline = tokenizer.encode("\n")
+    engine.tokens = [*newline, *newline, *tokenizer.encode("Paris")]
+    for minimum, expected in ((1, ""), (len(engine.tokens), "\n\nParis")):
+        answer = ask(client, stop=["\n\n"], max_tokens=len(engine.tokens), extra_body={"min_tokens": minimum})
+        assert answer.choices[0].message.content == expected
+
+
 def test_stop_token_of_the_client(client: openai.OpenAI, engine: FakeEngine, tokenizer: Tokenizer) -> None:
     engine.reply = lambda prompt, index: "Paris, and"
     [comma] = tokenizer.encode(",")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from octavo.engine.request import FinishReason, Output, TokenLogprobs
 from octavo.server.generation import Choice, Delta, Prompt, TextOptions, join
-from octavo.text import Tokenizer
+from octavo.text import Detokenizer, Tokenizer
 from tests.server.fake import CORPUS
 
 TEXTS = st.lists(st.sampled_from([*"".join(CORPUS), " Paris", " 😀", "\n", "<|im_end|>", "�"]), max_size=12).map(
@@ -66,6 +66,35 @@ def test_any_cut_and_any_stop(tokenizer: Tokenizer, data: st.DataObject, include
     assert [score.token_id for score in whole.scores or ()] == whole.token_ids
     if stop is None:
         assert whole.token_ids == ids
+
+
+def expected_after(
+    tokenizer: Tokenizer, ids: list[int], stops: list[str], min_tokens: int, include: bool
+) -> tuple[str, str | None]:
+    """By trying every end: the stop string that is completed first by a token after the first `min_tokens`."""
+    texts = [Detokenizer(tokenizer, [7]) for _ in range(len(ids) + 1)]
+    grown = ["".join(map(text.push, ids[:count])) for count, text in enumerate(texts)]
+    grown[-1] += texts[-1].flush()
+    whole, begin = grown[-1], len(grown[min(min_tokens, len(ids))])
+    if min_tokens >= len(ids):
+        begin = len(whole)
+    for end in range(begin + 1, len(whole) + 1):
+        ending = [stop for stop in stops if whole[:end].endswith(stop)]
+        if ending:
+            longest = max(ending, key=len)
+            return (whole[:end] if include else whole[: end - len(longest)]), longest
+    return whole, None
+
+
+@given(data=st.data(), min_tokens=st.integers(0, 8), include=st.booleans())
+def test_stop_strings_across_the_minimum(
+    tokenizer: Tokenizer, data: st.DataObject, min_tokens: int, include: bool
+) -> None:
+    """Matched when it is completed after the minimum, wherever it begins."""
+    ids, cuts, stops = data.draw(scripts(tokenizer))
+    options = TextOptions(stop=tuple(stops), min_tokens=min_tokens, include_stop=include)
+    whole = join(run(Choice(0, tokenizer, Prompt([7]), options), ids, cuts, FinishReason.LENGTH))
+    assert (whole.text, whole.stop_reason) == expected_after(tokenizer, ids, stops, min_tokens, include)
 
 
 @given(data=st.data(), min_tokens=st.integers(0, 5))

@@ -32,7 +32,7 @@ class TextOptions:
         stop: strings that end a choice. include_stop: whether the text ends with them (and with stop tokens).
         skip_special_tokens: whether special tokens are left out of the text.
         stop_token_ids: those the client named; a choice that ends with one reports it as its stop reason.
-        min_tokens: stop strings are looked for in what comes after so many tokens.
+        min_tokens: a stop string that is complete within so many tokens does not count.
         echo: whether the text begins with the prompt.
     """
 
@@ -163,10 +163,10 @@ class Choice:
     def _append(self, delta: Delta, text: str) -> None:
         """Add text but for what may be a stop string's beginning; a whole one ends the choice."""
         self._offset += len(text)
-        if self._stops is None or self.tokens <= self._options.min_tokens:
+        if self._stops is None:
             delta.text += text
             return
-        safe, match = self._stops.push(text)
+        safe, match = self._stops.push(text, armed=self.tokens > self._options.min_tokens)
         delta.text += safe
         if match is not None:
             self.finished = True

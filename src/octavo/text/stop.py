@@ -59,8 +59,12 @@ class StopStrings:
                 queue.append(child)
         return fallback
 
-    def push(self, text: str) -> tuple[str, str | None]:
-        """(text that is safe to send, the matched stop or None). Text after a match is dropped; push no more then."""
+    def push(self, text: str, armed: bool = True) -> tuple[str, str | None]:
+        """(text that is safe to send, the matched stop or None). Text after a match is dropped; push no more then.
+
+        `armed` false: a stop string that is complete within this text is none; one that begins here and is complete
+        later counts.
+        """
         if len(self._next) == 1:
             return text, None
         node = self._node
@@ -70,9 +74,11 @@ class StopStrings:
             while node and character not in self._next[node]:
                 node = self._fallback[node]
             node = self._next[node].get(character, 0)
-            if (stop := self._match[node]) is not None:
+            if armed and (stop := self._match[node]) is not None:
                 self._node, self._held = 0, ""
                 return text[: end + 1 if self._include else end + 1 - len(stop)], stop
+        while node and not self._next[node]:  # a whole stop string that did not count, and begins no longer one
+            node = self._fallback[node]
         self._node = node
         safe = len(text) - self._depth[node]
         self._held = text[safe:]
