@@ -72,7 +72,7 @@ class FakeEngine:
         tokens: if set, the ids to say instead, without an end-of-turn token of their own.
         hold: nothing is computed while it is set: requests queue.
         capacity: requests beyond so many are refused as overloaded. refuse: refuse every request so.
-        fail_after: steps of a request after which the engine is lost.
+        fail_after: steps of a request after which the engine is lost. failure_reason: what is said of it then.
         step_seconds: time a step takes.
         aborts: what was aborted, by choice index (None for whole requests).
     """
@@ -107,6 +107,7 @@ class FakeEngine:
         self.capacity = 10_000
         self.refuse: RequestRefused | None = None
         self.fail_after: int | None = None
+        self.failure_reason = "it was lost"
         self.step_seconds = 0.0
         self.requests: list[Request] = []
         self.aborts: Counter[int | None] = Counter()
@@ -151,7 +152,7 @@ class FakeEngine:
             if self.hold:
                 continue
             if step == self.fail_after:
-                stream.close(EngineFailed("it was lost"))
+                stream.close(EngineFailed(self.failure_reason))
                 return
             live = [index for index in range(params.n) if index not in stream.finished]
             stream.deliver([self._output(stream.request, index, step, scripts[index]) for index in live])

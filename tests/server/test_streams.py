@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from octavo.server.settings import ServerSettings
+from octavo.text import Detokenizer
 from tests.server.conftest import eventually
 from tests.server.fake import MODEL, FakeEngine, running, served
 from tests.server.raw import raw_stream
@@ -64,12 +65,35 @@ def test_usage(http: httpx.Client, engine: FakeEngine, route: str) -> None:
     assert counts[-1] == 6
 
 
-def test_line_separators_are_escaped(http: httpx.Client, engine: FakeEngine) -> None:
-    engine.reply = lambda prompt, index: 'a\u2028b\u2029c \u201c\x00\x1f"\\'
+SEPARATORS = "a\x0bb\x0cc\x1cd\x1de\x1ef\x85g\u2028h\u2029i\rj\nk"
+"""Everything at which str.splitlines splits, and with it the line readers of many clients."""
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        (CHAT, {}),
+        (CHAT, {"logprobs": True, "top_logprobs": 20}),
+        (CHAT, {"stop": ["\x85g\u2028"]}),
+        ("/v1/completions", {"prompt": SEPARATORS, "echo": True, "logprobs": 5, "max_tokens": 99}),
+    ],
+    ids=["text", "logprobs", "stop-reason", "echo"],
+)
+def test_events_have_no_line_separators(
+    http: httpx.Client, engine: FakeEngine, path: str, extra: dict[str, object]
+) -> None:
+    engine.reply = lambda prompt, index: SEPARATORS
+    raw = http.post(path, json=BODY | extra).text
+    assert raw.splitlines() == raw[:-1].split("\n")
+    said = SEPARATORS.partition("\x85" if "stop" in extra else "?")[0]
+    assert text_of(events(raw)) == (SEPARATORS + said if "echo" in extra else said)
+
+
+def test_errors_in_streams_have_no_line_separators(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.fail_after, engine.failure_reason = 1, "it was lost\x85\u2028\u2029"
     raw = http.post(CHAT, json=BODY).text
-    assert "\u2028" not in raw
-    assert "\u2029" not in raw
-    assert text_of(events(raw)) == 'a\u2028b\u2029c \u201c\x00\x1f"\\'
+    assert raw.splitlines() == raw[:-1].split("\n")
+    assert "it was lost" in events(raw)[-1]["error"]["message"]
 
 
 def test_nothing_is_sent_before_the_first_token(url: str, engine: FakeEngine) -> None:
@@ -133,15 +157,16 @@ def test_no_pings_when_switched_off(engine: FakeEngine) -> None:
 def test_a_bug_in_the_middle_ends_the_stream_with_an_error(
     http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from octavo.server.chunks import json_text
+    push = Detokenizer.push
 
-    def broken(text: str) -> bytes:
+    def broken(self: Detokenizer, token: int) -> str:
+        text = push(self, token)
         if text == "d":
             raise RuntimeError("secret")
-        return json_text(text)
+        return text
 
     with monkeypatch.context() as patch:
-        patch.setattr("octavo.server.chat.json_text", broken)
+        patch.setattr(Detokenizer, "push", broken)
         raw = http.post(CHAT, json=BODY).text
     assert events(raw)[-1]["error"]["code"] == "internal_error"
     assert "secret" not in raw

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from octavo.deployments import Deployment
 from octavo.server.body import JsonRoute
-from octavo.server.chunks import NULL, ChunkWriter, json_text, member
+from octavo.server.chunks import NULL, ChunkWriter, member
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.generation import Delta, Generation, Usage
@@ -58,7 +58,7 @@ class ChatFormat:
             if self._logprobs is not None and delta.scores:
                 logprobs = orjson.dumps(self._logprobs.chat(delta.scores))
             extra = member("token_ids", delta.token_ids) if self._with_ids else b""
-            content = b'"delta":{"content":%b}' % json_text(delta.text)
+            content = b'"delta":{"content":%b}' % orjson.dumps(delta.text)
             events += write(delta.index, content, logprobs=logprobs, usage=usage, extra=extra)
         if delta.finish_reason is not None:
             reason = orjson.dumps(delta.finish_reason)

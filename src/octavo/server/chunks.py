@@ -10,12 +10,18 @@ from octavo.server.generation import Usage
 NULL = b"null"
 
 
-def json_text(text: str) -> bytes:
-    """A JSON string. U+2028 and U+2029 are escaped: some clients take them for ends of lines."""
-    data = orjson.dumps(text)
-    if not text.isascii() and b"\xe2\x80" in data:
-        data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
-    return data
+def escape_separators(events: bytes) -> bytes:
+    """Events whose JSON has U+0085, U+2028 and U+2029 escaped. Only LF and CR end a line of an event stream, but many
+    clients split with something like `str.splitlines`. JSON itself escapes the others that it splits at."""
+    if events.isascii():
+        return events
+    for raw, escaped in _SEPARATORS:
+        if raw[0] in events:  # a single byte is found ten times as fast
+            events = events.replace(raw, escaped)
+    return events
+
+
+_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 class ChunkWriter:

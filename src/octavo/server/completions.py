@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from octavo.deployments import Deployment
 from octavo.server.body import JsonRoute
-from octavo.server.chunks import NULL, ChunkWriter, json_text, member
+from octavo.server.chunks import NULL, ChunkWriter, member
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.generation import Delta, Generation, Prompt, Usage
@@ -64,7 +64,7 @@ class CompletionFormat:
             if delta.index not in self._begun:
                 self._begun.add(delta.index)
                 extra += member("prompt_token_ids", self._prompts[delta.index // self._n].token_ids)
-        content = b'"text":' + json_text(delta.text)
+        content = b'"text":' + orjson.dumps(delta.text)
         return self._writer.choice(
             delta.index, content, logprobs=logprobs, finish_reason=reason, usage=usage, extra=extra
         )

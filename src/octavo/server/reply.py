@@ -10,6 +10,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from octavo.server.chunks import escape_separators
 from octavo.server.errors import ApiError, error_body, internal, unavailable
 from octavo.server.request_context import RequestContext
 
@@ -79,7 +80,7 @@ class EventStream:
             if self._ping_seconds > 0:
                 self._pinger = asyncio.create_task(self._ping())
         self._last_write = time.monotonic()
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": True})
 
     async def fail(self, error: Exception) -> None:
         """Tell the client what went wrong after the status line, and end."""
