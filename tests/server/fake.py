@@ -92,6 +92,8 @@ class FakeEngine:
             num_pages=100,
             page_size=16,
             max_num_seqs=64,
+            max_num_queued_reqs=1000,
+            max_num_queued_tokens=1_000_000,
             isa=None,
             threads=1,
             kv_cache_dtype="fp32",
@@ -137,7 +139,7 @@ class FakeEngine:
         task.add_done_callback(self._steppers.discard)
         return stream
 
-    def strike(self, stream: OutputStream) -> None:
+    def drop(self, stream: OutputStream) -> None:
         self.ledger.pop(stream.request.request_id, None)
 
     def send_abort(self, stream: OutputStream, index: int | None) -> None:

@@ -15,6 +15,7 @@ from octavo.cli.console import console, counting, fetch
 from octavo.deployments import Deployment, GenerationDefaults
 from octavo.engine.client import EngineClient, EngineState
 from octavo.engine.config import EngineConfig
+from octavo.engine.local import LocalEngines
 from octavo.errors import ConfigError
 from octavo.server.run import bind, bind_unix, serve
 from octavo.server.settings import ServerSettings
@@ -65,9 +66,8 @@ async def _serve(
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server has handlers of its own
         loop.add_signal_handler(number, task.cancel)
-    engine = EngineClient(config, stall_timeout=options.stall_timeout)
-    await engine.start()
-    try:
+    async with LocalEngines() as engines:
+        engine = engines.start(model, config, stall_timeout=options.stall_timeout)
         checkpoint = await asyncio.to_thread(open_checkpoint, Path(config.model))
         names = options.names or (model,)
         served = Deployment(
@@ -91,8 +91,6 @@ async def _serve(
             for part in (server, loading):
                 part.cancel()
             await asyncio.gather(server, loading, return_exceptions=True)
-    finally:
-        await engine.stop()
 
 
 async def _report_loading(engine: EngineClient, served: Deployment, address: str, started: float) -> None:

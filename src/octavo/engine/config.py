@@ -95,6 +95,7 @@ class ModelInfo:
     Attributes:
         max_model_len: tokens a sequence may have. vocab_size: token ids are below it.
         num_pages, page_size: the KV cache. max_num_seqs: sequences that run at once.
+        max_num_queued_reqs, max_num_queued_tokens: what may wait.
         backend: what computes. isa: the instruction set of its kernels, None without native ones.
         threads: that compute. kv_cache_dtype: how keys and values are stored.
         weight_bytes, kv_cache_bytes: memory of the weights, and of all pages.
@@ -105,6 +106,8 @@ class ModelInfo:
     num_pages: int
     page_size: int
     max_num_seqs: int
+    max_num_queued_reqs: int
+    max_num_queued_tokens: int
     backend: str
     isa: str | None
     threads: int

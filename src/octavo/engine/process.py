@@ -1,129 +1,145 @@
-"""The engine process: an engine behind a ZeroMQ socket.
+"""The engine process: an engine at a worker's end of a channel.
 
-Started as `python -m octavo.engine.process ADDRESS` by the process that supervises it, which writes the settings as one
-line of JSON to its standard input and keeps that open. When standard input ends, whoever started the engine is gone,
-and the engine ends too; it holds nothing that must be saved.
+Started as `python -m octavo.engine.process ADDRESS` by a supervisor (`octavo.worker.supervisor`). It holds nothing that
+must be saved, so that it may be ended at any time.
 """
 
 import logging
-import os
-import signal
 import sys
-import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
-import zmq
 
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.loader import load_engine
+from octavo.engine.loader import LoadedEngine, load_engine
 from octavo.engine.request import Output, RequestRefused
-from octavo.engine.wire import (
-    Abort,
-    Failed,
-    Hello,
-    Loading,
-    Ready,
-    Refused,
-    StepDone,
-    Submit,
-    decode_for_engine,
-    encode,
-)
+from octavo.engine.wire import Abort, Refused, Stats, StepDone, Submit, ToEngine, decode_for_engine, encode
 from octavo.errors import OctavoError
+from octavo.worker.control import Failed, Loading, Ready, raw
+from octavo.worker.endpoint import Endpoint, Event, Joined, Left, Message
+from octavo.worker.process import Parent
 
 log = logging.getLogger(__name__)
 
+STATS_SECONDS = 0.1
+"""While an engine computes, frontends hear so often where it stands."""
+
 
 class EngineServer:
-    """Feeds one engine from its socket and sends every frontend what its requests produced."""
+    """Feeds one engine from its endpoint and sends every frontend what its requests produced."""
 
-    def __init__(self, address: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.set_hwm(0)
-        self._socket.bind(address)
-        self._frontends: list[bytes] = []
+    def __init__(self, engine: Engine, endpoint: Endpoint) -> None:
+        self._engine = engine
+        self._endpoint = endpoint
         self._owners: dict[str, bytes] = {}
+        self._next_stats = 0.0
 
-    def run(self, config: EngineConfig) -> int:
-        """Load the model and serve until the process is ended. Returns the exit status when it cannot be loaded."""
-        self._frontends.append(self._socket.recv_multipart()[0])
-        try:
-            loaded = load_engine(config, lambda done, total: self._broadcast(Loading(done, total)))
-        except (OctavoError, MemoryError) as error:
-            self._broadcast(Failed(str(error) or "there is not enough memory to load the model"))
-            self._socket.close(linger=5000)
-            return 1
-        engine, ready = loaded.engine, Ready(loaded.info)
-        self._broadcast(ready)
+    def run(self) -> int:
+        """Serve until the process is ended: it does not return."""
         while True:
-            self._receive(engine, ready)
-            if engine.has_work:
-                self._send(engine, engine.step())
+            events = self._endpoint.receive(wait=not self._engine.has_work)
+            for event in events:
+                self._handle(event)
+            worked = self._engine.has_work
+            if worked:
+                self._send(self._engine.step())
+            if events or worked:
+                self._report()
 
-    def _receive(self, engine: Engine, ready: Ready) -> None:
-        """Take every message that has arrived; wait for one when there is nothing to compute."""
-        timeout = 0 if engine.has_work else -1
-        while self._socket.poll(timeout):
-            frontend, data = self._socket.recv_multipart()
-            message = decode_for_engine(data)
-            match message:
-                case Submit(request):
-                    try:
-                        engine.add(request)
-                        self._owners[request.request_id] = frontend
-                    except RequestRefused as refused:
-                        answer = Refused(request.request_id, refused.kind, refused.message, refused.retry_after)
-                        self._socket.send_multipart([frontend, encode(answer)])
-                case Abort(request_id, index):
-                    engine.abort(request_id, index)
-                    if not engine.is_live(request_id):
-                        self._owners.pop(request_id, None)
-                    if not engine.has_work:  # nobody would hear of the freed pages otherwise
-                        self._send(engine, [])
-                case Hello():
-                    self._frontends.append(frontend)
-                    self._socket.send_multipart([frontend, encode(ready)])
-            timeout = 0
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Message(frontend, data):
+                self._take(frontend, decode_for_engine(data))
+            case Left(frontend):
+                self._drop(frontend)
+            case Joined():
+                self._next_stats = 0.0
 
-    def _send(self, engine: Engine, outputs: list[Output]) -> None:
-        by_frontend: dict[bytes, list[Output]] = {frontend: [] for frontend in self._frontends}
+    def _take(self, frontend: bytes, message: ToEngine) -> None:
+        match message:
+            case Submit(request):
+                try:
+                    self._engine.add(request)
+                    self._owners[request.request_id] = frontend
+                except RequestRefused as refused:
+                    answer = Refused(request.request_id, refused.kind, refused.message, refused.retry_after)
+                    self._endpoint.send(frontend, encode(answer))
+            case Abort(request_id, index):
+                self._engine.abort(request_id, index)
+                self._forget_if_ended(request_id)
+
+    def _drop(self, frontend: bytes) -> None:
+        """Abort what a frontend asked for that is not there any more."""
+        requests = [request_id for request_id, owner in self._owners.items() if owner == frontend]
+        if requests:
+            log.warning("a frontend is gone; aborting its %d requests", len(requests))
+        for request_id in requests:
+            self._engine.abort(request_id)
+            self._forget_if_ended(request_id)
+
+    def _forget_if_ended(self, request_id: str) -> None:
+        if not self._engine.is_live(request_id):
+            self._owners.pop(request_id, None)
+
+    def _send(self, outputs: list[Output]) -> None:
+        by_frontend: dict[bytes, list[Output]] = {}
         for output in outputs:
-            by_frontend[self._owners[output.request_id]].append(output)
+            by_frontend.setdefault(self._owners[output.request_id], []).append(output)
         for output in outputs:  # only now: several choices of a request may have ended in this step
-            if not engine.is_live(output.request_id):
-                self._owners.pop(output.request_id, None)
-        stats = engine.stats()
+            if output.finish_reason is not None:
+                self._forget_if_ended(output.request_id)
         for frontend, own in by_frontend.items():
-            self._socket.send_multipart([frontend, encode(StepDone(own, stats))])
+            self._endpoint.send(frontend, encode(StepDone(own)))
 
-    def _broadcast(self, message: Loading | Ready | Failed) -> None:
-        for frontend in self._frontends:
-            self._socket.send_multipart([frontend, encode(message)])
+    def _report(self) -> None:
+        """Tell all frontends where the engine stands: now and then while it computes, and when it has come to rest."""
+        now = time.monotonic()
+        if now < self._next_stats and self._engine.has_work:
+            return
+        self._next_stats = now + STATS_SECONDS
+        data = encode(Stats(self._engine.stats()))
+        for frontend in self._endpoint.frontends:
+            self._endpoint.send(frontend, data)
 
 
-def _end_with_parent() -> None:
-    # Not through sys.stdin: a thread that holds its lock for ever would make the interpreter abort at its own end.
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
+def _load(config: EngineConfig, parent: Parent) -> LoadedEngine:
+    return load_engine(config, _in_percent(lambda done, total: parent.report(Loading(done, total))))
 
 
-def _read_line() -> bytes:
-    line = b""
-    while not line.endswith(b"\n") and (more := os.read(0, 65536)):
-        line += more
-    return line
+def _in_percent(report: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Progress that is passed on a hundred times at most: a model may have a hundred thousand weights."""
+    shown = -1
+
+    def note(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // max(total, 1)
+        if percent > shown:
+            shown = percent
+            report(done, total)
+
+    return note
 
 
 def main() -> int:
-    """Run an engine as its supervisor asks. Signals are the supervisor's business: it drains before it lets go."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Run an engine as its supervisor asks. Returns the exit status when the model cannot be loaded."""
+    parent = Parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
-    config = msgspec.json.decode(_read_line(), type=EngineConfig)
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-    return EngineServer(sys.argv[1]).run(config)
+    config = msgspec.json.decode(parent.configuration, type=EngineConfig)
+    parent.follow()
+    try:
+        endpoint = Endpoint(sys.argv[1])
+        loaded = _load(config, parent)
+    except (OctavoError, MemoryError) as error:
+        parent.report(Failed(str(error) or "there is not enough memory to load the model"))
+        return 1
+    # An engine that takes this one's place must hold as much, or requests could not be resumed.
+    info = loaded.info
+    heir = replace(config, kv_cache_memory_bytes=info.kv_cache_bytes, max_model_len=info.max_model_len)
+    parent.report(Ready(raw(info), raw(heir)))
+    return EngineServer(loaded.engine, endpoint).run()
 
 
 if __name__ == "__main__":

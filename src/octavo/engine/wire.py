@@ -1,14 +1,9 @@
-"""What frontends and engines send each other: msgpack over ZeroMQ, one message per engine step and frontend."""
+"""What frontends and engines send each other: msgpack, one message per step to every frontend that has outputs."""
 
 import msgspec
 
-from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
 from octavo.engine.request import Output, Refusal, Request
-
-
-class Hello(msgspec.Struct, tag=True):
-    """A frontend's first message: it is there."""
 
 
 class Submit(msgspec.Struct, tag=True):
@@ -24,25 +19,6 @@ class Abort(msgspec.Struct, tag=True):
     index: int | None = None
 
 
-class Loading(msgspec.Struct, tag=True):
-    """How many of the model's weights are loaded."""
-
-    done: int
-    total: int
-
-
-class Ready(msgspec.Struct, tag=True):
-    """The engine takes requests."""
-
-    info: ModelInfo
-
-
-class Failed(msgspec.Struct, tag=True):
-    """The model cannot be loaded; the engine ends."""
-
-    message: str
-
-
 class Refused(msgspec.Struct, tag=True):
     """A request was not taken."""
 
@@ -53,14 +29,19 @@ class Refused(msgspec.Struct, tag=True):
 
 
 class StepDone(msgspec.Struct, tag=True):
-    """Everything one step produced for one frontend, and where the engine stands."""
+    """Everything one step produced for one frontend."""
 
     outputs: list[Output]
+
+
+class Stats(msgspec.Struct, tag=True):
+    """Where the engine stands."""
+
     stats: EngineStats
 
 
-ToEngine = Hello | Submit | Abort
-ToFrontend = Loading | Ready | Failed | Refused | StepDone
+ToEngine = Submit | Abort
+ToFrontend = Refused | StepDone | Stats
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -1,0 +1,56 @@
+"""Engines for a program of one process: supervised in its event loop, and spoken to from there."""
+
+from types import TracebackType
+
+from octavo.engine.client import EngineClient
+from octavo.engine.config import EngineConfig
+from octavo.worker.control import raw
+from octavo.worker.launcher import LocalLauncher, WorkerSpec
+from octavo.worker.supervisor import RestartPolicy, Supervisor
+
+
+def engine_spec(name: str, config: EngineConfig) -> WorkerSpec:
+    """An engine as a supervisor starts it."""
+    return WorkerSpec(
+        name=name,
+        module="octavo.engine.process",
+        configuration=bytes(raw(config)),
+        # Backends have threads of their own; those of a BLAS contend with them, and their number changes the last bits.
+        environment={"OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+class LocalEngines:
+    """Engines in processes of their own, for as long as the context lasts. Must be made where an event loop runs."""
+
+    def __init__(self, *, policy: RestartPolicy | None = None) -> None:
+        self.supervisor = Supervisor(LocalLauncher(), policy=policy)
+        self.clients: dict[str, EngineClient] = {}
+        self.supervisor.subscribe(lambda status: self.clients[status.name].update(status))
+
+    async def __aenter__(self) -> "LocalEngines":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def start(self, name: str, config: EngineConfig, *, stall_timeout: float = 60.0) -> EngineClient:
+        """Start an engine. Returns at once; `EngineClient.ready` waits for it."""
+        client = EngineClient(stall_timeout=stall_timeout, on_culprit=lambda: self.supervisor.culprit_found(name))
+        self.clients[name] = client
+        self.supervisor.add(engine_spec(name, config))
+        return client
+
+    async def end(self, name: str, *, drain_seconds: float = 0.0) -> None:
+        """Let an engine's live requests end, at most so long, abort the rest and end its process."""
+        if drain_seconds > 0:
+            await self.clients[name].drain(drain_seconds)
+        await self.supervisor.remove(name)
+        del self.clients[name]
+
+    async def stop(self) -> None:
+        """End all engines and abort what they are computing."""
+        await self.supervisor.stop()
+        self.clients.clear()

@@ -1,0 +1,158 @@
+"""Starting processes. Here on this machine; another launcher may start them elsewhere, and say where they listen."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from octavo.worker.folder import PrivateFolder
+
+MAX_LINE = 64 * 2**20
+"""Bytes of a line that a process may write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What to start.
+
+    Attributes:
+        name: unique among the workers of a supervisor.
+        module: is run as `python -m MODULE ADDRESS`.
+        configuration: one line, the first that the process reads from its standard input.
+        environment: variables that are set for it, beside those of this process.
+        files: descriptors that it inherits.
+        informed: whether it is told where the other workers stand.
+    """
+
+    name: str
+    module: str
+    configuration: bytes
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[int, ...] = ()
+    informed: bool = False
+
+
+class Process(Protocol):
+    """One process that was launched.
+
+    Attributes:
+        address: where it listens. pid: its number on the machine where it runs.
+    """
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def write(self, line: bytes) -> None:
+        """Send a line. Never waits; what a process that has ended does not read is lost."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next line that the process wrote; empty when it has ended."""
+        ...
+
+    async def wait(self) -> int:
+        """Wait until it has ended. Returns its exit status, negative for a signal."""
+        ...
+
+    async def end(self, grace: float) -> None:
+        """Ask it to end by ending its standard input; end it by force after so many seconds."""
+        ...
+
+    def kill(self) -> None:
+        """End it by force."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts processes."""
+
+    async def launch(self, spec: WorkerSpec) -> Process:
+        """Start a process.
+
+        Raises:
+            OSError: no memory, no descriptors, no processes left.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the launcher holds; all its processes have ended."""
+        ...
+
+
+class LocalLauncher:
+    """Starts processes on this machine, in sessions of their own: what a terminal sends to the foreground passes by."""
+
+    def __init__(self) -> None:
+        self._folder = PrivateFolder()
+        self._launched = 0
+
+    async def launch(self, spec: WorkerSpec) -> "LocalProcess":
+        """Start a process that listens at a socket in a private folder. Raises OSError."""
+        self._launched += 1
+        socket = self._folder.path / str(self._launched)
+        address = f"ipc://{socket}"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", spec.module, address),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE,
+            start_new_session=True,
+            env={**os.environ, **spec.environment},
+            pass_fds=spec.files,
+        )
+        launched = LocalProcess(process, address, socket)
+        launched.write(spec.configuration + b"\n")
+        return launched
+
+    def close(self) -> None:
+        """Remove the folder of sockets."""
+        self._folder.close()
+
+
+class LocalProcess:
+    """A process on this machine."""
+
+    def __init__(self, process: asyncio.subprocess.Process, address: str, socket: Path) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.address = address
+        self.pid = process.pid
+        self._socket = socket
+        self._process = process
+        self._stdin, self._stdout = process.stdin, process.stdout
+
+    def write(self, line: bytes) -> None:
+        """Send a line. Never waits."""
+        if not self._stdin.is_closing():
+            with contextlib.suppress(RuntimeError, OSError):  # it has ended; waiting for it tells how
+                self._stdin.write(line)
+
+    async def read(self) -> bytes:
+        """The next line that the process wrote; empty when it has ended."""
+        return await self._stdout.readline()
+
+    async def wait(self) -> int:
+        """Wait until it has ended, and remove its socket."""
+        status = await self._process.wait()
+        self._socket.unlink(missing_ok=True)
+        return status
+
+    async def end(self, grace: float) -> None:
+        """End its standard input, and itself by force after so many seconds."""
+        self._stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace)
+        except TimeoutError:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it by force."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()

@@ -1,0 +1,56 @@
+"""A supervised process's end of the pipes to its supervisor."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+from octavo.worker.control import Order, Report, decode_order, encode
+
+
+class Parent:
+    """The supervisor, as the process that it started sees it.
+
+    Takes standard input and output for itself: what this process prints goes to standard error from now on. Signals
+    from a terminal, or to a whole group of processes, are the supervisor's business: it lets its processes finish.
+
+    Attributes:
+        configuration: the first line.
+    """
+
+    def __init__(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self._reports = os.dup(1)
+        os.dup2(2, 1)
+        self._lines = _lines(0)
+        self.configuration = next(self._lines, b"")
+        if not self.configuration:
+            os._exit(0)
+
+    def report(self, report: Report) -> None:
+        """Tell the supervisor something. Not thread-safe."""
+        data = encode(report)
+        try:
+            while data:
+                data = data[os.write(self._reports, data) :]
+        except BrokenPipeError:
+            os._exit(0)
+
+    def follow(self, on_order: Callable[[Order], None] | None = None) -> None:
+        """Call `on_order`, in a thread of its own, for every order; end this process when its supervisor is gone."""
+        threading.Thread(target=self._follow, args=(on_order,), name="parent", daemon=True).start()
+
+    def _follow(self, on_order: Callable[[Order], None] | None) -> None:
+        for line in self._lines:
+            if on_order is not None:
+                on_order(decode_order(line))
+        os._exit(0)
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    # Not through sys.stdin: a thread that holds its lock for ever would make the interpreter abort at its own end.
+    rest = b""
+    while more := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + more).split(b"\n")
+        yield from lines

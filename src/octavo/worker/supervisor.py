@@ -1,0 +1,328 @@
+"""Starting workers, watching them and starting them again. A supervisor holds no request and computes nothing."""
+
+import asyncio
+import errno
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from octavo.errors import OctavoError
+from octavo.worker.control import (
+    NOTHING,
+    Answer,
+    Ask,
+    CulpritFound,
+    Failed,
+    Loading,
+    Notice,
+    Order,
+    Ready,
+    Report,
+    WorkerState,
+    WorkerStatus,
+    decode_report,
+    encode,
+)
+from octavo.worker.launcher import Launcher, Process, WorkerSpec
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[str, msgspec.Raw], Awaitable[msgspec.Raw]]
+"""Answers what the process of that name asks for. An OctavoError becomes the answer's error."""
+
+Subscriber = Callable[[WorkerStatus], None]
+
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Of descriptors, memory or processes: they pass, so that trying again is never given up."""
+
+TRANSITIONS = {
+    WorkerState.LOADING: {WorkerState.READY, WorkerState.FAILED, WorkerState.STOPPED},
+    WorkerState.READY: {WorkerState.RESTARTING, WorkerState.FAILED, WorkerState.STOPPED},
+    WorkerState.RESTARTING: {WorkerState.READY, WorkerState.FAILED, WorkerState.STOPPED},
+    WorkerState.FAILED: {WorkerState.STOPPED},
+    WorkerState.STOPPED: set(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """When a worker that died is started again.
+
+    Attributes:
+        window: seconds for which a death counts.
+        max_deaths: with more of them that no culprit explains, the worker is given up.
+        first_delay, max_delay: seconds before a restart; from the second death on, doubled with each, up to the latter.
+        grace: seconds that a process has to end when it is asked to.
+    """
+
+    window: float = 300.0
+    max_deaths: int = 10
+    first_delay: float = 0.1
+    max_delay: float = 5.0
+    grace: float = 5.0
+
+    def delay(self, deaths: int) -> float:
+        """Seconds to wait after so many deaths."""
+        return 0.0 if deaths <= 1 else min(self.first_delay * 2.0 ** (deaths - 2), self.max_delay)
+
+
+class Supervisor:
+    """Runs workers in the event loop of the caller.
+
+    Args:
+        launcher: starts the processes; closed by `stop`.
+        handler: answers what processes ask for; without one they are told that nobody does.
+    """
+
+    def __init__(
+        self, launcher: Launcher, *, handler: Handler | None = None, policy: RestartPolicy | None = None
+    ) -> None:
+        self._launcher = launcher
+        self._handler = handler
+        self._policy = policy or RestartPolicy()
+        self._workers: dict[str, _Worker] = {}
+        self._subscribers: list[Subscriber] = []
+        self._answers: set[asyncio.Task[None]] = set()
+
+    def add(self, spec: WorkerSpec) -> None:
+        """Start a worker and keep it running. Returns at once; its status tells what becomes of it."""
+        if spec.name in self._workers:
+            raise ValueError(f"there is a worker {spec.name!r} already")
+        self._workers[spec.name] = _Worker(self, spec)
+
+    async def remove(self, name: str) -> None:
+        """End a worker. What is still being computed is lost: drain first."""
+        await self._workers[name].stop()
+        del self._workers[name]
+
+    async def stop(self) -> None:
+        """End all workers."""
+        await asyncio.gather(*(self.remove(name) for name in list(self._workers)))
+        for answer in self._answers:
+            answer.cancel()
+        self._launcher.close()
+
+    def status(self, name: str) -> WorkerStatus:
+        """Where a worker stands. Raises KeyError."""
+        return self._workers[name].status
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Have every status told, those of now at once. Returns what ends it."""
+        self._subscribers.append(subscriber)
+        for worker in self._workers.values():
+            subscriber(worker.status)
+        return lambda: self._subscribers.remove(subscriber)
+
+    async def settled(self, name: str) -> WorkerStatus:
+        """Wait until a worker is ready, has failed for good or was stopped."""
+        worker = self._workers[name]
+        await worker.settled.wait()
+        return worker.status
+
+    async def ended(self, name: str) -> None:
+        """Wait until a worker has failed for good or was stopped."""
+        await asyncio.shield(self._workers[name].task)
+
+    def send(self, name: str, order: Order) -> None:
+        """Tell a process something; it is lost when there is none at the moment."""
+        self._workers[name].send(order)
+
+    def notify(self, payload: msgspec.Raw) -> None:
+        """Tell every informed process something. Heirs learn it from their configuration: see `reconfigure`."""
+        for worker in self._workers.values():
+            if worker.spec.informed:
+                worker.send(Notice(payload))
+
+    def reconfigure(self, name: str, configuration: bytes) -> None:
+        """Have the heirs of a worker's process start with another configuration."""
+        worker = self._workers[name]
+        worker.spec = replace(worker.spec, configuration=configuration)
+
+    def culprit_found(self, name: str) -> None:
+        """A worker's deaths are explained: they are no reason to give it up."""
+        if name in self._workers:
+            self._workers[name].unexplained.clear()
+
+    # --- for the workers ------------------------------------------------------------------------------------------
+
+    @property
+    def launcher(self) -> Launcher:
+        """Starts the processes."""
+        return self._launcher
+
+    @property
+    def policy(self) -> RestartPolicy:
+        """When they are started again."""
+        return self._policy
+
+    def publish(self, status: WorkerStatus) -> None:
+        """Tell everybody who is to know where a worker stands."""
+        for subscriber in list(self._subscribers):
+            subscriber(status)
+        for worker in self._workers.values():
+            if worker.spec.informed and worker.spec.name != status.name:
+                worker.send(status)
+
+    def inform(self, worker: "_Worker") -> None:
+        """Tell a new process where the other workers stand."""
+        for other in self._workers.values():
+            if other is not worker:
+                worker.send(other.status)
+
+    def answer(self, worker: "_Worker", ask: Ask) -> None:
+        """Work out an answer, and send it when it is there."""
+        task = asyncio.create_task(self._answer(worker, ask))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, worker: "_Worker", ask: Ask) -> None:
+        try:
+            if self._handler is None:
+                raise OctavoError("nothing can be asked of this server")
+            answer = Answer(ask.number, await self._handler(worker.spec.name, ask.payload))
+        except OctavoError as error:
+            answer = Answer(ask.number, error=str(error))
+        except Exception:
+            log.exception("cannot answer what %s asks for", worker.spec.name)
+            answer = Answer(ask.number, error="the supervisor had an error; its log says which")
+        worker.send(answer)
+
+
+class _Worker:
+    """One worker's processes, one after the other."""
+
+    def __init__(self, supervisor: Supervisor, spec: WorkerSpec) -> None:
+        self.spec = spec
+        self.status = WorkerStatus(name=spec.name)
+        self.settled = asyncio.Event()
+        self.unexplained: deque[float] = deque()
+        self._deaths: deque[float] = deque()
+        self._supervisor = supervisor
+        self._process: Process | None = None
+        self._stopping = asyncio.Event()
+        self.task = asyncio.create_task(self._run(), name=f"supervise {spec.name}")
+
+    def send(self, order: Order) -> None:
+        """Write to the process that runs now, if there is one."""
+        if self._process is not None:
+            self._process.write(encode(order))
+
+    async def stop(self) -> None:
+        """End the process and the watching."""
+        self._stopping.set()
+        self._move(WorkerState.STOPPED)
+        if self._process is not None:
+            await self._process.end(self._supervisor.policy.grace)
+        await self.task
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping.is_set() and (delay := await self._one_life()) is not None:
+                await self._pause(delay)
+        except Exception as error:
+            log.exception("the supervision of %s failed", self.spec.name)
+            if self._process is not None:
+                self._process.kill()
+            if not self._stopping.is_set():
+                self._give_up(f"its supervision failed: {type(error).__name__}")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than the worker is wanted."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    async def _one_life(self) -> float | None:
+        """Run a process until it ends. Returns the seconds until its heir may start; None if there is to be none."""
+        policy = self._supervisor.policy
+        self._change(failure=None)
+        try:
+            exit_status = await self._run_process()
+            why = self.status.failure or f"the process of {self.spec.name} ended with status {exit_status}"
+        except OSError as error:
+            why = f"no process can be started for {self.spec.name}: {error}"
+            if self.status.state is WorkerState.RESTARTING and error.errno in SHORTAGES:
+                log.error("%s; trying again in %g s", why, policy.max_delay)
+                return policy.max_delay
+        if self._stopping.is_set():
+            return None
+        if self.status.state is WorkerState.LOADING:
+            self._give_up(self.status.failure or f"{why} while loading")
+            return None
+        self._note_death()
+        if len(self.unexplained) > policy.max_deaths:
+            self._give_up(f"{self.spec.name} died {len(self.unexplained)} times within {policy.window:g} s: {why}")
+            return None
+        delay = policy.delay(len(self._deaths))
+        log.error("%s; restarting it%s", why, f" in {delay:g} s" if delay else "")
+        if self.status.state is not WorkerState.RESTARTING:
+            self._move(WorkerState.RESTARTING)
+        return delay
+
+    async def _run_process(self) -> int:
+        """Start a process, hear what it reports until it ends, and return its exit status."""
+        self._process = process = await self._supervisor.launcher.launch(self.spec)
+        self._change(address=process.address, pid=process.pid, incarnation=self.status.incarnation + 1, progress=(0, 0))
+        try:
+            if self.spec.informed:
+                self._supervisor.inform(self)
+            if self._stopping.is_set():
+                await process.end(self._supervisor.policy.grace)
+            while line := await process.read():
+                self._note_report(decode_report(line))
+        except (msgspec.DecodeError, ValueError):
+            log.exception("%s reports what nobody understands", self.spec.name)
+            process.kill()
+        try:
+            return await process.wait()
+        finally:
+            self._process = None
+            self._change(address=None, pid=None)
+
+    def _note_report(self, report: Report) -> None:
+        match report:
+            case Loading(done, total):
+                self._change(progress=(done, total))
+            case Ready(payload, configuration):
+                if configuration != NOTHING:
+                    self.spec = replace(self.spec, configuration=bytes(configuration))
+                if not self._stopping.is_set():
+                    self._move(WorkerState.READY, payload=payload.copy())
+            case Failed(message):
+                self._change(failure=message)
+            case CulpritFound(worker):
+                self._supervisor.culprit_found(worker)
+            case Ask():
+                self._supervisor.answer(self, report)
+
+    def _note_death(self) -> None:
+        now = time.monotonic()
+        for deaths in (self._deaths, self.unexplained):
+            deaths.append(now)
+            while now - deaths[0] > self._supervisor.policy.window:
+                deaths.popleft()
+
+    def _give_up(self, why: str) -> None:
+        if self.status.state is not WorkerState.LOADING:  # then whoever waits for it says it
+            log.error("%s: giving up", why)
+        self._move(WorkerState.FAILED, failure=why)
+
+    def _move(self, state: WorkerState, **changes: object) -> None:
+        """Go to another state."""
+        if state not in TRANSITIONS[self.status.state]:
+            raise AssertionError(f"{self.spec.name} cannot go from {self.status.state} to {state}")
+        self._change(state=state, **changes)
+        if state is not WorkerState.RESTARTING:
+            self.settled.set()
+        else:
+            self.settled.clear()
+
+    def _change(self, **changes: object) -> None:
+        self.status = msgspec.structs.replace(self.status, **changes)
+        self._supervisor.publish(self.status)
