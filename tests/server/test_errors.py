@@ -354,7 +354,7 @@ def test_a_bug_in_the_server(http: httpx.Client, engine: FakeEngine, monkeypatch
         raise RuntimeError("secret")
 
     with monkeypatch.context() as patch:
-        patch.setattr("octavo.server.generation.Choice.push", broken)
+        patch.setattr("octavo.deployments.choice.Choice.push", broken)
         response = http.post(CHAT, json={"messages": MESSAGES})
         error_of(response, 500)
         assert "secret" not in response.text

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from octavo.deployments.choice import Choice, Delta, Prompt, TextOptions, join
 from octavo.engine.request import FinishReason, Output, TokenLogprobs
-from octavo.server.generation import Choice, Delta, Prompt, TextOptions, join
 from octavo.text import Detokenizer, Tokenizer
 from tests.server.fake import CORPUS
 
@@ -58,8 +58,8 @@ def test_any_cut_and_any_stop(tokenizer: Tokenizer, data: st.DataObject, include
     choice = Choice(0, tokenizer, Prompt([7]), options)
     whole = join(run(choice, ids, cuts, FinishReason.LENGTH, logprobs=True))
     text, stop = expected(tokenizer.decode(ids, skip_special_tokens=skip_special), stops, include)
-    assert (whole.text, whole.stop_reason) == (text, stop)
-    assert whole.finish_reason == ("length" if stop is None else "stop")
+    assert (whole.text, whole.finish.stop) == (text, stop)
+    assert whole.finish.reason == ("length" if stop is None else "stop")
     # No token is lost, and none counts that came after the stop string.
     assert whole.token_ids == ids[: len(whole.token_ids)]
     assert len(whole.token_ids) == choice.tokens
@@ -94,7 +94,7 @@ def test_stop_strings_across_the_minimum(
     ids, cuts, stops = data.draw(scripts(tokenizer))
     options = TextOptions(stop=tuple(stops), min_tokens=min_tokens, include_stop=include)
     whole = join(run(Choice(0, tokenizer, Prompt([7]), options), ids, cuts, FinishReason.LENGTH))
-    assert (whole.text, whole.stop_reason) == expected_after(tokenizer, ids, stops, min_tokens, include)
+    assert (whole.text, whole.finish.stop) == expected_after(tokenizer, ids, stops, min_tokens, include)
 
 
 @given(data=st.data(), min_tokens=st.integers(0, 5))
@@ -114,7 +114,7 @@ def test_end_of_turn_is_no_text(tokenizer: Tokenizer, data: st.DataObject, inclu
     options = TextOptions(skip_special_tokens=False, include_stop=include, stop_token_ids=frozenset([2]))
     whole = join(run(Choice(0, tokenizer, Prompt([7]), options), [*ids, 2], cuts, FinishReason.STOP))
     assert whole.text == tokenizer.decode([*ids, 2] if include else ids, skip_special_tokens=False)
-    assert (whole.finish_reason, whole.stop_reason) == ("stop", 2)
+    assert (whole.finish.reason, whole.finish.stop) == ("stop", 2)
     assert whole.token_ids == [*ids, 2]
 
 
@@ -124,7 +124,7 @@ def test_min_tokens_puts_off_stop_strings(tokenizer: Tokenizer) -> None:
         run(Choice(0, tokenizer, Prompt([7]), TextOptions(stop=("b",), min_tokens=4)), ids, [], FinishReason.LENGTH)
     )
     assert whole.text.startswith("a b a")
-    assert whole.finish_reason == "stop"
+    assert whole.finish.reason == "stop"
     assert len(whole.token_ids) > 4
 
 
@@ -140,7 +140,7 @@ def test_echo(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("où")
     choice = Choice(3, tokenizer, Prompt(ids), TextOptions(echo=True))
     scores = [TokenLogprobs(-1.0, [], [])] * (len(ids) - 1)
-    begun = choice.begin(scores)
+    [begun] = choice.begin(scores)
     assert (begun.index, begun.text) == (3, "où")
     assert [score.token_id for score in begun.scores or ()] == ids
     assert begun.scores is not None

@@ -10,9 +10,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
 from octavo.deployments import Deployment
-from octavo.server.chat import chat_routes
-from octavo.server.completions import completion_routes
+from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
+from octavo.server.dialects import DIALECTS
 from octavo.server.errors import on_http_exception, on_validation_error
 from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
@@ -50,6 +50,8 @@ def create_app(settings: ServerSettings, models: Sequence[Deployment]) -> FastAP
         exception_handlers={HTTPException: on_http_exception, RequestValidationError: on_validation_error},
     )
     app.state.server = server
-    for routes in (chat_routes, completion_routes, model_routes, operation_routes):
+    app.state.error_writers = {dialect.path: dialect.error for dialect in DIALECTS}
+    app.include_router(dialect_routes(server, DIALECTS))
+    for routes in (model_routes, operation_routes):
         app.include_router(routes(server))
     return app

@@ -1,7 +1,7 @@
 """Error bodies as OpenAI's clients unwrap them: `{"error": {"message", "type", "param", "code"}}` on every route."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 MAX_MESSAGE = 1000
 """Characters of an error message: a small request must not earn a large reply."""
@@ -81,10 +82,15 @@ def internal(message: str = "The server had an error while processing this reque
     return ApiError(500, message, type="server_error", code="internal_error", headers=headers)
 
 
+def error_message(error: ApiError) -> str:
+    """What is wrong, cut to a bounded length."""
+    return error.detail if len(error.detail) <= MAX_MESSAGE else error.detail[: MAX_MESSAGE - 1] + "…"
+
+
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The object that goes into a response or a stream."""
-    message = error.detail if len(error.detail) <= MAX_MESSAGE else error.detail[: MAX_MESSAGE - 1] + "…"
-    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
+    """OpenAI's object, for its own routes and all that belong to no other API."""
+    fields = {"message": error_message(error), "type": error.type, "param": error.param, "code": error.code}
+    return {"error": fields}
 
 
 ERROR_SCHEMA = {
@@ -104,34 +110,45 @@ ERROR_SCHEMA = {
     },
 }
 
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": ERROR_SCHEMA}}}
-    for status, text in (
-        (400, "The request cannot be served as it is; `param` names the field."),
-        (401, "No key, or a wrong one."),
-        (404, "No such model."),
-        (413, "The body is too large."),
-        (429, "The queue is full; try again after `Retry-After`."),
-        (500, "The engine failed on this request."),
-        (503, "The model is loading or the server is stopping; try again after `Retry-After`."),
-        ("default", "Any other error."),
-    )
-}
-"""What a route's documentation says about errors."""
+
+def error_responses(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """What a route's documentation says about errors, whose bodies have such a schema."""
+    content = {"application/json": {"schema": schema}}
+    return {status: {"description": text, "content": content} for status, text in _ERRORS}
 
 
-def error_response(error: ApiError) -> Response:
-    """The complete response."""
-    return Response(
-        orjson.dumps(error_body(error)), error.status_code, headers=error.headers, media_type="application/json"
-    )
+_ERRORS: tuple[tuple[int | str, str], ...] = (
+    (400, "The request cannot be served as it is; `param` names the field."),
+    (401, "No key, or a wrong one."),
+    (404, "No such model."),
+    (413, "The body is too large."),
+    (429, "The queue is full; try again after `Retry-After`."),
+    (500, "The engine failed on this request."),
+    (503, "The model is loading or the server is stopping; try again after `Retry-After`."),
+    ("default", "Any other error."),
+)
+
+ERROR_RESPONSES = error_responses(ERROR_SCHEMA)
+"""Of routes whose errors have OpenAI's shape."""
+
+ErrorWriter = Callable[[ApiError], bytes]
+"""Writes the body of an error response as one API has it."""
+
+
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """The complete response, in the shape of the API that the path belongs to."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    writers: Mapping[str, ErrorWriter] = scope["app"].state.error_writers
+    write = writers.get(path)
+    body = orjson.dumps(error_body(error)) if write is None else write(error)
+    return Response(body, error.status_code, headers=error.headers, media_type="application/json")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer our own errors and the framework's (404, 405) alike."""
     assert isinstance(error, HTTPException)
     if isinstance(error, ApiError):
-        return error_response(error)
+        return error_response(error, request.scope)
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = f"There is no route {request.method} {request.scope['path']}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -139,7 +156,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         message = f"{request.scope['path']} does not take {request.method}, only {allowed}."
     else:
         message = error.detail
-    return error_response(ApiError(error.status_code, message, headers=error.headers))
+    return error_response(ApiError(error.status_code, message, headers=error.headers), request.scope)
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
@@ -149,7 +166,8 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     worst = max(error.errors(), key=lambda item: len(item["loc"]))
     param = field_path(error.body, worst["loc"][1:], missing=worst["type"] == "missing")
     message = worst["msg"].removeprefix("Value error, ")
-    return error_response(invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param))
+    invalid_field = invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param)
+    return error_response(invalid_field, request.scope)
 
 
 def field_path(body: Any, location: Sequence[str | int], *, missing: bool) -> str | None:

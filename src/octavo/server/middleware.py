@@ -52,7 +52,7 @@ class RequestContextMiddleware:
         except Exception:
             log.exception("%s %s failed (request %s)", scope["method"], scope["path"], context.request_id)
             if context.status is None:
-                await error_response(internal())(scope, receive, send_named)
+                await error_response(internal(), scope)(scope, receive, send_named)
         finally:
             self._note(scope, context)
 
@@ -85,7 +85,7 @@ class AuthenticationMiddleware:
         if scope["type"] == "http" and scope["path"] not in PROBES and scope["method"] != "OPTIONS":
             tenant = self._tenant(Headers(scope=scope))
             if tenant is None:
-                await error_response(unauthorized())(scope, receive, send)
+                await error_response(unauthorized(), scope)(scope, receive, send)
                 return
             RequestContext.of(scope).tenant = tenant
         await self._app(scope, receive, send)

@@ -1,15 +1,16 @@
 """What is served: /v1/models, and each model's tokenizer under /tokenize and /detokenize."""
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.deployments import Deployment
+from octavo.deployments.request import Conversation, RawPrompts
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
-from octavo.server.prompts import encode_chat, encode_prompts, off_loop
-from octavo.server.request_context import RequestContext
+from octavo.server.offload import off_loop
+from octavo.server.prepare import encode
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
 
 
@@ -48,40 +49,40 @@ def model_routes(server: Server) -> APIRouter:
         return json_response(model_card(server.named(model_id), model_id))
 
     @router.post("/tokenize", tags=["Tokenizer"])
-    async def tokenize(request: Request, body: TokenizeRequest) -> Response:
+    async def tokenize(body: TokenizeRequest) -> Response:
         """Turn a prompt, or a conversation, into token ids."""
-        model = server.model(body.model)
-        size = RequestContext.of(request.scope).body_bytes
-        special = body.add_special_tokens
-        if body.messages is not None and body.prompt is None:
-            prompt = await off_loop(size, encode_chat, model.tokenizer, body.messages, body, add_special_tokens=special)
-        elif body.prompt is not None and body.messages is None:
-            [prompt] = await off_loop(size, encode_prompts, model.tokenizer, [body.prompt], special)
-        else:
-            raise invalid("Send either 'prompt' or 'messages'.", "prompt")
-        strings = None
-        if body.return_token_strs:
-            strings = [model.tokenizer.token_text(token) for token in prompt.token_ids]
-        return json_response(
-            {
-                "count": len(prompt.token_ids),
-                "max_model_len": model.context_length,
-                "tokens": prompt.token_ids,
-                "token_strs": strings,
-            }
-        )
+        return json_response(await off_loop(_tokenized, server.model(body.model), body))
 
     @router.post("/detokenize", tags=["Tokenizer"])
-    async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
+    async def detokenize(body: DetokenizeRequest) -> Response:
         """Turn token ids into text, special tokens included."""
-        model = server.model(body.model)
-        size = model.tokenizer.vocab_size
-        wrong = next((token for token in body.tokens if token >= size), None)
-        if wrong is not None:
-            raise invalid(f"'tokens' has token id {wrong}; the model's ids go from 0 to {size - 1}.", "tokens")
-        text = await off_loop(
-            RequestContext.of(request.scope).body_bytes, model.tokenizer.decode, body.tokens, skip_special_tokens=False
-        )
-        return json_response({"prompt": text})
+        return json_response(await off_loop(_detokenized, server.model(body.model), body))
 
     return router
+
+
+def _tokenized(model: Deployment, body: TokenizeRequest) -> dict[str, object]:
+    special = body.add_special_tokens
+    prompt: RawPrompts | Conversation
+    if body.messages is not None and body.prompt is None:
+        prompt = body.conversation(body.messages, special)
+    elif body.prompt is not None and body.messages is None:
+        prompt = RawPrompts(prompts=[body.prompt], add_special_tokens=special is None or special)
+    else:
+        raise invalid("Send either 'prompt' or 'messages'.", "prompt")
+    [encoded] = encode(model.tokenizer, prompt)
+    ids = encoded.token_ids
+    return {
+        "count": len(ids),
+        "max_model_len": model.context_length,
+        "tokens": ids,
+        "token_strs": [model.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None,
+    }
+
+
+def _detokenized(model: Deployment, body: DetokenizeRequest) -> dict[str, object]:
+    size = model.tokenizer.vocab_size
+    wrong = next((token for token in body.tokens if token >= size), None)
+    if wrong is not None:
+        raise invalid(f"'tokens' has token id {wrong}; the model's ids go from 0 to {size - 1}.", "tokens")
+    return {"prompt": model.tokenizer.decode(body.tokens, skip_special_tokens=False)}

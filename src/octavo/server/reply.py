@@ -6,18 +6,14 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from octavo.server.chunks import escape_separators
-from octavo.server.errors import ApiError, error_body, internal, unavailable
+from octavo.server.dialects.dialect import Writer
+from octavo.server.errors import ApiError, internal, unavailable
 from octavo.server.request_context import RequestContext
 
 log = logging.getLogger("octavo.server")
-
-DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
 
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -31,14 +27,14 @@ class InFlight:
 
     def __init__(self) -> None:
         self.draining = False
-        self._work: set[asyncio.Task[bytes | None]] = set()
+        self._work: set[asyncio.Task[bytes]] = set()
 
     def admit(self) -> None:
         """Raise the error for a request that comes after the signal to stop."""
         if self.draining:
             raise unavailable("The server is shutting down.", retry_after=1.0)
 
-    def start(self, work: Coroutine[Any, Any, bytes | None]) -> asyncio.Task[bytes | None]:
+    def start(self, work: Coroutine[Any, Any, bytes]) -> asyncio.Task[bytes]:
         """Work something out, counted until it ends."""
         task = asyncio.create_task(work)
         self._work.add(task)
@@ -62,69 +58,97 @@ class EventStream:
     """A response of server-sent events. The status line goes out with the first of them, and not before.
 
     Args:
-        ping_seconds: silence after which a comment keeps the connection alive; 0 is never.
+        ping: what keeps a silent connection alive. ping_seconds: after so long; 0 is never.
     """
 
-    def __init__(self, send: Send, ping_seconds: float) -> None:
+    def __init__(self, send: Send, ping: bytes, ping_seconds: float) -> None:
         self.started = False
         self._send = send
+        self._ping = ping
         self._ping_seconds = ping_seconds
-        self._last_write = 0.0
+        self._last_write = time.monotonic()
+        self._writing = False
         self._pinger: asyncio.Task[None] | None = None
+        self._pinging = asyncio.Lock()
 
     async def write(self, events: bytes) -> None:
         """Send events in one piece."""
-        if not self.started:
-            self.started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS.copy()})
-            if self._ping_seconds > 0:
-                self._pinger = asyncio.create_task(self._ping())
-        self._last_write = time.monotonic()
-        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": True})
+        self._writing = True
+        if self._pinging.locked():
+            async with self._pinging:  # one after the other: the first of both sends the status line
+                pass
+        await self._put(events, more=True)
+        self._writing = False
 
-    async def fail(self, error: Exception) -> None:
-        """Tell the client what went wrong after the status line, and end."""
-        if not isinstance(error, ApiError):
-            log.error("a stream failed", exc_info=error)
-            error = internal()
-        await self.write(b"data: " + orjson.dumps(error_body(error)) + b"\n\n")
-        await self.close()
+    async def close(self, events: bytes) -> None:
+        """Send the last events and end the response."""
+        await self.stop_pings()
+        await self._put(events, more=False)
 
-    async def close(self) -> None:
-        """End the response."""
-        self.stop_pings()
-        await self._send({"type": "http.response.body", "body": DONE, "more_body": False})
-
-    def stop_pings(self) -> None:
-        """Nothing more will be written."""
+    async def stop_pings(self) -> None:
+        """Nothing more is written but by the caller."""
         if self._pinger is not None:
             self._pinger.cancel()
+            await asyncio.wait((self._pinger,))
+            self._pinger = None
 
-    async def _ping(self) -> None:
+    async def _put(self, events: bytes, *, more: bool) -> None:
+        if not self.started:
+            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS.copy()})
+            self.started = True
+            if self._ping_seconds > 0:
+                self._pinger = asyncio.create_task(self._ping_when_silent())
+        self._last_write = time.monotonic()
+        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": more})
+
+    async def _ping_when_silent(self) -> None:
         while True:
-            silent = time.monotonic() - self._last_write
+            silent = 0.0 if self._writing else time.monotonic() - self._last_write
             if silent >= self._ping_seconds:
-                await self.write(PING)
+                async with self._pinging:
+                    await self._put(self._ping, more=True)
                 silent = 0.0
             await asyncio.sleep(self._ping_seconds - silent)
 
 
-Work = Callable[[EventStream], Coroutine[Any, Any, bytes | None]]
-"""Works out an answer: returns a JSON body, or None after it has written the answer to the stream."""
+def escape_separators(events: bytes) -> bytes:
+    """Events whose JSON has U+0085, U+2028 and U+2029 escaped. Only LF and CR end a line of an event stream, but many
+    clients split with something like `str.splitlines`. JSON itself escapes the others that it splits at."""
+    if events.isascii():
+        return events
+    for raw, escaped in _SEPARATORS:
+        if raw[0] in events:  # a single byte is found ten times as fast
+            events = events.replace(raw, escaped)
+    return events
+
+
+_SEPARATORS = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+
+
+Work = Callable[[EventStream], Coroutine[Any, Any, bytes]]
+"""Works out an answer. Returns the last events of one that it writes to the stream, and else the whole body."""
 
 
 class Reply(Response):
-    """A response that is worked out while the client waits. An error before its first byte is an error response."""
+    """A response that is worked out while the client waits. An error before its first byte is an error response.
 
-    def __init__(self, work: Work, in_flight: InFlight, ping_seconds: float) -> None:
+    Args:
+        work: works out the answer. writer: what writes it. streamed: whether it comes as events.
+        ping_seconds: see `EventStream`.
+    """
+
+    def __init__(self, work: Work, writer: Writer, in_flight: InFlight, *, streamed: bool, ping_seconds: float) -> None:
         super().__init__()
         self._work = work
+        self._writer = writer
         self._in_flight = in_flight
+        self._streamed = streamed
         self._ping_seconds = ping_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Race the work against the client's patience."""
-        stream = EventStream(send, self._ping_seconds)
+        self._in_flight.admit()
+        stream = EventStream(send, self._writer.ping, self._ping_seconds)
         work = self._in_flight.start(self._work(stream))
         gone = asyncio.create_task(_disconnected(receive))
         try:
@@ -134,17 +158,20 @@ class Reply(Response):
                 return
             if work.cancelled():
                 raise unavailable("The server is shutting down.", retry_after=1.0)
-            body = work.result()
-            if body is None:
-                await stream.close()
+            if self._streamed:
+                await stream.close(work.result())
             else:
-                await Response(body, media_type="application/json")(scope, receive, send)
+                await Response(work.result(), media_type="application/json")(scope, receive, send)
         except Exception as error:
+            await stream.stop_pings()
             if not stream.started:
                 raise
-            await stream.fail(error)
+            if not isinstance(error, ApiError):
+                log.error("a stream failed", exc_info=error)
+                error = internal()
+            await stream.close(self._writer.error(error))
         finally:
-            stream.stop_pings()
+            await stream.stop_pings()
             gone.cancel()
             if not work.done():
                 work.cancel()

@@ -1,4 +1,5 @@
-"""Request bodies: OpenAI's fields and vLLM's additions. Null counts as absent, unknown fields are ignored.
+"""What request bodies are made of. Null counts as absent, and so does an empty list where one is optional; unknown
+fields are ignored.
 
 What would constrain or change the output and is not supported is refused by name: a client that asks for valid JSON
 must not get text that merely looks like it.
@@ -9,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import WithJsonSchema
 
+from octavo.deployments.request import Conversation, Sampling
+
 MAX_PROMPTS = 1024
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
-MAX_TOP_LOGPROBS = 20
 INT64 = 2**63
 
 
@@ -38,6 +40,10 @@ Unsupported = Annotated[Any, BeforeValidator(_refuse), Field(description="Not su
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _empty_is_absent(value: Any) -> Any:
+    return None if value == [] else value
 
 
 def _prompts(value: Any) -> list[str | list[int]]:
@@ -79,26 +85,9 @@ StopList = Annotated[list[StopString], BeforeValidator(_as_list, json_schema_inp
 TokenId = Annotated[int, Field(ge=0)]
 
 
-class StreamOptions(Body):
-    """What streams report beside text."""
+class SamplingBody(Body):
+    """How tokens are drawn, under the names that all of the APIs here share."""
 
-    include_usage: bool = Field(False, description="One more chunk before the end, with the usage and no choices.")
-    continuous_usage_stats: bool = Field(False, description="The usage so far in every chunk.")
-
-
-class ResponseFormat(Body):
-    """The only format there is so far; others are refused."""
-
-    type: Literal["text"]
-
-
-class GenerationBody(Body):
-    """What chat and text completions share."""
-
-    model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: int = Field(1, ge=1, description="Choices per prompt.")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, description="0 and -1 are off.")
@@ -108,41 +97,20 @@ class GenerationBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     logit_bias: dict[Annotated[int, Field(strict=False)], Annotated[float, Field(ge=-100, le=100)]] = Field({})
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    stop: StopList = Field([], max_length=MAX_STOPS)
-    stop_token_ids: list[TokenId] = Field([], max_length=1024)
-    include_stop_str_in_output: bool = False
-    ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
-    min_tokens: int = Field(0, ge=0)
-    skip_special_tokens: bool = True
-    add_special_tokens: bool | None = Field(None, description="Whether the tokenizer adds its own, such as BOS.")
-    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    return_tokens_as_token_ids: bool = Field(False, description="Tokens in logprobs appear as `token_id:N`.")
-    return_token_ids: bool = Field(False, description="The ids of prompt and output beside the text.")
-    priority: int = Field(0, ge=-(2**31), lt=2**31, description="Lower runs first.")
-    cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
 
-    response_format: ResponseFormat | None = None
-    allowed_token_ids: Unsupported = None
-    bad_words: Unsupported = None
-    ebnf: Unsupported = None
-    grammar: Unsupported = None
-    guided_choice: Unsupported = None
-    guided_grammar: Unsupported = None
-    guided_json: Unsupported = None
-    guided_regex: Unsupported = None
-    json_schema: Unsupported = None
-    kv_transfer_params: Unsupported = None
-    logits_processors: Unsupported = None
-    lora_path: Unsupported = None
-    prompt_embeds: Unsupported = None
-    regex: Unsupported = None
-    repetition_detection: Unsupported = None
-    stop_regex: Unsupported = None
-    structural_tag: Unsupported = None
-    structured_outputs: Unsupported = None
-    thinking_token_budget: Unsupported = None
-    truncate_prompt_tokens: Unsupported = None
-    use_beam_search: Unsupported = None
+    def sampling(self) -> Sampling:
+        """The same in no API's words."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            seed=self.seed,
+        )
 
 
 class TextPart(Body):
@@ -166,6 +134,11 @@ class ToolCall(Body):
 
     function: FunctionCall
 
+    def for_template(self) -> dict[str, Any]:
+        """The call as a chat template reads it."""
+        function = {"name": self.function.name, "arguments": self.function.arguments}
+        return {"function": function, **_present(self.model_extra)}
+
 
 class Message(Body):
     """One turn of a conversation. Further fields reach the model's chat template."""
@@ -174,13 +147,29 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall] | None, BeforeValidator(_empty_is_absent)] = None
 
     @model_validator(mode="after")
     def _only_assistants_are_silent(self) -> "Message":
         if self.content is None and self.role != "assistant":
             raise ValueError(f"a message of role {self.role} needs content")
         return self
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as a chat template reads it. By hand: pydantic does not dump what is nested deeply, and anything
+        may be in the further fields."""
+        message: dict[str, Any] = {"role": self.role}
+        if isinstance(self.content, list):
+            message["content"] = [{"type": part.type, "text": part.text} for part in self.content]
+        elif self.content is not None:
+            message["content"] = self.content
+        if self.tool_calls is not None:
+            message["tool_calls"] = [call.for_template() for call in self.tool_calls]
+        return message | _present(self.model_extra)
+
+
+def _present(extra: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
 Messages = Annotated[list[Message], Field(min_length=1)]
@@ -197,36 +186,17 @@ class TemplateOptions(Body):
     chat_template: Unsupported = None
     documents: Unsupported = None
 
-
-class ChatCompletionRequest(GenerationBody, TemplateOptions):
-    """POST /v1/chat/completions"""
-
-    messages: Messages
-    max_completion_tokens: int | None = Field(None, ge=1)
-    max_tokens: int | None = Field(None, ge=1, description="Old name of max_completion_tokens.")
-    logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: list[dict[str, Any]] = Field([], description='Not supported yet unless tool_choice is "none".')
-    tool_choice: Literal["none", "auto"] | None = None
-    reasoning_effort: str | None = Field(None, description="A variable for the model's chat template.")
-    modalities: list[Literal["text"]] = Field([])
-    audio: Unsupported = None
-    echo: Unsupported = None
-    function_call: Unsupported = None
-    functions: Unsupported = None
-    prediction: Unsupported = None
-    web_search_options: Unsupported = None
-
-
-class CompletionRequest(GenerationBody):
-    """POST /v1/completions"""
-
-    prompt: Prompts
-    max_tokens: int | None = Field(None, ge=0, description="16 if absent; 0 only together with echo.")
-    echo: bool = Field(False, description="Begin with the prompt.")
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    best_of: int | None = Field(None, description="Refused unless equal to n.")
-    suffix: Unsupported = None
+    def conversation(
+        self, messages: list[Message], add_special_tokens: bool | None, variables: dict[str, Any] | None = None
+    ) -> Conversation:
+        """The messages with these options; `variables` are for the template, beside the client's own."""
+        return Conversation(
+            messages=[message.for_template() for message in messages],
+            variables=(variables or {}) | self.chat_template_kwargs,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            add_special_tokens=bool(add_special_tokens),
+        )
 
 
 class TokenizeRequest(TemplateOptions):
@@ -234,7 +204,7 @@ class TokenizeRequest(TemplateOptions):
 
     model: str = ""
     prompt: str | None = None
-    messages: Messages | None = None
+    messages: Annotated[Messages | None, BeforeValidator(_empty_is_absent)] = None
     add_special_tokens: bool | None = None
     return_token_strs: bool = False
 

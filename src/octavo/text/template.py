@@ -25,7 +25,8 @@ Message = dict[str, Any]
 _CONTINUE_TAG = "\ue0c7continue\ue0c7 "
 _PROBE = "probe"
 _RANGE_LIMIT = 100_000
-_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+"""Variables of templates that have arguments of their own, and cannot be set beside them."""
 
 
 class TemplateError(OctavoError):
@@ -44,6 +45,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Message],
+        /,
         *,
         tools: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
@@ -55,7 +57,7 @@ class ChatTemplate:
         `continue_final_message` ends it inside the last message, so that the model goes on writing that one.
         `kwargs` are further variables for the template (`enable_thinking` and the like). Raises TemplateError.
         """
-        if taken := sorted(_RESERVED & kwargs.keys()):
+        if taken := sorted(RESERVED & kwargs.keys()):
             raise TemplateError(f"The chat template's own variables cannot be set: {', '.join(taken)}.")
         if continue_final_message and add_generation_prompt:
             raise TemplateError(

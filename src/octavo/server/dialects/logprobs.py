@@ -1,14 +1,23 @@
 """Log-probabilities in the shapes of OpenAI's two APIs and of vLLM's `prompt_logprobs`."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeVar
 
+import orjson
+
+from octavo.deployments.choice import Score
 from octavo.engine.request import TokenLogprobs
-from octavo.server.generation import Score
+from octavo.server.dialects.chunks import listed
 from octavo.text import Tokenizer
 
 FLOOR = -9999.0
 """What stands for minus infinity, which JSON does not have."""
+
+PIECE = 64
+"""Positions that are written at a time: with twenty alternatives each they take two milliseconds."""
+
+T = TypeVar("T")
 
 
 class LogprobFormat:
@@ -24,8 +33,8 @@ class LogprobFormat:
         self._top = top
         self._as_ids = as_ids
 
-    def chat(self, scores: Sequence[Score]) -> dict[str, Any]:
-        """`logprobs` of a chat choice."""
+    def chat(self, scores: Sequence[Score]) -> list[dict[str, Any]]:
+        """`content` of a chat choice's `logprobs`."""
         content = []
         for score in scores:
             assert score.logprobs is not None  # only the first token of a prompt has none
@@ -36,9 +45,15 @@ class LogprobFormat:
                     "top_logprobs": [self._entry(token, logprob) for token, logprob in tops],
                 }
             )
-        return {"content": content, "refusal": None}
+        return content
 
-    def completion(self, scores: Sequence[Score]) -> dict[str, Any]:
+    def chat_pieces(self, scores: Sequence[Score]) -> Iterator[bytes]:
+        """`logprobs` of a chat choice, in pieces."""
+        yield b'{"content":'
+        yield from listed(map(self.chat, _slices(scores)))
+        yield b',"refusal":null}'
+
+    def completion(self, scores: Sequence[Score]) -> dict[str, list[Any]]:
         """`logprobs` of a text choice. The token itself is always among its position's top ones."""
         tokens: list[str] = []
         values: list[float | None] = []
@@ -60,16 +75,27 @@ class LogprobFormat:
             tops.append(top)
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
 
-    def prompt(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> list[dict[str, Any] | None]:
+    def completion_pieces(self, scores: Sequence[Score]) -> Iterator[bytes]:
+        """`logprobs` of a text choice. Its lists lie side by side, so that nothing can be sent before all is written:
+        the first pieces are empty."""
+        columns: dict[str, list[bytes]] = {name: [] for name in self.completion([])}
+        for part in _slices(scores):
+            for name, values in self.completion(part).items():
+                columns[name].append(orjson.dumps(values)[1:-1])
+            yield b""
+        yield b"{%b}" % b",".join([b'"%b":[%b]' % (name.encode(), b",".join(parts)) for name, parts in columns.items()])
+
+    def prompt_pieces(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> Iterator[bytes]:
         """vLLM's `prompt_logprobs`: token id -> value per position, none for the first. The rank of a token that is
         not among the listed ones is not known."""
-        positions: list[dict[str, Any] | None] = [None]
-        for token_id, entry in zip(token_ids[1:], logprobs, strict=True):
-            known: dict[str, Any] = {str(token_id): self._ranked(token_id, entry.logprob, None)}
-            for rank, (token, logprob) in enumerate(self._tops(entry), 1):
-                known[str(token)] = self._ranked(token, logprob, rank)
-            positions.append(known)
-        return positions
+        scored = _slices(list(zip(token_ids[1:], logprobs, strict=True)))
+        yield from listed(chain([[None]], ([self._position(*pair) for pair in part] for part in scored)))
+
+    def _position(self, token_id: int, logprobs: TokenLogprobs) -> dict[str, Any]:
+        known = {str(token_id): self._ranked(token_id, logprobs.logprob, None)}
+        for rank, (token, logprob) in enumerate(self._tops(logprobs), 1):
+            known[str(token)] = self._ranked(token, logprob, rank)
+        return known
 
     def _tops(self, logprobs: TokenLogprobs) -> list[tuple[int, float]]:
         return list(zip(logprobs.top_tokens, logprobs.top_logprobs, strict=True))[: self._top]
@@ -87,3 +113,7 @@ class LogprobFormat:
 
 def _finite(logprob: float) -> float:
     return logprob if logprob > FLOOR else FLOOR  # also for nan
+
+
+def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + PIECE] for start in range(0, len(items), PIECE))

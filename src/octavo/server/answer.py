@@ -1,0 +1,91 @@
+"""From a client's body to the response that answers it: the same for every dialect."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from octavo.deployments.choice import Delta, join
+from octavo.server.body import JsonRoute
+from octavo.server.context import Server
+from octavo.server.dialects.dialect import Dialect, Writer
+from octavo.server.generation import Generation
+from octavo.server.offload import off_loop
+from octavo.server.prepare import Prepared, prepare
+from octavo.server.reply import EventStream, Reply
+from octavo.server.request_context import RequestContext
+from octavo.server.schema import Body
+
+INLINE_TOKENS = 512
+"""Answers of up to so many tokens are written on the event loop, in less than a millisecond; but for log-probabilities,
+which are long."""
+
+B = TypeVar("B", bound=Body)
+
+
+def dialect_routes(server: Server, dialects: Sequence[Dialect[B]]) -> APIRouter:
+    """A route for every dialect."""
+    router = APIRouter(route_class=JsonRoute)
+    for dialect in dialects:
+        _add(router, server, dialect)
+    return router
+
+
+def _add(router: APIRouter, server: Server, dialect: Dialect[B]) -> None:
+    async def answer(request: Request, body: B) -> Response:
+        return await _answer(server, dialect, request, body)
+
+    answer.__annotations__["body"] = dialect.body  # what the framework validates and documents
+    router.post(
+        dialect.path,
+        name=type(dialect).__name__,
+        description=type(dialect).__doc__,
+        tags=[dialect.tag],
+        responses=dialect.responses,
+    )(answer)
+
+
+async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -> Response:
+    prepared = await off_loop(_prepare, server, dialect, body)
+    generation = Generation(prepared, server.generation_metrics, RequestContext.of(http.scope))
+    writer = dialect.writer(body, generation)
+
+    async def stream(events: EventStream) -> bytes:
+        with generation:
+            generation.submit()
+            async for deltas in generation.steps():
+                data = b"".join([writer.events(delta) for delta in deltas])
+                if data:
+                    await events.write(data)
+            return writer.end()
+
+    async def collect(_: EventStream) -> bytes:
+        choices: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
+        with generation:
+            generation.submit()
+            async for deltas in generation.steps():
+                for delta in deltas:
+                    choices[delta.index].append(delta)
+            if prepared.has_logprobs or generation.usage.completion_tokens > INLINE_TOKENS:
+                return await off_loop(_write, writer, choices)
+            return _write(writer, choices)
+
+    streamed = prepared.request.stream
+    return Reply(
+        stream if streamed else collect,
+        writer,
+        server.in_flight,
+        streamed=streamed,
+        ping_seconds=server.settings.ping_seconds,
+    )
+
+
+def _prepare(server: Server, dialect: Dialect[B], body: B) -> Prepared:
+    request = dialect.parse(body)
+    deployment, info = server.admit(request.model)
+    return prepare(request, deployment, info, server.seed)
+
+
+def _write(writer: Writer, choices: Sequence[Sequence[Delta]]) -> bytes:
+    return b"".join(writer.whole([join(deltas) for deltas in choices]))

@@ -1,0 +1,224 @@
+"""What OpenAI's chat and text completions have in common: fields, with vLLM's additions, chunks and errors."""
+
+import time
+import uuid
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal, TypeVar
+
+import orjson
+from pydantic import Field
+
+from octavo.deployments.choice import Delta
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Stops
+from octavo.server.dialects.chunks import ChunkWriter, member
+from octavo.server.dialects.dialect import Dialect, Writer
+from octavo.server.dialects.logprobs import LogprobFormat
+from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
+from octavo.server.generation import Generation, Usage
+from octavo.server.schema import MAX_STOPS, Body, SamplingBody, StopList, TokenId, Unsupported
+
+MAX_TOP_LOGPROBS = 20
+
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamOptions(Body):
+    """What streams report beside text."""
+
+    include_usage: bool = Field(False, description="One more chunk before the end, with the usage and no choices.")
+    continuous_usage_stats: bool = Field(False, description="The usage so far in every chunk.")
+
+
+class ResponseFormat(Body):
+    """The only format there is so far; others are refused."""
+
+    type: Literal["text"]
+
+
+class OpenAIBody(SamplingBody):
+    """The fields of both."""
+
+    model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = Field(1, ge=1, description="Choices per prompt.")
+    stop: StopList = Field([], max_length=MAX_STOPS)
+    stop_token_ids: list[TokenId] = Field([], max_length=1024)
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
+    min_tokens: int = Field(0, ge=0)
+    skip_special_tokens: bool = True
+    add_special_tokens: bool | None = Field(None, description="Whether the tokenizer adds its own, such as BOS.")
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    return_tokens_as_token_ids: bool = Field(False, description="Tokens in logprobs appear as `token_id:N`.")
+    return_token_ids: bool = Field(False, description="The ids of prompt and output beside the text.")
+    priority: int = Field(0, ge=-(2**31), lt=2**31, description="Lower runs first.")
+    cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
+
+    response_format: ResponseFormat | None = None
+    allowed_token_ids: Unsupported = None
+    bad_words: Unsupported = None
+    ebnf: Unsupported = None
+    grammar: Unsupported = None
+    guided_choice: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: Unsupported = None
+    guided_regex: Unsupported = None
+    json_schema: Unsupported = None
+    kv_transfer_params: Unsupported = None
+    logits_processors: Unsupported = None
+    lora_path: Unsupported = None
+    prompt_embeds: Unsupported = None
+    regex: Unsupported = None
+    repetition_detection: Unsupported = None
+    stop_regex: Unsupported = None
+    structural_tag: Unsupported = None
+    structured_outputs: Unsupported = None
+    thinking_token_budget: Unsupported = None
+    truncate_prompt_tokens: Unsupported = None
+    use_beam_search: Unsupported = None
+
+    def request(
+        self,
+        prompt: RawPrompts | Conversation,
+        *,
+        max_tokens: int | None,
+        default_max_tokens: int | None = None,
+        logprobs: int | None,
+        echo: bool = False,
+    ) -> GenerationRequest:
+        """The request in no API's words.
+
+        Raises:
+            ApiError: 400: fields that do not go together.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
+        if self.stream and self.prompt_logprobs is not None:
+            raise invalid("'prompt_logprobs' is not available when 'stream' is true.", "prompt_logprobs")
+        return GenerationRequest(
+            prompt=prompt,
+            model=self.model,
+            stream=self.stream,
+            n=self.n,
+            max_tokens=max_tokens,
+            default_max_tokens=default_max_tokens,
+            min_tokens=self.min_tokens,
+            sampling=self.sampling(),
+            stops=Stops(
+                strings=self.stop,
+                token_ids=self.stop_token_ids,
+                include=self.include_stop_str_in_output,
+                end_of_turn=not self.ignore_eos,
+            ),
+            skip_special_tokens=self.skip_special_tokens,
+            echo=echo,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+        )
+
+
+B = TypeVar("B", bound=OpenAIBody)
+
+
+class OpenAIDialect(Dialect[B]):
+    """Errors as OpenAI's clients unwrap them."""
+
+    tag = "OpenAI"
+    responses = ERROR_RESPONSES
+
+    def error(self, error: ApiError) -> bytes:
+        """The body of an error response."""
+        return orjson.dumps(error_body(error))
+
+
+class OpenAIWriter(Writer):
+    """Writes completions.
+
+    Attributes:
+        kind: the `object` of whole answers. chunk_kind: of chunks. id_prefix: what their ids begin with.
+    """
+
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    id_prefix: ClassVar[str]
+
+    def __init__(self, body: OpenAIBody, generation: Generation, top_logprobs: int | None) -> None:
+        """`top_logprobs`: how many are listed per token; None is no log-probabilities at all."""
+        options = body.stream_options
+        tokenizer = generation.deployment.tokenizer
+        self._generation = generation
+        self._head = {
+            "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
+            "created": int(time.time()),
+            "model": generation.deployment.name,
+        }
+        self._with_ids = body.return_token_ids
+        self._include_usage = options is not None and options.include_usage
+        self._continuous_usage = options is not None and options.continuous_usage_stats
+        self._logprobs = (
+            None if top_logprobs is None else LogprobFormat(tokenizer, top_logprobs, body.return_tokens_as_token_ids)
+        )
+        self._prompt_logprobs = None if body.prompt_logprobs is None else LogprobFormat(tokenizer, body.prompt_logprobs)
+        self._chunk = ChunkWriter(self._head | {"object": self.chunk_kind}, self._include_usage)
+        self._begun: set[int] = set()
+
+    def _usage(self) -> dict[str, object] | None:
+        """The usage so far, if the client wants it in every chunk."""
+        return usage_object(self._generation.usage) if self._continuous_usage else None
+
+    def end(self) -> bytes:
+        """The usage, if the client wants it, and the end."""
+        return (self._chunk.usage(usage_object(self._generation.usage)) if self._include_usage else b"") + DONE
+
+    def error(self, error: ApiError) -> bytes:
+        """The error, and the end."""
+        return b"data: %b\n\n%b" % (orjson.dumps(error_body(error)), DONE)
+
+    def _prompt_scores(self, position: int) -> Iterator[bytes]:
+        """vLLM's `prompt_logprobs` of one prompt as a member, if the client wants them."""
+        scores = self._generation.prompt_logprobs[position]
+        if self._prompt_logprobs is not None and scores is not None:
+            yield b',"prompt_logprobs":'
+            yield from self._prompt_logprobs.prompt_pieces(self._generation.prompts[position].token_ids, scores)
+
+    def whole(self, choices: Sequence[Delta]) -> Iterator[bytes]:
+        """The whole answer."""
+        yield orjson.dumps(self._head)[:-1]
+        separator = b',"choices":['
+        for choice in choices:
+            yield separator
+            yield from self._choice(choice)
+            separator = b","
+        yield b"]" + member("usage", usage_object(self._generation.usage))
+        yield from self._members()
+        yield b"}"
+
+    @abstractmethod
+    def _choice(self, choice: Delta) -> Iterator[bytes]:
+        """One of a whole answer's choices."""
+
+    def _finish(self, choice: Delta) -> bytes:
+        """How a choice ended, and its token ids if the client wants them."""
+        assert choice.finish is not None
+        end = member("finish_reason", choice.finish.reason) + member("stop_reason", choice.finish.stop)
+        return end + member("token_ids", choice.token_ids) if self._with_ids else end
+
+    def _members(self) -> Iterator[bytes]:
+        """Further members of a whole answer."""
+        return iter(())
+
+
+def usage_object(usage: Usage) -> dict[str, object]:
+    """OpenAI's object."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }

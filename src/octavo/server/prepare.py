@@ -1,0 +1,208 @@
+"""From what a client asks for to what an engine is asked for: template, tokens, and every check that needs the model.
+
+All of it is synchronous and runs in a thread (`octavo.server.offload`).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from octavo.deployments import Deployment
+from octavo.deployments.choice import Prompt, TextOptions
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts
+from octavo.engine.config import ModelInfo
+from octavo.engine.request import SamplingParams
+from octavo.server.errors import ApiError, context_length_exceeded, invalid
+from octavo.text import TemplateError, Tokenizer
+from octavo.text.template import RESERVED
+
+MAX_CHOICES = 1024
+"""Of all prompts of a request together."""
+
+SEED_BITS = 63
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A request that is ready for the engine.
+
+    Attributes:
+        deployment: answers it.
+        prompts: what is continued. params: for each of them.
+        options: how the tokens become parts.
+    """
+
+    request: GenerationRequest
+    deployment: Deployment
+    prompts: Sequence[Prompt]
+    params: Sequence[SamplingParams]
+    options: TextOptions
+
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether the answer has log-probabilities, which make it long."""
+        return any(params.logprobs is not None or params.prompt_logprobs is not None for params in self.params)
+
+
+def prepare(
+    request: GenerationRequest, deployment: Deployment, info: ModelInfo, draw_seed: Callable[[], int]
+) -> Prepared:
+    """Render, tokenise and check a request.
+
+    Args:
+        info: of the deployment's engine.
+        draw_seed: gives a prompt its seed if the client sends none. Drawn here and not by the engine: a request that
+            must be resumed after a failure repeats its own draws.
+
+    Raises:
+        ApiError: 400 that names the field.
+    """
+    _check(request, info)
+    prompts = encode(deployment.tokenizer, request.prompt)
+    params = []
+    for prompt in prompts:
+        _check_prompt(prompt, request.prompt.field, info)
+        params.append(_sampling_params(request, prompt, deployment, info, draw_seed()))
+    return Prepared(
+        request=request, deployment=deployment, prompts=prompts, params=params, options=_text_options(request)
+    )
+
+
+def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Prompt]:
+    """The tokens to continue.
+
+    Raises:
+        ApiError: 400: the model has no chat template, or the template does not take this conversation.
+    """
+    if isinstance(prompt, Conversation):
+        return [_encode_chat(tokenizer, prompt)]
+    special = prompt.add_special_tokens
+    return [
+        Prompt(tokenizer.encode(item, add_special_tokens=special), item) if isinstance(item, str) else Prompt(item)
+        for item in prompt.prompts
+    ]
+
+
+def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Prompt:
+    if tokenizer.chat_template is None:
+        raise invalid("This model has no chat template; use /v1/completions.", chat.field)
+    if clash := RESERVED.intersection(chat.variables):
+        name, where = min(clash), chat.variables_field
+        raise invalid(f"'{name}' is a field of its own, not of {where}.", f"{where}.{name}")
+    generation_prompt = chat.add_generation_prompt
+    if generation_prompt is None:
+        generation_prompt = not chat.continue_final_message
+    try:
+        text = tokenizer.chat_template.render(
+            chat.messages,
+            add_generation_prompt=generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            **chat.variables,
+        )
+    except TemplateError as error:
+        raise invalid(str(error), chat.field) from error
+    return Prompt(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens))
+
+
+def _check(request: GenerationRequest, info: ModelInfo) -> None:
+    if request.n > info.max_num_seqs:
+        raise invalid(f"'n' is {request.n}, but at most {info.max_num_seqs} choices run at once.", "n")
+    _check_ids("logit_bias", request.sampling.logit_bias, info)
+    _check_ids("stop_token_ids", request.stops.token_ids, info)
+    if request.max_tokens == 0 and not request.echo:
+        raise invalid("'max_tokens' may be 0 only together with 'echo'.", "max_tokens")
+    if isinstance(request.prompt, RawPrompts) and (prompts := len(request.prompt.prompts)) * request.n > MAX_CHOICES:
+        raise invalid(f"{prompts} prompts with {request.n} choices each are more than {MAX_CHOICES} choices.", "n")
+
+
+def _check_ids(field: str, ids: Iterable[int], info: ModelInfo) -> None:
+    wrong = next((token for token in ids if not 0 <= token < info.vocab_size), None)
+    if wrong is not None:
+        raise invalid(f"'{field}' has token id {wrong}; the model's ids go from 0 to {info.vocab_size - 1}.", field)
+
+
+def _check_prompt(prompt: Prompt, field: str, info: ModelInfo) -> None:
+    if not prompt.token_ids:
+        raise invalid(f"'{field}' is empty: there must be at least one token to continue.", field)
+    _check_ids(field, (min(prompt.token_ids), max(prompt.token_ids)), info)
+
+
+def _room(request: GenerationRequest, prompt: Prompt, limit: int) -> int:
+    """The number of tokens to generate. Prompt and output together have at most `limit`."""
+    field, wanted, length = request.prompt.field, request.max_tokens, len(prompt.token_ids)
+    room = limit - length
+    if wanted is not None and 0 < room < wanted:
+        raise _too_long(
+            limit,
+            f"you requested {length + wanted} tokens ({length} in the {field}, {wanted} in the completion). "
+            f"Please reduce the length of the {field} or completion.",
+            field,
+        )
+    if room < (1 if wanted is None else min(wanted, 1)):
+        raise _too_long(
+            limit, f"your {field} resulted in {length} tokens. Please reduce the length of the {field}.", field
+        )
+    if wanted is not None:
+        return wanted
+    return room if request.default_max_tokens is None else min(request.default_max_tokens, room)
+
+
+def _too_long(limit: int, however: str, field: str) -> ApiError:
+    return context_length_exceeded(limit, however, field)
+
+
+def _sampling_params(
+    request: GenerationRequest, prompt: Prompt, deployment: Deployment, info: ModelInfo, seed: int
+) -> SamplingParams:
+    max_tokens = _room(request, prompt, info.max_model_len)
+    if request.min_tokens > max_tokens:
+        message = f"'min_tokens' is {request.min_tokens}, more than the {max_tokens} tokens allowed."
+        raise invalid(message, "min_tokens")
+    sampling, defaults = request.sampling, deployment.defaults
+    stop_token_ids = set(request.stops.token_ids)
+    if request.stops.end_of_turn:
+        stop_token_ids |= deployment.tokenizer.stop_token_ids
+    return SamplingParams(
+        n=request.n,
+        max_tokens=max_tokens,
+        min_tokens=request.min_tokens,
+        temperature=_given(sampling.temperature, defaults.temperature),
+        top_k=min(max(_given(sampling.top_k, defaults.top_k), 0), info.vocab_size),
+        top_p=_given(sampling.top_p, defaults.top_p),
+        min_p=_given(sampling.min_p, defaults.min_p),
+        repetition_penalty=_given(sampling.repetition_penalty, defaults.repetition_penalty),
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=sampling.logit_bias,
+        seed=seed if sampling.seed is None else sampling.seed % 2**SEED_BITS,
+        stop_token_ids=tuple(sorted(stop_token_ids)),
+        logprobs=request.logprobs,
+        prompt_logprobs=_prompt_logprobs(request),
+    )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
+
+
+def _prompt_logprobs(request: GenerationRequest) -> int | None:
+    """How many the engine must report: for `prompt_logprobs`, for an echo, or because nothing else is wanted."""
+    wanted = [request.prompt_logprobs]
+    if request.echo:
+        wanted.append(request.logprobs)
+    if request.max_tokens == 0:
+        wanted.append(0)
+    return max((count for count in wanted if count is not None), default=None)
+
+
+def _text_options(request: GenerationRequest) -> TextOptions:
+    return TextOptions(
+        stop=tuple(request.stops.strings),
+        include_stop=request.stops.include,
+        skip_special_tokens=request.skip_special_tokens,
+        stop_token_ids=frozenset(request.stops.token_ids),
+        min_tokens=request.min_tokens,
+        echo=request.echo,
+    )

@@ -1,0 +1,74 @@
+"""What a model's answer is made of. A part may be a piece: pieces of the same thing in a row make up all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(slots=True)
+class Text:
+    """What the client is meant to read."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class Reasoning:
+    """What the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A call of one of the client's functions.
+
+    Attributes:
+        index: which of the answer's calls, from 0.
+        name: with the first piece of a call, empty with the others.
+        arguments: JSON.
+    """
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Finish:
+    """The end of an answer, its last part.
+
+    Attributes:
+        reason: "stop" or "length".
+        stop: the stop string, or the client's stop token, that ended it.
+    """
+
+    reason: str
+    stop: str | int | None = None
+
+
+Part = Text | Reasoning | ToolCall | Finish
+
+
+def join_parts(parts: Iterable[Part]) -> list[Part]:
+    """The parts with pieces of the same thing joined."""
+    return [_joined(list(pieces)) for _, pieces in groupby(parts, _thing)]
+
+
+def _thing(part: Part) -> tuple[type[Part], int]:
+    return type(part), part.index if isinstance(part, ToolCall) else 0
+
+
+def _joined(pieces: list[Part]) -> Part:
+    match pieces[0]:
+        case Text():
+            return Text("".join([piece.text for piece in pieces if isinstance(piece, Text)]))
+        case Reasoning():
+            return Reasoning("".join([piece.text for piece in pieces if isinstance(piece, Reasoning)]))
+        case ToolCall(index, name):
+            arguments = [piece.arguments for piece in pieces if isinstance(piece, ToolCall)]
+            return ToolCall(index, name, "".join(arguments))
+        case Finish():
+            return pieces[-1]
