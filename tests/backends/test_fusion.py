@@ -106,7 +106,7 @@ def attention_part(g: GraphBuilder, x: Value) -> Value:
 
 
 def mlp_part(g: GraphBuilder, x: Value, name: str = "") -> Value:
-    gate = g.silu(g.linear(x, f"gate{name}", 96))
+    gate = g.activation(g.linear(x, f"gate{name}", 96), "silu")
     return g.linear(gate * g.linear(x, f"up{name}", 96), f"down{name}", WIDTH)
 
 
@@ -130,7 +130,7 @@ def two_gates(g: GraphBuilder, x: Value) -> Value:
 
 
 def gates_in_gates(g: GraphBuilder, x: Value) -> Value:
-    return mlp_part(g, g.silu(g.linear(x, "g", 96)) * g.linear(x, "u", 96))
+    return mlp_part(g, g.activation(g.linear(x, "g", 96), "silu") * g.linear(x, "u", 96))
 
 
 def gates_after_attention(g: GraphBuilder, x: Value) -> Value:

@@ -52,7 +52,7 @@ def test_merging_leaves_the_parameters_and_joins_siblings(smollm2: Graph) -> Non
 def test_linears_of_different_inputs_are_not_merged() -> None:
     g = GraphBuilder()
     x = g.embedding("embed", 10, 8)
-    y = g.linear(x, "a", 8) + g.linear(g.silu(x), "b", 8)
+    y = g.linear(x, "a", 8) + g.linear(g.activation(x, "silu"), "b", 8)
     graph = g.finish(g.linear(g.select_rows(y), "head", 10))
     assert merge_sibling_linears(graph) == graph
 

@@ -17,6 +17,7 @@ from octavo.engine.client import EngineClient, EngineState
 from octavo.engine.config import EngineConfig
 from octavo.engine.local import LocalEngines
 from octavo.errors import ConfigError
+from octavo.models import read_sizes
 from octavo.server.run import bind, bind_unix, serve
 from octavo.server.settings import ServerSettings
 from octavo.text import load_tokenizer
@@ -76,7 +77,8 @@ async def _serve(
             root=model,
             tokenizer=await asyncio.to_thread(load_tokenizer, checkpoint),
             engine=engine,
-            max_model_len=config.max_model_len or checkpoint.config.get("max_position_embeddings", 0),
+            max_model_len=config.max_model_len
+            or read_sizes(checkpoint.config, str(checkpoint.config_file)).max_position_embeddings,
             created=int(time.time()),
             defaults=GenerationDefaults.from_config(checkpoint.generation_config),
         )

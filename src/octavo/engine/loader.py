@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
+_NAMED = 4
+"""Weights that a note names, of perhaps hundreds."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
@@ -49,7 +52,9 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     """
     backend = open_backend(config)
     checkpoint = open_checkpoint(Path(config.model))
-    model = build(checkpoint.config)
+    model = build(checkpoint.config, str(checkpoint.config_file))
+    for note in (*checkpoint.notes, *_unread(checkpoint, model.graph)):
+        log.warning("%s", note)
     weight_bytes = backend.weight_bytes(model.graph, checkpoint)
     page_bytes = backend.page_bytes(model.graph)
     num_pages, max_model_len = size_kv_cache(
@@ -75,6 +80,16 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         kv_cache_bytes=num_pages * page_bytes,
     )
     return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph, weight_bytes)
+
+
+def _unread(checkpoint: Checkpoint, graph: Graph) -> list[str]:
+    """A note on the weights that the graph has no use for: a part of the model may be missing in it."""
+    read = graph.parameters()
+    unread = [name for name in checkpoint.tensors if name not in read]
+    if not unread:
+        return []
+    names = ", ".join(unread[:_NAMED]) + (f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else "")
+    return [f"{checkpoint.path}: {len(unread)} of {len(checkpoint.tensors)} weights are not used: {names}"]
 
 
 def open_backend(config: EngineConfig) -> "Backend":

@@ -62,6 +62,7 @@ class GraphBuilder:
         self._nodes: list[Node] = []
         self._scopes: list[str] = []
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._num_attention_layers = 0
 
     @contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -124,8 +125,9 @@ class GraphBuilder:
             num_heads % num_kv_heads == 0, "attention", f"{num_kv_heads} KV heads do not divide {num_heads} heads"
         )
         self._expect(not queries.selected, "attention", "the rows are those of the logits")
-        taken = [node.op.layer for node in self._nodes if isinstance(node.op, Attention)]
-        self._expect(layer == len(taken), "attention", f"layer {layer} comes after layers {taken}")
+        expected = self._num_attention_layers
+        self._expect(layer == expected, "attention", f"layer {layer} where layer {expected} is due")
+        self._num_attention_layers += 1
         scale = head_dim**-0.5 if scale is None else scale
         op = Attention(layer, num_heads, num_kv_heads, head_dim, scale, window)
         return self._append(op, (queries, keys, values), queries.width, "attention")
@@ -133,9 +135,6 @@ class GraphBuilder:
     def activation(self, x: Value, function: ActivationFunction) -> Value:
         """A nonlinear function of every element."""
         return self._append(Activation(function), (x,), x.width, function)
-
-    def silu(self, x: Value) -> Value:
-        return self.activation(x, "silu")
 
     def add(self, x: Value, y: Value) -> Value:
         self._expect_alike(x, y, "add")

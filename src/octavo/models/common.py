@@ -16,12 +16,18 @@ ACTIVATIONS: dict[str, ActivationFunction] = {
 }
 """Activation functions by the names that configs use."""
 
+MAX_LAYERS = 4096
+MAX_HEAD_DIM = 4096
+"""No model comes near; what is above is a mistake, or meant to exhaust whoever reads it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """A decoder's sizes and switches, under their usual names; what is different here:
 
     Attributes:
+        qkv_bias, output_bias: whether queries, keys and values, and what attention comes to, are projected with biases.
+        head_norms: whether every head of queries and keys has a norm.
         attention_scale: what scores are multiplied by.
         windows: for each layer how many tokens a token sees, itself included; None is all.
         ropes: for each layer its rotary embedding.
@@ -36,13 +42,15 @@ class DecoderConfig:
     head_dim: int
     norm_eps: float
     activation: ActivationFunction
-    attention_bias: bool
+    qkv_bias: bool
+    output_bias: bool
     mlp_bias: bool
     tie_word_embeddings: bool
     max_position_embeddings: int
     attention_scale: float
     windows: tuple[int | None, ...]
     ropes: tuple[Rope, ...]
+    head_norms: bool = False
 
     @property
     def query_width(self) -> int:
@@ -98,7 +106,8 @@ def read_decoder(
         head_dim=head_dim,
         norm_eps=settings.number("rms_norm_eps", 1e-6),
         activation=read_activation(settings, activation_key, "silu"),
-        attention_bias=settings.flag("attention_bias", False),
+        qkv_bias=settings.flag("attention_bias", False),
+        output_bias=settings.flag("attention_bias", False),
         mlp_bias=settings.flag("mlp_bias", False),
         tie_word_embeddings=settings.flag("tie_word_embeddings", False),
         max_position_embeddings=max_positions,
@@ -112,24 +121,36 @@ def read_heads(settings: Settings) -> tuple[int, int, int]:
     """Heads, KV heads, and the size of a head, which must be even to be turned in pairs."""
     num_heads = settings.integer("num_attention_heads")
     num_kv_heads = settings.integer("num_key_value_heads", num_heads)
-    head_dim = settings.integer("head_dim", settings.integer("hidden_size") // num_heads)
+    hidden_size = settings.integer("hidden_size")
+    if settings.get("head_dim") is None and hidden_size < num_heads:
+        raise CheckpointError(f"{settings.source}: {num_heads} attention heads cannot share {hidden_size} features")
+    head_dim = settings.integer("head_dim", hidden_size // num_heads, most=MAX_HEAD_DIM)
     if num_heads % num_kv_heads:
-        raise CheckpointError(f"config: {num_heads} attention heads cannot share {num_kv_heads} key-value heads evenly")
+        raise CheckpointError(
+            f"{settings.source}: {num_heads} attention heads cannot share {num_kv_heads} key-value heads evenly"
+        )
     if head_dim % 2:
-        raise CheckpointError(f"config: heads of {head_dim} features; rotary embeddings need an even number")
+        raise CheckpointError(f"{settings.source}: heads of {head_dim} features; rotary embeddings need an even number")
     return num_heads, num_kv_heads, head_dim
 
 
 def read_activation(settings: Settings, key: str, default: str) -> ActivationFunction:
     name = settings.get(key, default)
+    if not isinstance(name, str):
+        raise settings.wrong(key, "a name")
     if name not in ACTIVATIONS:
-        raise UnsupportedError(f"config: {key} {name!r:.80} is not supported; supported: {', '.join(ACTIVATIONS)}")
+        raise settings.unsupported(key, f"supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def read_num_layers(settings: Settings, key: str = "num_hidden_layers") -> int:
+    """Layers, of which there must be no more than any model can have: a graph is built of them all."""
+    return settings.integer(key, most=MAX_LAYERS)
 
 
 def read_sliding_layers(settings: Settings, is_sliding: Callable[[int], bool]) -> tuple[bool, ...]:
     """For each layer whether it sees only a window: as `layer_types` says, else as `is_sliding` says of its number."""
-    num_layers = settings.integer("num_hidden_layers")
+    num_layers = read_num_layers(settings)
     types = settings.get("layer_types")
     if types is None:
         return tuple(is_sliding(layer) for layer in range(num_layers))
@@ -138,6 +159,7 @@ def read_sliding_layers(settings: Settings, is_sliding: Callable[[int], bool]) -
     for name in types:
         if name not in ("full_attention", "sliding_attention"):
             raise UnsupportedError(
-                f"config: layer type {name!r:.80} is not supported; supported: full_attention, sliding_attention"
+                f"{settings.source}: layer type {name!r:.80} is not supported; "
+                "supported: full_attention, sliding_attention"
             )
     return tuple(name == "sliding_attention" for name in types)

@@ -62,13 +62,13 @@ def gemma3(g: GraphBuilder, c: DecoderConfig) -> Value:
     for layer, (rope, window) in enumerate(zip(c.ropes, c.windows, strict=True)):
         with g.scope(f"model.layers.{layer}"):
             h = norm(x, "input_layernorm")
-            q = g.linear(h, "self_attn.q_proj", c.query_width, bias=c.attention_bias)
-            k = g.linear(h, "self_attn.k_proj", c.kv_width, bias=c.attention_bias)
-            v = g.linear(h, "self_attn.v_proj", c.kv_width, bias=c.attention_bias)
+            q = g.linear(h, "self_attn.q_proj", c.query_width, bias=c.qkv_bias)
+            k = g.linear(h, "self_attn.k_proj", c.kv_width, bias=c.qkv_bias)
+            v = g.linear(h, "self_attn.v_proj", c.kv_width, bias=c.qkv_bias)
             q = g.rope(norm(q, "self_attn.q_norm", c.head_dim), rope)
             k = g.rope(norm(k, "self_attn.k_norm", c.head_dim), rope)
             h = g.attention(q, k, v, layer=layer, head_dim=c.head_dim, scale=c.attention_scale, window=window)
-            h = g.linear(h, "self_attn.o_proj", c.hidden_size, bias=c.attention_bias)
+            h = g.linear(h, "self_attn.o_proj", c.hidden_size, bias=c.output_bias)
             x = x + norm(h, "post_attention_layernorm")
             h = norm(x, "pre_feedforward_layernorm")
             gate = g.activation(g.linear(h, "mlp.gate_proj", c.intermediate_size), c.activation)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from octavo.errors import CheckpointError
 from octavo.graph.builder import GraphBuilder, Value
 from octavo.graph.ops import ActivationFunction
-from octavo.models.common import read_activation
+from octavo.models.common import read_activation, read_num_layers
 from octavo.models.settings import Settings
 
 
@@ -28,7 +28,7 @@ def read_gpt2(settings: Settings) -> GPT2Config:
     settings.refuse("add_cross_attention")
     hidden_size, num_heads = settings.integer("n_embd"), settings.integer("n_head")
     if hidden_size % num_heads:
-        raise CheckpointError(f"config: {num_heads} heads cannot share {hidden_size} features evenly")
+        raise CheckpointError(f"{settings.source}: {num_heads} heads cannot share {hidden_size} features evenly")
     scale = (hidden_size // num_heads) ** -0.5 if settings.flag("scale_attn_weights", True) else 1.0
     by_layer = settings.flag("scale_attn_by_inverse_layer_idx", False)
     return GPT2Config(
@@ -41,7 +41,7 @@ def read_gpt2(settings: Settings) -> GPT2Config:
         tie_word_embeddings=settings.flag("tie_word_embeddings", True),
         max_position_embeddings=settings.integer("n_positions"),
         attention_scales=tuple(
-            scale / (layer + 1) if by_layer else scale for layer in range(settings.integer("n_layer"))
+            scale / (layer + 1) if by_layer else scale for layer in range(read_num_layers(settings, "n_layer"))
         ),
     )
 

@@ -1,11 +1,11 @@
 """Rotary frequencies and their scalings, from a config to the op."""
 
-from math import ceil, floor, log, pi
+from math import ceil, floor, isfinite, log, pi
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.errors import UnsupportedError
+from octavo.errors import CheckpointError, UnsupportedError
 from octavo.graph.ops import Rope
 from octavo.models.settings import Settings
 
@@ -41,12 +41,14 @@ def make_rope(parameters: Settings, *, head_dim: int, theta: float, max_position
     if kind not in SUPPORTED:
         why = "it makes cached keys depend on the length of the text" if kind in ("dynamic", "longrope") else "unknown"
         raise UnsupportedError(
-            f"config: rope type {kind!r} is not supported ({why}); supported: {', '.join(SUPPORTED)}"
+            f"{parameters.source}: rope type {kind!r:.80} is not supported ({why}); supported: {', '.join(SUPPORTED)}"
         )
     if parameters.number("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedError("config: a partial_rotary_factor other than 1 is not supported")
+        raise parameters.unsupported("partial_rotary_factor", "only heads that are turned whole are")
 
     theta = parameters.number("rope_theta", theta)
+    if theta <= 1:
+        raise parameters.wrong("rope_theta", "above 1")
     frequencies = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     magnitude = 1.0
     if kind == "linear":
@@ -58,6 +60,8 @@ def make_rope(parameters: Settings, *, head_dim: int, theta: float, max_position
     elif kind == "yarn":
         frequencies = _yarn(frequencies, parameters, theta, max_positions)
         magnitude = _yarn_magnitude(parameters)
+    if not 0 < frequencies.min() <= frequencies.max() < np.finfo(np.float32).max or not isfinite(magnitude):
+        raise CheckpointError(f"{parameters.source}: the parameters of rope type {kind!r} give impossible frequencies")
     return Rope(tuple(frequencies.tolist()), magnitude)
 
 
@@ -65,6 +69,8 @@ def _llama3(frequencies: Float64, parameters: Settings, max_positions: int) -> F
     """Long wavelengths are stretched by the factor, short ones kept, those between interpolated (Llama 3.1)."""
     factor = parameters.number("factor")
     low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
+    if low >= high:
+        raise parameters.wrong("low_freq_factor", f"below high_freq_factor, {high}")
     original = parameters.integer("original_max_position_embeddings", max_positions)
     turns = original * frequencies / (2 * pi)  # over the original context
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)

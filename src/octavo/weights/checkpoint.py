@@ -1,15 +1,15 @@
 """Opening a model: a Hugging Face folder or a GGUF file becomes one `Checkpoint`, whatever it was."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from octavo.errors import CheckpointError
+from octavo.weights import folder_tensors, gguf_tensors
 from octavo.weights.gguf import read_gguf
 from octavo.weights.gguf_config import config_from_gguf
-from octavo.weights.gguf_tensors import canonical_tensors
+from octavo.weights.json_file import read_json
 from octavo.weights.safetensors import is_buffer, read_safetensors
 from octavo.weights.tensor import Tensor
 
@@ -20,12 +20,13 @@ class Checkpoint:
 
     Attributes:
         path: the folder or the .gguf file.
-        config: what config.json says, or would say if there were one. `tie_word_embeddings` is true whenever there is
-            no `lm_head.weight`.
+        config: what config.json says, or would say if there were one. `tie_word_embeddings` is what the tensors say:
+            true if there is no `lm_head.weight`, or only a copy of the embeddings (which is left out).
         generation_config: what generation_config.json says; {} when there is none.
         tensors: Hugging Face's names -> tensors with Hugging Face's values, all linear weights [out, in], also GPT-2's.
             Each look-up makes the `Tensor` anew: views of the memory map, small copies where rows had to be reordered.
         gguf_metadata: for a GGUF file every key and its value as plain Python (arrays are lists), else None.
+        notes: what whoever serves the model should know of its files, a sentence each.
     """
 
     path: Path
@@ -33,6 +34,12 @@ class Checkpoint:
     generation_config: dict[str, Any]
     tensors: Mapping[str, Tensor]
     gguf_metadata: Mapping[str, Any] | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def config_file(self) -> Path:
+        """Where `config` was read."""
+        return self.path if self.gguf_metadata is not None else self.path / "config.json"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -78,21 +85,18 @@ class _LazyTensors(Mapping[str, Tensor]):
 def _open_gguf(path: Path) -> Checkpoint:
     gguf = read_gguf(path)
     config = config_from_gguf(path, gguf.metadata, gguf.tensors)
-    makers = canonical_tensors(path, gguf.metadata["general.architecture"], config, gguf.tensors)
+    makers = gguf_tensors.canonical_tensors(path, gguf.metadata["general.architecture"], config, gguf.tensors)
     return Checkpoint(path, config, {}, _LazyTensors(makers), gguf.metadata)
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     generation = path / "generation_config.json"
-    tensors = _read_shards(path)
-    if config.get("model_type") == "gpt2":
-        tensors = {tensor.name: tensor for tensor in map(_canonical_gpt2, tensors.values())}
-    if "lm_head.weight" not in tensors:
-        if config.get("tie_word_embeddings") is False:
-            raise CheckpointError(f"{path}: no 'lm_head.weight', though config.json says tie_word_embeddings is false")
-        config["tie_word_embeddings"] = True
-    return Checkpoint(path, config, _read_json(generation) if generation.is_file() else {}, tensors, None)
+    found = folder_tensors.canonical_tensors(path, config, _read_shards(path))
+    if found.tied is not None:
+        config["tie_word_embeddings"] = found.tied
+    generation_config = read_json(generation) if generation.is_file() else {}
+    return Checkpoint(path, config, generation_config, found.tensors, None, found.notes)
 
 
 def _read_shards(path: Path) -> dict[str, Tensor]:
@@ -108,7 +112,7 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
             f"{path}: neither {single.name} nor {index.name} here"
             + (f", but {', '.join(others)}; convert it to safetensors, or name a .gguf file" if others else "")
         )
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: no weight_map from tensor names to file names")
     tensors: dict[str, Tensor] = {}
@@ -123,23 +127,3 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
             f"{path}: {missing[0]!r}, which {index.name} lists, is in no shard; fetch the model again"
         )
     return tensors
-
-
-def _canonical_gpt2(tensor: Tensor) -> Tensor:
-    """GPT-2's names with the prefix that some checkpoints leave out, its "Conv1D" weights turned from [in, out]."""
-    name = tensor.name if tensor.name.startswith(("transformer.", "lm_head.")) else f"transformer.{tensor.name}"
-    if name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
-        return replace(tensor, name=name, shape=tensor.shape[::-1], data=tensor.data.T)
-    return replace(tensor, name=name)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content

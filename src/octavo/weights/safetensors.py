@@ -19,11 +19,12 @@ _MAX_HEADER = 100_000_000
 
 _FORMATS = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16}
 
-_BUFFERS = re.compile(r"(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)$")
+_BUFFERS = re.compile(r"(\.attn\.(masked_)?bias|(^|\.)rotary_emb\.(original_)?inv_freq|(^|\.)position_ids)$")
 
 
 def is_buffer(name: str) -> bool:
-    """Whether `name` is a constant that old checkpoints carry among the weights (causal mask, rotary frequencies)."""
+    """Whether `name` is a constant that old checkpoints carry among the weights: causal mask, positions, rotary
+    frequencies."""
     return _BUFFERS.search(name) is not None
 
 

@@ -1,7 +1,9 @@
 """Which nodes of a graph the native plan computes in one operation."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from octavo.backends.cpu.repack import BLOCK
 from octavo.graph.ops import Activation, ActivationFunction, Add, Attention, Graph, Linear, Multiply, Node, Slice
@@ -57,16 +59,19 @@ def find_fusions(graph: Graph, is_quantised: Callable[[Linear], bool]) -> Fusion
                     found.readers[index] = reader
                     for inner in (gated.linear, *search.between(gated.linear, index)):
                         found.joined[inner] = index
+    ends = set(found.joined.values())
     for index, node in enumerate(graph.nodes):
         match search.readers.get(index, []):
-            case [reader] if index not in found.joined and reader not in found.joined.values():
+            case [reader] if index not in found.joined and reader not in ends:
                 match node.op, graph.nodes[reader].op:
                     case Activation(), Multiply():
                         found.joined[index] = reader
+                        ends.add(reader)
                     case Linear(), Add():
                         # A linear adds whole tiles: a slice, unlike a buffer, may end within one.
                         if not isinstance(graph.nodes[other_input(graph.nodes[reader], index)].op, Slice):
                             found.joined[index] = reader
+                            ends.add(reader)
     return found
 
 
@@ -84,6 +89,15 @@ class _Search:
         for index, node in enumerate(graph.nodes):
             for source in node.inputs:
                 self.readers.setdefault(source, []).append(index)
+        # Where what quantises, or is quantised for, is computed: where it stands, and at the latest.
+        self._busy = sorted(
+            {
+                (place, index)
+                for index, node in enumerate(graph.nodes)
+                if isinstance(node.op, Linear | Attention | Multiply)
+                for place in (index, self._latest(index))
+            }
+        )
 
     def quantising_reader(self, index: int) -> int | None:
         """The one node that reads this one, if it is a linear with quantised weights that comes next.
@@ -102,11 +116,9 @@ class _Search:
     def _comes_next(self, index: int, reader: int) -> bool:
         """Whether nothing that quantises, or that is quantised for, is computed between two nodes."""
         end = self._latest(reader)
-        return not any(
-            index < other < end or index < self._latest(other) < end
-            for other, node in enumerate(self._nodes)
-            if other != reader and isinstance(node.op, Linear | Attention | Multiply)
-        )
+        first = bisect_right(self._busy, index, key=itemgetter(0))
+        # Of the first two that follow one may be the reader itself, where it is computed later than it stands.
+        return all(place >= end or node == reader for place, node in self._busy[first : first + 2])
 
     def _latest(self, index: int) -> int:
         """Where a node is computed at the latest: a linear, where the sum stands that it is joined to."""
