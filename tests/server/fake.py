@@ -71,6 +71,7 @@ class FakeEngine:
         reply: (prompt text, choice) -> the text that the model "wants" to say before it ends its turn.
         tokens: if set, the ids to say instead, without an end-of-turn token of their own.
         hold: nothing is computed while it is set: requests queue.
+        silent: nothing is said of whether requests are accepted.
         capacity: requests beyond so many are refused as overloaded. refuse: refuse every request so.
         fail_after: steps of a request after which the engine is lost. failure_reason: what is said of it then.
         step_seconds: time a step takes.
@@ -80,6 +81,7 @@ class FakeEngine:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.ledger: dict[str, OutputStream] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._steppers: set[asyncio.Task[None]] = set()
         self.reset()
 
@@ -106,6 +108,7 @@ class FakeEngine:
         self.reply: Callable[[str, int], str] = read_aloud
         self.tokens: list[int] | None = None
         self.hold = False
+        self.silent = False
         self.capacity = 10_000
         self.refuse: RequestRefused | None = None
         self.fail_after: int | None = None
@@ -125,6 +128,7 @@ class FakeEngine:
             raise EngineUnavailable("the model is loading", 2.0)
         if self.state in (EngineState.FAILED, EngineState.STOPPED):
             raise EngineUnavailable("the engine failed: it broke")
+        self._loop = asyncio.get_running_loop()
         stream = OutputStream(self, request)
         self.requests.append(request)
         refusal = self.refuse
@@ -134,10 +138,17 @@ class FakeEngine:
         if refusal is not None:
             stream.close(refusal)
             return stream
-        task = asyncio.get_running_loop().create_task(self._run(stream))
+        if not self.silent:
+            stream.accepted.set()
+        task = self._loop.create_task(self._run(stream))
         self._steppers.add(task)
         task.add_done_callback(self._steppers.discard)
         return stream
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function in the server's loop, from a test's thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(function, *arguments)
 
     def drop(self, stream: OutputStream) -> None:
         self.ledger.pop(stream.request.request_id, None)

@@ -1,10 +1,13 @@
 """Event streams byte by byte, and when they begin."""
 
+import socket
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from octavo.engine.request import Refusal, RequestRefused
 from octavo.server.settings import ServerSettings
 from octavo.text import Detokenizer
 from tests.server.conftest import eventually
@@ -143,9 +146,72 @@ def test_pings_while_the_engine_is_silent(engine: FakeEngine) -> None:
     with running(ServerSettings(ping_seconds=0.05), served(engine)) as url:
         engine.step_seconds = 0.12
         raw = httpx.post(url + CHAT, json=BODY | {"max_tokens": 4}).text
-    assert 3 <= raw.count(": ping\n\n") <= 9
-    assert raw.startswith("data: ")  # not before the status line is due
+    assert raw.startswith(": ping\n\n")
+    assert 3 <= raw.count(": ping\n\n") <= 12
     assert len(events(raw)) == 6
+
+
+@pytest.fixture(scope="module")
+def pinging(_engine: FakeEngine) -> Iterator[str]:
+    with running(ServerSettings(ping_seconds=0.05), served(_engine)) as url:
+        yield url
+
+
+def read_until(connection: socket.socket, end: bytes) -> bytes:
+    received = b""
+    while end not in received:
+        piece = connection.recv(65536)
+        assert piece, f"the connection was closed after {received!r}"
+        received += piece
+    return received
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/generate"])
+def test_pings_while_a_request_waits(pinging: str, engine: FakeEngine, path: str) -> None:
+    """In the queue, and while a long prompt is computed."""
+    engine.hold = True
+    body = BODY | ({} if path == CHAT else {"prompt": "hi"})
+    with raw_stream(pinging, body, path) as connection:
+        received = read_until(connection, b": ping\n\n")
+        assert received.startswith(b"HTTP/1.1 200 OK")
+        assert b"data: " not in received
+        engine.hold = False
+        rest = read_until(connection, b"data: [DONE]\n\n")
+    assert rest.count(b"data: ") > 3
+
+
+def test_pings_wait_until_all_prompts_are_accepted(pinging: str, engine: FakeEngine) -> None:
+    engine.hold = engine.silent = True
+    with raw_stream(pinging, {"prompt": ["a", "b"], "stream": True}, "/v1/completions") as connection:
+        eventually(lambda: len(engine.ledger) == 2)
+        connection.settimeout(0.3)
+        for stream in list(engine.ledger.values()):
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+            engine.call(stream.accepted.set)
+        assert b": ping" in read_until(connection, b": ping\n\n")
+
+
+def test_a_refusal_has_its_status_however_late_it_comes(pinging: str, engine: FakeEngine) -> None:
+    engine.hold = engine.silent = True
+    with raw_stream(pinging, BODY) as connection:
+        eventually(lambda: bool(engine.ledger))
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        [stream] = engine.ledger.values()
+        engine.call(stream.close, RequestRefused(Refusal.OVERLOADED, "the queue is full", 1.0))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 429")
+
+
+def test_an_error_after_a_ping_is_an_event(pinging: str, engine: FakeEngine) -> None:
+    engine.hold, engine.fail_after = True, 0
+    with raw_stream(pinging, BODY) as connection:
+        received = read_until(connection, b": ping\n\n")
+        engine.hold = False
+        received += read_until(connection, b"data: [DONE]\n\n")
+    assert b'data: {"error":{"message":"The engine failed: it was lost."' in received
+    assert received.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_no_pings_when_switched_off(engine: FakeEngine) -> None:

@@ -26,6 +26,22 @@ def test_streams_end_and_pages_come_back(tiny_model: Path) -> None:
     run(test)
 
 
+def test_a_request_is_accepted_before_its_first_token_or_refused(tiny_model: Path) -> None:
+    async def test() -> None:
+        async with running(tiny_model, max_num_seqs=1, max_num_queued_reqs=1) as engine:
+            computed = engine.client.submit(request("computed", max_tokens=200))
+            await anext(computed)
+            waiting, refused = (engine.client.submit(request(name, max_tokens=200)) for name in ("waiting", "refused"))
+            await asyncio.wait_for(waiting.accepted.wait(), 10)
+            with pytest.raises(RequestRefused, match="queue is full"):
+                await anext(refused)
+            assert not refused.accepted.is_set()
+            assert computed.accepted.is_set()
+            assert not any(waiting.outputs.values())
+
+    run(test)
+
+
 @pytest.mark.parametrize(("n", "max_tokens"), [(4, 6), (24, 1)])
 def test_many_choices_end_in_one_step(tiny_model: Path, n: int, max_tokens: int) -> None:
     async def test() -> None:

@@ -11,7 +11,7 @@ from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
 from octavo.engine.stream import EngineFailed, EngineUnavailable, OutputStream
-from octavo.engine.wire import Abort, Refused, Stats, StepDone, Submit, ToEngine, decode_for_frontend, encode
+from octavo.engine.wire import Abort, Accepted, Refused, Stats, StepDone, Submit, ToEngine, decode_for_frontend, encode
 from octavo.worker.channel import LEASE_SECONDS, Channel
 from octavo.worker.control import WorkerState, WorkerStatus
 from octavo.worker.ledger import Ledger
@@ -219,6 +219,11 @@ class EngineClient:
                 self._deliver(outputs)
             case Stats(stats):
                 self.stats = stats
+            case Accepted(request_ids):
+                for request_id in request_ids:
+                    stream = self.ledger.get(request_id)
+                    if stream is not None:
+                        stream.accepted.set()
             case Refused(request_id, kind, text, retry_after):
                 stream = self.ledger.get(request_id)
                 if stream is not None:

@@ -16,7 +16,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.loader import LoadedEngine, load_engine
 from octavo.engine.request import Output, RequestRefused
-from octavo.engine.wire import Abort, Refused, Stats, StepDone, Submit, ToEngine, decode_for_engine, encode
+from octavo.engine.wire import Abort, Accepted, Refused, Stats, StepDone, Submit, ToEngine, decode_for_engine, encode
 from octavo.errors import OctavoError
 from octavo.worker.control import Failed, Loading, Ready, raw
 from octavo.worker.endpoint import Endpoint, Event, Joined, Left, Message
@@ -35,6 +35,7 @@ class EngineServer:
         self._engine = engine
         self._endpoint = endpoint
         self._owners: dict[str, bytes] = {}
+        self._accepted: dict[bytes, list[str]] = {}
         self._next_stats = 0.0
 
     def run(self) -> int:
@@ -43,6 +44,7 @@ class EngineServer:
             events = self._endpoint.receive(wait=not self._engine.has_work)
             for event in events:
                 self._handle(event)
+            self._acknowledge()
             worked = self._engine.has_work
             if worked:
                 self._send(self._engine.step())
@@ -64,12 +66,19 @@ class EngineServer:
                 try:
                     self._engine.add(request)
                     self._owners[request.request_id] = frontend
+                    self._accepted.setdefault(frontend, []).append(request.request_id)
                 except RequestRefused as refused:
                     answer = Refused(request.request_id, refused.kind, refused.message, refused.retry_after)
                     self._endpoint.send(frontend, encode(answer))
             case Abort(request_id, index):
                 self._engine.abort(request_id, index)
                 self._forget_if_ended(request_id)
+
+    def _acknowledge(self) -> None:
+        """Tell frontends which of the requests that have just come were taken: before a step, which may be long."""
+        for frontend, request_ids in self._accepted.items():
+            self._endpoint.send(frontend, encode(Accepted(request_ids)))
+        self._accepted.clear()
 
     def _drop(self, frontend: bytes) -> None:
         """Abort what a frontend asked for that is not there any more."""

@@ -38,6 +38,9 @@ class StreamOwner(Protocol):
 class OutputStream(Entry, AsyncIterator[list[Output]]):
     """What the engine produces for one request: one list per engine step. Also the request's entry in the ledger.
 
+    Attributes:
+        accepted: set once the engine has taken the request: it will not be refused any more.
+
     Raises from iteration:
         RequestRefused: the engine does not take the request; nothing was produced.
         EngineFailed: the engine was lost and could not be brought back, or breaks on this request.
@@ -49,6 +52,7 @@ class OutputStream(Entry, AsyncIterator[list[Output]]):
         self.outputs = {index: array("i") for index in range(request.params.n)}
         self.finished: set[int] = set()
         self.submitted = False
+        self.accepted = asyncio.Event()
         self._owner = owner
         self._items: asyncio.Queue[list[Output] | Exception | None] = asyncio.Queue()
 

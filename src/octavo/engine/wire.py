@@ -19,6 +19,12 @@ class Abort(msgspec.Struct, tag=True):
     index: int | None = None
 
 
+class Accepted(msgspec.Struct, tag=True):
+    """Requests were taken: they wait or are computed, and will not be refused."""
+
+    request_ids: list[str]
+
+
 class Refused(msgspec.Struct, tag=True):
     """A request was not taken."""
 
@@ -41,7 +47,7 @@ class Stats(msgspec.Struct, tag=True):
 
 
 ToEngine = Submit | Abort
-ToFrontend = Refused | StepDone | Stats
+ToFrontend = Accepted | Refused | StepDone | Stats
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -54,6 +54,7 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     async def stream(events: EventStream) -> bytes:
         with generation:
             generation.submit()
+            events.keep_alive(generation.accepted)
             async for deltas in generation.steps():
                 data = b"".join([writer.events(delta) for delta in deltas])
                 if data:

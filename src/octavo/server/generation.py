@@ -102,6 +102,11 @@ class Generation:
             except EngineUnavailable as error:
                 raise self._translated(position, error) from error
 
+    async def accepted(self) -> None:
+        """Returns when the engine has taken all the requests: none of them will be refused any more."""
+        for stream in self._streams:
+            await stream.accepted.wait()
+
     async def steps(self) -> AsyncIterator[list[Delta]]:
         """What each engine step adds, until every choice has ended.
 

@@ -85,6 +85,16 @@ class EventStream:
         await self.stop_pings()
         await self._put(events, more=False)
 
+    def keep_alive(self, accepted: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Write a ping whenever nothing was written for so long, before the first event too: but not while the request
+        may still be refused, which the status line must tell.
+
+        Args:
+            accepted: returns when that is over.
+        """
+        if self._ping_seconds > 0:
+            self._pinger = asyncio.create_task(self._ping_when_silent(accepted))
+
     async def stop_pings(self) -> None:
         """Nothing more is written but by the caller."""
         if self._pinger is not None:
@@ -96,12 +106,11 @@ class EventStream:
         if not self.started:
             await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS.copy()})
             self.started = True
-            if self._ping_seconds > 0:
-                self._pinger = asyncio.create_task(self._ping_when_silent())
         self._last_write = time.monotonic()
         await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": more})
 
-    async def _ping_when_silent(self) -> None:
+    async def _ping_when_silent(self, accepted: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await accepted()
         while True:
             silent = 0.0 if self._writing else time.monotonic() - self._last_write
             if silent >= self._ping_seconds:
