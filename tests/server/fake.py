@@ -35,6 +35,9 @@ CORPUS = [
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{% for name in message if name not in ('role', 'content', 'name', 'tool_calls') %}[{{ name }}]{% endfor %}"
+    "{% if message.tool_calls is defined and message.tool_calls|length != 1 %}"
+    "{{ raise_exception('one call at a time') }}{% endif %}"
     "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{{ opening | default('') }}{% endif %}"

@@ -260,6 +260,31 @@ def test_template_options(client: openai.OpenAI, engine: FakeEngine, tokenizer: 
     assert prompt(begun, continue_final_message=True).endswith("<|im_start|>assistant\nThe capital is")
 
 
+@pytest.mark.parametrize(
+    "name", ["self", "messages_", "template", "args", "kwargs", "range", "loop", "", "a b", "é", "True"]
+)
+def test_any_name_may_be_a_template_variable(http: httpx.Client, engine: FakeEngine, name: str) -> None:
+    for route, field in (("/v1/chat/completions", "choices"), ("/tokenize", "tokens")):
+        answer = http.post(route, json={"messages": QUESTION, "max_tokens": 1, "chat_template_kwargs": {name: 1}})
+        assert answer.status_code == 200
+        assert field in answer.json()
+
+
+def test_empty_lists_count_as_absent(http: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer) -> None:
+    """As nulls do: templates ask whether a message has calls at all."""
+    plain = [*QUESTION, {"role": "assistant", "content": "Paris."}]
+    empty = [QUESTION[0] | {"tools": [], "note": None}, plain[1] | {"tool_calls": [], "annotations": []}]
+    fields = ("tools", "stop", "stop_token_ids", "modalities", "documents", "functions", "allowed_token_ids")
+    prompts = []
+    for messages, extra in ((plain, {}), (empty, {key: [] for key in fields})):
+        body = {"messages": messages, "max_tokens": 1, "chat_template_kwargs": {"opening": "x"}}
+        assert http.post("/v1/chat/completions", json=body | extra).status_code == 200
+        prompts.append(engine.requests[-1].prompt_token_ids)
+    assert prompts[0] == prompts[1]
+    answer = http.post("/tokenize", json={"prompt": "hi", "messages": []})
+    assert answer.json()["tokens"] == tokenizer.encode("hi")
+
+
 def test_what_is_ignored_and_what_is_tolerated(client: openai.OpenAI) -> None:
     answer = ask(
         client,
