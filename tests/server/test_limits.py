@@ -146,15 +146,18 @@ def test_expectations_of_large_bodies_are_refused_before_they_are_sent(guarded: 
 
 def test_what_is_not_http(guarded: httpx.Client) -> None:
     address = (guarded.base_url.host, guarded.base_url.port or 80)
-    endless = b"GET / HTTP/1.1\r\nx: " + b"y" * 66_000
-    for garbage, message in ((b"\x16\x03\x01\x00\r\n\r\n", "Invalid HTTP"), (endless, "65,536 bytes")):
+    endless = b"GET / HTTP/1.1\r\nx: " + b"y" * 80_000
+    for garbage, status, message in (
+        (b"\x16\x03\x01\x00\r\n\r\n", b"400 Bad Request", "Invalid HTTP"),
+        (endless, b"431 Request Header Fields Too Large", "65,536 bytes"),
+    ):
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(garbage)
             answer = b""
             while chunk := connection.recv(65536):
                 answer += chunk
         head, body = answer.split(b"\r\n\r\n", 1)
-        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json")
+        assert head.startswith(b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json")
         assert message in json.loads(body)["error"]["message"]
     assert guarded.get("/health").status_code == 200
 

@@ -6,9 +6,10 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 from octavo.server.errors import ApiError, invalid
-from octavo.server.request_context import RequestContext
+from octavo.server.request_context import CLIENT_GONE, RequestContext
 
 
 class JsonRequest(Request):
@@ -30,11 +31,14 @@ class JsonRequest(Request):
             if announced.isdecimal() and int(announced) > limit:
                 raise _too_large(limit)
             chunks, size = [], 0
-            async for chunk in self.stream():
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                chunks.append(chunk)
+            try:
+                async for chunk in self.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+            except ClientDisconnect as error:
+                raise ApiError(CLIENT_GONE, "The client left before its request was complete.") from error
             self._body = b"".join(chunks)
             RequestContext.of(self.scope).body_bytes = size
             if not self._body:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import signal
 import socket
@@ -16,6 +17,7 @@ import uvicorn
 from octavo.deployments import Deployment
 from octavo.errors import ConfigError
 from octavo.server.app import create_app
+from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
@@ -26,8 +28,11 @@ BACKLOG = 2048
 
 MAX_FILES = 65536
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep idle connections: one that both sides give up at the same moment fails a request."""
+RESERVED_FILES = 64
+"""File descriptors that are never left to clients."""
+
+TICKS_PER_SECOND = 10
+"""Of uvicorn's main loop."""
 
 CLOSING_SECONDS = 5
 """For clients to read the last bytes of what ended."""
@@ -77,8 +82,34 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def connection_limits(settings: ServerSettings) -> ConnectionLimits:
+    """What the settings leave to clients. Some descriptors are kept back: for files, and for the engines' channels,
+    without which an engine that dies while clients use up all others could not be replaced."""
+    most = settings.max_connections
+    if most is None:
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        in_use = len(os.listdir("/dev/fd"))
+        reserve = min(max(RESERVED_FILES, descriptors // 8), BACKLOG)
+        most = max(descriptors - in_use - reserve, 1)
+    return ConnectionLimits(
+        max_connections=most,
+        head_timeout=settings.request_head_timeout,
+        body_timeout=settings.request_body_timeout,
+    )
+
+
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its signal handlers: it would close the port first, and drain afterwards."""
+    """Uvicorn with limits on connections, and without its signal handlers: it would close the port first, and drain
+    afterwards."""
+
+    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits) -> None:
+        super().__init__(config)
+        self.server_state: Connections = Connections(limits)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_SECOND == 0:
+            self.server_state.expire(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -107,10 +138,10 @@ async def serve(settings: ServerSettings, models: Sequence[Deployment], listener
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive_timeout,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    runner = _Uvicorn(config)
+    runner = _Uvicorn(config, connection_limits(settings))
     drain: asyncio.Task[None] | None = None
 
     async def stop_when_drained() -> None:
