@@ -5,16 +5,18 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from octavo.engine.client import EngineClient, EngineState, OutputStream
 from octavo.engine.config import EngineConfig
-from octavo.engine.local import LocalEngines
+from octavo.engine.local import LocalEngines, engine_spec
 from octavo.engine.request import Request, SamplingParams
 from octavo.worker.control import WorkerStatus
+from octavo.worker.supervisor import RestartPolicy
 
 NAME = "tiny"
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass
@@ -46,10 +48,15 @@ def config(model: Path, **settings: object) -> EngineConfig:
 
 
 @asynccontextmanager
-async def running(model: Path, **settings: object) -> AsyncIterator[Engine]:
-    """An engine that is ready, ended afterwards."""
-    async with LocalEngines() as engines:
-        client = engines.start(NAME, config(model, **settings))
+async def running(
+    model: Path, *, module: str | None = None, policy: RestartPolicy | None = None, **settings: object
+) -> AsyncIterator[Engine]:
+    """An engine that is ready, ended afterwards. `module` is run in place of the engine's own."""
+    async with LocalEngines(policy=policy) as engines:
+        spec = engine_spec(NAME, config(model, **settings))
+        if module is not None:
+            spec = replace(spec, module=module, environment={**spec.environment, "PYTHONPATH": str(REPOSITORY)})
+        client = engines.start_worker(spec)
         await asyncio.wait_for(client.ready(), 30)
         yield Engine(client, engines)
 

@@ -1,13 +1,17 @@
 """Engines die, by accident or by what they compute: who goes on, who is given up, and what is said."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from octavo.engine.client import EngineFailed, EngineState
+from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
 from octavo.engine.request import Request, SamplingParams
+from octavo.worker.supervisor import RestartPolicy
 from tests.worker.engines import collect, request, run, running, until
+
+IMPATIENT = RestartPolicy(first_delay=0.01, max_delay=0.05)
 
 
 def test_a_killed_engine_resumes_token_for_token(tiny_model: Path) -> None:
@@ -74,5 +78,62 @@ def test_the_engine_ends_with_the_process_that_started_it(tiny_model: Path) -> N
             assert process is not None
             process._stdin.close()  # type: ignore[attr-defined]  # as the end of this process would
             assert await asyncio.wait_for(process.wait(), 10) == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("deadly", [1, 20])
+def test_the_request_whose_tokens_kill_the_engine_fails_alone(tiny_model: Path, deadly: int) -> None:
+    """Each time it brings a token or more before it kills: that it got on must not hide what it does."""
+
+    async def test() -> None:
+        async with running(tiny_model, module="tests.worker.fragile_engine", policy=IMPATIENT) as engine:
+            client = engine.client
+            names = [f"innocent {i}" for i in range(4)]
+
+            def submit(name: str) -> OutputStream:
+                return client.submit(request(name, max_tokens=60, seed=len(name), n=2))
+
+            expected = [await collect(submit(name)) for name in names]
+            streams = [submit(name) for name in names[:2]]
+            lost = client.submit(request(f"poison:{deadly}", max_tokens=220))
+            streams += [submit(name) for name in names[2:]]
+            assert await asyncio.gather(*map(collect, streams)) == expected
+            with pytest.raises(EngineFailed, match=r"died \d times while computing this request"):
+                await collect(lost)
+            assert engine.status.incarnation <= 10
+            assert await collect(submit("innocent 0")) == expected[0]
+
+    run(test)
+
+
+def test_requests_that_kill_the_engine_do_not_end_it_for_good(tiny_model: Path) -> None:
+    """One after the other, more than an engine survives that dies for no reason."""
+
+    async def test() -> None:
+        policy = replace(IMPATIENT, max_deaths=4)
+        async with running(tiny_model, module="tests.worker.fragile_engine", policy=policy) as engine:
+            for number in range(3):
+                with pytest.raises(EngineFailed, match="died 3 times while computing this request"):
+                    await collect(engine.client.submit(request(f"poison {number}:1", max_tokens=10)))
+            await until(lambda: engine.client.state is EngineState.READY)
+            assert engine.status.incarnation == 10
+            assert len((await collect(engine.client.submit(request("after", max_tokens=5))))[0]) == 5
+
+    run(test)
+
+
+def test_an_engine_that_dies_without_a_culprit_is_given_up(tiny_model: Path) -> None:
+    async def test() -> None:
+        async with running(tiny_model, policy=replace(IMPATIENT, max_deaths=2)) as engine:
+            for _ in range(2):
+                await engine.kill()
+                await until(lambda: engine.client.state is EngineState.READY)
+            stream = engine.client.submit(request("it", max_tokens=200))
+            await engine.kill()
+            with pytest.raises(EngineFailed, match=r"tiny died 3 times within 300 s: .* ended with status -9"):
+                await collect(stream)
+            with pytest.raises(EngineUnavailable, match="died 3 times"):
+                engine.client.submit(request("late"))
 
     run(test)

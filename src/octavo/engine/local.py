@@ -38,9 +38,13 @@ class LocalEngines:
 
     def start(self, name: str, config: EngineConfig, *, stall_timeout: float = 60.0) -> EngineClient:
         """Start an engine. Returns at once; `EngineClient.ready` waits for it."""
-        client = EngineClient(stall_timeout=stall_timeout, on_culprit=lambda: self.supervisor.culprit_found(name))
-        self.clients[name] = client
-        self.supervisor.add(engine_spec(name, config))
+        return self.start_worker(engine_spec(name, config), stall_timeout=stall_timeout)
+
+    def start_worker(self, spec: WorkerSpec, *, stall_timeout: float = 60.0) -> EngineClient:
+        """Start what speaks as an engine does."""
+        client = EngineClient(stall_timeout=stall_timeout, on_culprit=lambda: self.supervisor.culprit_found(spec.name))
+        self.clients[spec.name] = client
+        self.supervisor.add(spec)
         return client
 
     async def end(self, name: str, *, drain_seconds: float = 0.0) -> None:

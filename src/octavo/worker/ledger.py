@@ -2,10 +2,11 @@
 
 A request that kills its worker must be found, and it alone must pay. Deaths are counted per request: a death is blamed
 on those that had been in that incarnation of the worker for less than a probation, or on all if there were none such.
-After the second death of a request within the window it is a suspect. Suspects go into the next incarnation in small
-groups, and nothing else does; a group that outlives the probation is followed by the next one. So the group that is
-blamed shrinks until there is one culprit. If the worker dies when all suspects had outlived the probation, that was too
-short for this culprit and becomes longer.
+Blamed for a second death within the window, a request is a suspect. Suspects go into the next incarnation in small
+groups, those blamed most often first, and nothing else does; a group that outlives the probation stays, and the next
+one follows. So the group that is blamed shrinks, until one request was alone in the worker when it died: the culprit.
+If those that were blamed most often had outlived the probation when the worker died, that was too short for this
+culprit and becomes longer.
 
 Every frontend looks among its own requests.
 """
@@ -19,7 +20,7 @@ SUSPECT_DEATHS = 2
 """Blamed for so many deaths a request is a suspect."""
 
 MAX_DEATHS = 3
-"""A request that is alone to blame for the last of so many deaths is the culprit."""
+"""A request that was alone in the worker at the last of so many deaths is the culprit."""
 
 WINDOW_SECONDS = 300.0
 """For so long a death counts."""
@@ -140,20 +141,25 @@ class Ledger(Generic[E]):
             self._probation = PROBATION_STEPS
         self._last_death = now
         inside = [entry for entry in self._entries.values() if entry.in_worker]
-        blamed = [entry for entry in inside if entry.steps < self._probation]
-        if not blamed:
-            blamed = inside
-            if any(entry.is_suspect for entry in inside):
-                self._probation *= LONGER_PROBATION
+        blamed = [entry for entry in inside if entry.steps < self._probation] or inside
+        if self._worst_are_cleared(inside):
+            self._probation *= LONGER_PROBATION
         self.recall()
         for entry in self._entries.values():
             entry.deaths = [death for death in entry.deaths if now - death < WINDOW_SECONDS]
         for entry in blamed:
             entry.deaths.append(now)
-        if len(blamed) != 1 or len(blamed[0].deaths) < MAX_DEATHS:
+        if len(inside) != 1 or len(inside[0].deaths) < MAX_DEATHS:
             return None
+        [culprit] = inside
         self._probation = PROBATION_STEPS
         for entry in self._entries.values():
-            if entry is not blamed[0]:
+            if entry is not culprit:
                 entry.deaths.clear()
-        return blamed[0]
+        return culprit
+
+    def _worst_are_cleared(self, inside: list[E]) -> bool:
+        """Whether there were suspects in the worker, and those blamed most often had outlived the probation."""
+        most = max((len(entry.deaths) for entry in inside if entry.is_suspect), default=0)
+        worst = [entry for entry in inside if len(entry.deaths) == most]
+        return most > 0 and all(entry.steps >= self._probation for entry in worst)

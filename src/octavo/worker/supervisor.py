@@ -1,6 +1,7 @@
 """Starting workers, watching them and starting them again. A supervisor holds no request and computes nothing."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -60,7 +61,7 @@ class RestartPolicy:
     """
 
     window: float = 300.0
-    max_deaths: int = 10
+    max_deaths: int = 12
     first_delay: float = 0.1
     max_delay: float = 5.0
     grace: float = 5.0
@@ -200,7 +201,6 @@ class _Worker:
         self.status = WorkerStatus(name=spec.name)
         self.settled = asyncio.Event()
         self.unexplained: deque[float] = deque()
-        self._deaths: deque[float] = deque()
         self._supervisor = supervisor
         self._process: Process | None = None
         self._stopping = asyncio.Event()
@@ -221,8 +221,8 @@ class _Worker:
 
     async def _run(self) -> None:
         try:
-            while not self._stopping.is_set() and (delay := await self._one_life()) is not None:
-                await self._pause(delay)
+            while self.status.state not in (WorkerState.FAILED, WorkerState.STOPPED):
+                await self._one_life()
         except Exception as error:
             log.exception("the supervision of %s failed", self.spec.name)
             if self._process is not None:
@@ -230,40 +230,39 @@ class _Worker:
             if not self._stopping.is_set():
                 self._give_up(f"its supervision failed: {type(error).__name__}")
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than the worker is wanted."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
-
-    async def _one_life(self) -> float | None:
-        """Run a process until it ends. Returns the seconds until its heir may start; None if there is to be none."""
+    async def _one_life(self) -> None:
+        """Run a process until it ends, and wait until its heir may start, if there is to be one."""
         policy = self._supervisor.policy
         self._change(failure=None)
+        shortage = False
         try:
             exit_status = await self._run_process()
             why = self.status.failure or f"the process of {self.spec.name} ended with status {exit_status}"
         except OSError as error:
             why = f"no process can be started for {self.spec.name}: {error}"
-            if self.status.state is WorkerState.RESTARTING and error.errno in SHORTAGES:
-                log.error("%s; trying again in %g s", why, policy.max_delay)
-                return policy.max_delay
-        if self._stopping.is_set():
-            return None
-        if self.status.state is WorkerState.LOADING:
-            self._give_up(self.status.failure or f"{why} while loading")
-            return None
-        self._note_death()
-        if len(self.unexplained) > policy.max_deaths:
-            self._give_up(f"{self.spec.name} died {len(self.unexplained)} times within {policy.window:g} s: {why}")
-            return None
-        delay = policy.delay(len(self._deaths))
+            shortage = error.errno in SHORTAGES
+        match self.status.state:
+            case WorkerState.STOPPED:
+                return
+            case WorkerState.LOADING:
+                self._give_up(self.status.failure or f"{why} while loading")
+                return
+            case WorkerState.READY:
+                self._move(WorkerState.RESTARTING)
+        if not shortage:
+            self._note_death()
+        deaths = len(self.unexplained)
+        delay = policy.max_delay if shortage else policy.delay(deaths)
         log.error("%s; restarting it%s", why, f" in {delay:g} s" if delay else "")
-        if self.status.state is not WorkerState.RESTARTING:
-            self._move(WorkerState.RESTARTING)
-        return delay
+        await self._pause(delay)
+        # Only now: a frontend may have found the culprit meanwhile.
+        if len(self.unexplained) > policy.max_deaths and not self._stopping.is_set():
+            self._give_up(f"{self.spec.name} died {deaths} times within {policy.window:g} s: {why}")
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than the worker is wanted."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _run_process(self) -> int:
         """Start a process, hear what it reports until it ends, and return its exit status."""
@@ -303,10 +302,9 @@ class _Worker:
 
     def _note_death(self) -> None:
         now = time.monotonic()
-        for deaths in (self._deaths, self.unexplained):
-            deaths.append(now)
-            while now - deaths[0] > self._supervisor.policy.window:
-                deaths.popleft()
+        self.unexplained.append(now)
+        while now - self.unexplained[0] > self._supervisor.policy.window:
+            self.unexplained.popleft()
 
     def _give_up(self, why: str) -> None:
         if self.status.state is not WorkerState.LOADING:  # then whoever waits for it says it

@@ -1,0 +1,89 @@
+"""Folders of sockets: private, and removed by the next server when their owner was killed."""
+
+import multiprocessing
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octavo.worker.folder import PrivateFolder
+
+MAKE = "from octavo.worker.folder import PrivateFolder; f = PrivateFolder(); print(f.path, flush=True); input()"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_folder_is_private_and_goes_when_it_is_closed(temporary: Path) -> None:
+    folder = PrivateFolder()
+    (folder.path / "socket").touch()
+    assert folder.path.parent == temporary
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    folder.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(temporary: Path) -> None:
+    other = temporary / "octavo-run-of-nobody"
+    other.mkdir()
+    (temporary / "octavo-chat-of-somebody").mkdir()
+    killed, living = (
+        subprocess.Popen([sys.executable, "-c", MAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    paths = []
+    for process in (killed, living):
+        assert process.stdout is not None
+        paths.append(Path(process.stdout.readline().strip()))
+        (paths[-1] / "socket").touch()
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    with killed, living:
+        folder = PrivateFolder()
+        assert set(temporary.iterdir()) == {folder.path, paths[1], temporary / "octavo-chat-of-somebody"}
+        assert (paths[1] / "socket").exists()
+        folder.close()
+        living.kill()
+
+
+def test_a_link_of_that_name_is_left_alone(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").touch()
+    (temporary / "octavo-run-link").symlink_to(elsewhere)
+    PrivateFolder().close()
+    assert (elsewhere / "precious").exists()
+
+
+def test_a_long_temporary_folder_leaves_room_for_a_sockets_name(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = temporary / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    folder = PrivateFolder()
+    assert len(str(folder.path)) <= 80
+    assert list(long.iterdir()) == []
+    folder.close()
+
+
+def _make_many(count: int) -> int:
+    made = 0
+    for _ in range(count):
+        folder = PrivateFolder()
+        made += folder.path.is_dir()
+        folder.close()
+    return made
+
+
+def test_servers_that_start_at_once_do_not_sweep_each_other(temporary: Path) -> None:
+    """Four processes make folders as fast as they can; a folder is there from when it is made until it is closed."""
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(_make_many, [100] * 4) == [100] * 4
+    assert list(temporary.iterdir()) == []
