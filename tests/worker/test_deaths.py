@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
-from octavo.engine.request import Request, SamplingParams
+from octavo.engine.request import Refusal, Request, RequestRefused, SamplingParams
 from octavo.worker.supervisor import RestartPolicy
 from tests.worker.engines import collect, request, run, running, until
 
@@ -53,20 +53,6 @@ def test_a_request_that_kills_the_engine_is_given_up_and_others_survive(tiny_mod
                 await collect(lost)
             await until(lambda: client.state is EngineState.READY)
             assert len((await collect(client.submit(request("after", max_tokens=5))))[0]) == 5
-
-    run(test)
-
-
-def test_a_long_temporary_folder_is_no_obstacle(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
-
-    async def test() -> None:
-        async with running(tiny_model) as engine:
-            assert len((await collect(engine.client.submit(request("it", max_tokens=2))))[0]) == 2
 
     run(test)
 
@@ -135,5 +121,54 @@ def test_an_engine_that_dies_without_a_culprit_is_given_up(tiny_model: Path) -> 
                 await collect(stream)
             with pytest.raises(EngineUnavailable, match="died 3 times"):
                 engine.client.submit(request("late"))
+
+    run(test)
+
+
+def test_while_an_engine_restarts_its_queue_is_bounded(tiny_model: Path) -> None:
+    """As while it runs: 2 running and 3 waiting choices, or 40 waiting tokens."""
+
+    async def refused(stream: OutputStream) -> None:
+        with pytest.raises(RequestRefused, match="queue is full") as error:
+            await collect(stream)
+        assert error.value.kind is Refusal.OVERLOADED
+        assert error.value.retry_after is not None
+        assert error.value.retry_after >= 1
+
+    async def test() -> None:
+        bounds = {"max_num_seqs": 2, "max_num_queued_reqs": 3, "max_num_queued_tokens": 40}
+        async with running(tiny_model, **bounds) as engine:
+            client = engine.client
+            live = client.submit(request("live", max_tokens=100))
+            await anext(live)
+            await engine.kill()
+            waiting = [client.submit(request("two choices", n=2, max_tokens=5))]
+            waiting.append(client.submit(request("short", max_tokens=5)))
+            await refused(client.submit(request("too many choices", n=2, max_tokens=5)))
+            await refused(client.submit(request("too many tokens", prompt=tuple(range(1, 33)), max_tokens=5)))
+            waiting.append(client.submit(request("last", max_tokens=5)))
+            await refused(client.submit(request("one too many", max_tokens=5)))
+            waiting[-1].abort()
+            waiting.append(client.submit(request("in its place", max_tokens=5)))
+            assert client.state is EngineState.RESTARTING
+            assert [len((await collect(stream))[0]) for stream in (waiting[0], waiting[1], waiting[3])] == [5, 5, 5]
+            await collect(live)
+
+    run(test)
+
+
+def test_what_the_first_output_said_stands_after_a_restart(tiny_model: Path) -> None:
+    prompt = tuple(range(3, 40))
+
+    async def test() -> None:
+        async with running(tiny_model) as engine:
+            await collect(engine.client.submit(request("before", prompt, max_tokens=1)))
+            stream = engine.client.submit(request("it", prompt, max_tokens=100))
+            [first] = await anext(stream)
+            assert first.cached_tokens == 32
+            await engine.kill()
+            rest = [output async for outputs in stream for output in outputs]
+            assert len(rest) == 99
+            assert all(output.cached_tokens is None and output.queue_seconds is None for output in rest)
 
     run(test)

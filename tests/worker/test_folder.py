@@ -5,6 +5,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,13 @@ MAKE = "from octavo.worker.folder import PrivateFolder; f = PrivateFolder(); pri
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for temporary files, with a path that is short, unlike pytest's."""
+    tmp_path_factory.getbasetemp()  # which must not lie in this one
+    with tempfile.TemporaryDirectory(dir="/tmp") as path:
+        monkeypatch.setenv("TMPDIR", path)
+        monkeypatch.setattr("tempfile.tempdir", path)
+        yield Path(path)
 
 
 def test_a_folder_is_private_and_goes_when_it_is_closed(temporary: Path) -> None:
@@ -68,7 +73,7 @@ def test_a_long_temporary_folder_leaves_room_for_a_sockets_name(
     long.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(long))
     folder = PrivateFolder()
-    assert len(str(folder.path)) <= 80
+    assert len(str(folder.path)) <= 90
     assert list(long.iterdir()) == []
     folder.close()
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 PREFIX = "octavo-run-"
 
+MAX_PATH = 90
+"""A Unix socket's path has at most 107 bytes, on some systems 103."""
+
 
 class PrivateFolder:
     """A new folder that only this user can enter, with a path that leaves room for a socket's name.
@@ -36,7 +39,7 @@ class PrivateFolder:
 def _locked_folder() -> tuple[Path, int | None]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        if len(str(path)) > 80:  # a Unix socket's path has at most 107 bytes, on some systems 103
+        if len(str(path)) > MAX_PATH:
             path.rmdir()
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))
         try:
