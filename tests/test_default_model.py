@@ -26,8 +26,8 @@ PROMPTS = ["Name three rivers.", "Write a haiku about paper.", "What is two plus
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    subprocess.run([sys.executable, "-m", "octavo.cli.main", "pull"], check=True, timeout=200)
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", "--port", "0"]
+    subprocess.run([sys.executable, "-m", "octavo", "pull"], check=True, timeout=200)
+    command = [sys.executable, "-m", "octavo", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = []

@@ -43,7 +43,6 @@ def load(model: Path, threads: int, works: list[Work]) -> System:
         threads=threads,
         max_model_len=max(work.length for work in works),
         max_num_seqs=max(streams, defaults.max_num_seqs),
-        max_num_batched_tokens=max(streams, defaults.max_num_batched_tokens),
         enable_prefix_caching=False,
         isa=os.environ.get("OCTAVO_ISA", "auto"),
     )

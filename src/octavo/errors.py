@@ -22,4 +22,12 @@ class ModelNotFoundError(OctavoError):
 
 
 class ConfigError(OctavoError):
-    """Settings that cannot work, alone or together, found before weights are read."""
+    """Settings that cannot work, alone or together, found before weights are read.
+
+    Attributes:
+        settings: the names of those it is about, for whoever knows where they were written.
+    """
+
+    def __init__(self, message: str, *settings: str) -> None:
+        super().__init__(message)
+        self.settings = settings

@@ -19,7 +19,7 @@ import pytest
 
 def octavo(*arguments: str, stdin: str = "", cache: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | ({"OCTAVO_CACHE": str(cache)} if cache else {})
-    command = [sys.executable, "-m", "octavo.cli.main", *arguments]
+    command = [sys.executable, "-m", "octavo", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, input=stdin, env=environment)
 
 
@@ -36,7 +36,7 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
 @contextmanager
 def serving(model: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`octavo serve` on a free port; yields the process and its URL once it says it is ready."""
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(model), "--port", "0", *flags]
+    command = [sys.executable, "-m", "octavo", "serve", str(model), "--port", "0", *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -215,7 +215,7 @@ def test_serve_answers_the_sdk_and_drains(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("moment", [0.3, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 2.0])
 def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing_behind(tiny_model: Path, moment: float) -> None:
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(tiny_model), "--port", "0"]
+    command = [sys.executable, "-m", "octavo", "serve", str(tiny_model), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     time.sleep(moment)
     os.killpg(process.pid, signal.SIGINT)

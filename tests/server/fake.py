@@ -257,7 +257,7 @@ def main(step_seconds: float, drain_seconds: float) -> None:
     engine.step_seconds = step_seconds
     listener = bind("127.0.0.1", 0)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)  # noqa: T201 - the test reads it
-    uvloop.run(serve(ServerSettings(drain_seconds=drain_seconds), [served(engine)], listener))
+    uvloop.run(serve(ServerSettings(shutdown_timeout=drain_seconds), [served(engine)], listener))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_every_error_of_the_route_has_it(http: httpx.Client, engine: FakeEngine)
     assert "Content-Type" in detail(http.post(URL, content="{}", headers={"content-type": "text/plain"}), 400)
     assert "'nope'" in detail(http.post(URL, json={"prompt": "hi", "model": "nope"}), 404)
     assert "only POST" in detail(http.get(URL), 405)
-    with running(ServerSettings(api_keys=("key",)), served(engine)) as url:
+    with running(ServerSettings(api_key=("key",)), served(engine)) as url:
         assert "API key" in detail(httpx.post(url + URL, json={"prompt": "hi"}), 401)
     engine.refuse = RequestRefused(Refusal.OVERLOADED, "the queue is full", 3.0)
     response = http.post(URL, json={"prompt": "hi", "stream": True})

@@ -4,12 +4,14 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import openai
 import psutil
 import pytest
 
+from octavo.server.keys import ApiKey, PriorityRange
 from octavo.server.settings import ServerSettings
 from tests.server.fake import MODEL, FakeEngine, running, served
 
@@ -20,7 +22,7 @@ LIMIT = 10_000
 
 @pytest.fixture(scope="module")
 def guarded(_engine: FakeEngine) -> Iterator[httpx.Client]:
-    settings = ServerSettings(api_keys=KEYS, cors_origins=("https://app.example",), max_body_bytes=LIMIT)
+    settings = ServerSettings(api_key=KEYS, allowed_origins=("https://app.example",), max_body_bytes=LIMIT)
     with running(settings, served(_engine)) as url, httpx.Client(base_url=url, timeout=20) as client:
         yield client
 
@@ -174,3 +176,42 @@ def test_headers_up_to_the_limit(guarded: httpx.Client) -> None:
 def test_large_bodies_do_not_count_as_headers(http: httpx.Client) -> None:
     response = http.post("/tokenize", json={"prompt": "ab " * 100_000})
     assert re.match(r'\{"count":\d+', response.text)
+
+
+def test_a_client_may_only_lower_its_priority(http: httpx.Client, engine: FakeEngine) -> None:
+    for priority in (-1, -(2**31)):
+        refused = http.post("/v1/chat/completions", json=CHAT | {"priority": priority})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "priority"
+        assert "from 0 to 2147483647" in refused.json()["error"]["message"]
+    for body in ({}, {"priority": None}, {"priority": 0}, {"priority": 7}):
+        assert http.post("/v1/chat/completions", json=CHAT | body).status_code == 200
+    assert [request.priority for request in engine.requests] == [0, 0, 0, 7]
+
+
+def test_what_a_key_may_ask_for_is_the_operators_to_say(engine: FakeEngine, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the batch jobs\n\n  a key with spaces \nsecond\n")
+    keys = (
+        ApiKey(key="urgent", name="ann", priorities=PriorityRange(-10, 0)),
+        ApiKey(key="urgent too", name="ann", priorities=PriorityRange(-10, 0)),
+        ApiKey(key="batch", name="bob", priorities=PriorityRange(10, 20)),
+    )
+    settings = ServerSettings(api_key_file=str(file), keys=keys, priorities=PriorityRange(5, 6))
+
+    def post(key: str, **fields: int) -> httpx.Response:
+        return http.post("/v1/chat/completions", json=CHAT | fields, headers={"authorization": f"Bearer {key}"})
+
+    with running(settings, served(engine)) as url, httpx.Client(base_url=url, timeout=20) as http:
+        assert "from -10 to 0" in post("urgent", priority=1).json()["error"]["message"]
+        assert "from 10 to 20" in post("batch", priority=0).json()["error"]["message"]
+        assert "from 5 to 6" in post("a key with spaces", priority=0).json()["error"]["message"]
+        assert post("urgent", priority=-10).status_code == 200
+        for key in ("urgent too", "batch", "a key with spaces", "second"):  # without a wish: what is nearest to 0
+            assert post(key).status_code == 200
+        assert post("# of the batch jobs").status_code == post("a").status_code == 401
+    assert [request.priority for request in engine.requests] == [-10, 0, 10, 5, 5]
+    tenants = [request.tenant for request in engine.requests]
+    assert tenants[0] == tenants[1]
+    assert len(set(tenants)) == 4
+    assert not any(key in tenant for key in ("urgent", "spaces", "second") for tenant in tenants)

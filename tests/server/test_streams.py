@@ -143,7 +143,7 @@ def test_one_piece_per_step(url: str, engine: FakeEngine) -> None:
 
 
 def test_pings_while_the_engine_is_silent(engine: FakeEngine) -> None:
-    with running(ServerSettings(ping_seconds=0.05), served(engine)) as url:
+    with running(ServerSettings(sse_keep_alive_interval=0.05), served(engine)) as url:
         engine.step_seconds = 0.12
         raw = httpx.post(url + CHAT, json=BODY | {"max_tokens": 4}).text
     assert raw.startswith(": ping\n\n")
@@ -215,7 +215,7 @@ def test_an_error_after_a_ping_is_an_event(pinging: str, engine: FakeEngine) -> 
 
 
 def test_no_pings_when_switched_off(engine: FakeEngine) -> None:
-    with running(ServerSettings(ping_seconds=0), served(engine)) as url:
+    with running(ServerSettings(sse_keep_alive_interval=0), served(engine)) as url:
         engine.step_seconds = 0.05
         assert "ping" not in httpx.post(url + CHAT, json=BODY | {"max_tokens": 3}).text
 

@@ -169,7 +169,7 @@ def _server(model: str) -> Iterator[httpx.Client]:
     fetch(model)
     with tempfile.TemporaryDirectory(prefix="octavo-chat-") as folder:
         socket = str(Path(folder, "server"))
-        command = [sys.executable, "-m", "octavo.cli.main", "serve", model, "--uds", socket, "--log-level", "warning"]
+        command = [sys.executable, "-m", "octavo", "serve", model, "--uds", socket, "--log-level", "warning"]
         # Its own session: Ctrl-C stops an answer, not the server.
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:

@@ -6,84 +6,61 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
 
+from octavo.cli.configuration import Configuration
 from octavo.cli.console import console, counting, fetch
-from octavo.deployments import Deployment, GenerationDefaults
-from octavo.engine.client import EngineClient, EngineState
-from octavo.engine.config import EngineConfig
+from octavo.deployments import Deployment
+from octavo.deployments.loading import located, open_deployment
+from octavo.deployments.settings import DeploymentSettings
+from octavo.engine.client import EngineState
+from octavo.engine.config import ModelInfo
 from octavo.engine.local import LocalEngines
-from octavo.errors import ConfigError
-from octavo.models import read_sizes
 from octavo.server.run import bind, bind_unix, serve
 from octavo.server.settings import ServerSettings
-from octavo.text import load_tokenizer
-from octavo.weights.checkpoint import open_checkpoint
 
 log = logging.getLogger("octavo.server")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
-    """Where to listen and under which names; `uds` is the path of a Unix socket, instead of host and port."""
-
-    host: str
-    port: int
-    uds: str | None
-    names: tuple[str, ...]
-    settings: ServerSettings
-    stall_timeout: float
-
-
-def serve_model(model: str, config: EngineConfig, options: ServeOptions) -> None:
-    """Serve until a signal. What can go wrong goes wrong in this order: port, model, settings, weights."""
+def serve_models(configuration: Configuration) -> None:
+    """Serve until a signal. What can go wrong goes wrong in this order: port, models, settings, weights."""
     started = time.monotonic()
-    config.validate()
-    _listen(options).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
-    path = fetch(model)
-    listener = _listen(options)
+    server = configuration.server
+    _listen(server).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
+    deployments = [located(settings, fetch(settings.model)) for settings in configuration.deployments]
+    listener = _listen(server)
     try:
-        address = _address(listener)
-        uvloop.run(_serve(model, replace(config, model=str(path)), options, listener, address, started))
+        uvloop.run(_serve(deployments, server, listener, started))
     except asyncio.CancelledError:  # by a signal, before there was a server to drain
         sys.exit(130)
     finally:
         listener.close()
-        if options.uds:
-            Path(options.uds).unlink(missing_ok=True)
+        if server.uds:
+            Path(server.uds).unlink(missing_ok=True)
 
 
-def _listen(options: ServeOptions) -> socket.socket:
-    return bind_unix(options.uds) if options.uds else bind(options.host, options.port)
+def _listen(server: ServerSettings) -> socket.socket:
+    return bind_unix(server.uds) if server.uds else bind(server.host, server.port)
 
 
 async def _serve(
-    model: str, config: EngineConfig, options: ServeOptions, listener: socket.socket, address: str, started: float
+    deployments: Sequence[DeploymentSettings], settings: ServerSettings, listener: socket.socket, started: float
 ) -> None:
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):  # until the server has handlers of its own
         loop.add_signal_handler(number, task.cancel)
     async with LocalEngines() as engines:
-        engine = engines.start(model, config, stall_timeout=options.stall_timeout)
-        checkpoint = await asyncio.to_thread(open_checkpoint, Path(config.model))
-        names = options.names or (model,)
-        served = Deployment(
-            name=names[0],
-            aliases=names[1:],
-            root=model,
-            tokenizer=await asyncio.to_thread(load_tokenizer, checkpoint),
-            engine=engine,
-            max_model_len=config.max_model_len
-            or read_sizes(checkpoint.config, str(checkpoint.config_file)).max_position_embeddings,
-            created=int(time.time()),
-            defaults=GenerationDefaults.from_config(checkpoint.generation_config),
-        )
-        server = asyncio.create_task(serve(options.settings, [served], listener))
-        loading = asyncio.create_task(_report_loading(engine, served, address, started))
+        clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in deployments]
+        served = [
+            await asyncio.to_thread(open_deployment, each, client)
+            for each, client in zip(deployments, clients, strict=True)
+        ]
+        server = asyncio.create_task(serve(settings, served, listener))
+        loading = asyncio.create_task(_report_loading(served, _address(listener), started))
         try:
             await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
@@ -95,33 +72,41 @@ async def _serve(
             await asyncio.gather(server, loading, return_exceptions=True)
 
 
-async def _report_loading(engine: EngineClient, served: Deployment, address: str, started: float) -> None:
+async def _report_loading(deployments: Sequence[Deployment], address: str, started: float) -> None:
     """Show how far loading is, then what is served where. Raises EngineFailed when it fails."""
-    ready = asyncio.create_task(engine.ready())
+    waiting = {asyncio.create_task(each.engine.ready()): each for each in deployments}
     try:
-        with counting(f"loading {served.root}") as report:
-            while not ready.done():
-                await asyncio.wait({ready}, timeout=0.1)
-                report(*engine.load_progress)
-        info = ready.result()
+        with counting(f"loading {', '.join(each.root for each in deployments)}") as report:
+            while pending := [task for task in waiting if not task.done()]:
+                await asyncio.wait(pending, timeout=0.1)
+                progress = [each.engine.load_progress for each in deployments]
+                report(sum(done for done, _ in progress), sum(total for _, total in progress))
+                for task in waiting:
+                    if task.done():
+                        task.result()
     finally:
-        ready.cancel()
-    if engine.state is EngineState.READY:
-        tokens = info.num_pages * info.page_size
-        log.info(
-            "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
-            "%d sequences at once, KV cache for %d tokens in %s",
-            served.name,
-            address,
-            time.monotonic() - started,
-            info.backend,
-            info.isa or "numpy",
-            info.threads,
-            info.max_model_len,
-            info.max_num_seqs,
-            tokens,
-            info.kv_cache_dtype,
-        )
+        for task in waiting:
+            task.cancel()
+    for task, each in waiting.items():
+        if each.engine.state is EngineState.READY:
+            _log_ready(each, task.result(), address, started)
+
+
+def _log_ready(deployment: Deployment, info: ModelInfo, address: str, started: float) -> None:
+    log.info(
+        "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
+        "%d sequences at once, KV cache for %d tokens in %s",
+        deployment.name,
+        address,
+        time.monotonic() - started,
+        info.backend,
+        info.isa or "numpy",
+        info.threads,
+        info.max_model_len,
+        info.max_num_seqs,
+        info.num_pages * info.page_size,
+        info.kv_cache_dtype,
+    )
 
 
 def _address(listener: socket.socket) -> str:
@@ -136,9 +121,6 @@ def configure_logging(level: str) -> None:
     """Log to standard error, with colours on a terminal."""
     from rich.logging import RichHandler
 
-    numeric = logging.getLevelNamesMapping().get(level.upper())
-    if numeric is None:
-        raise ConfigError(f"log level {level!r} is unknown; use debug, info, warning or error")
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, markup=False)
@@ -146,6 +128,6 @@ def configure_logging(level: str) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=numeric, handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -90,7 +90,7 @@ class GenerationRequest:
         echo: whether the text begins with the prompt; its tokens are then scored like the others.
         logprobs: how many of the most probable tokens are reported for each generated one; None reports nothing.
         prompt_logprobs: the same for the prompt's tokens.
-        priority: lower runs first.
+        priority: lower runs first; None is the usual.
         cache_salt: requests share cached prefixes only under equal salts.
     """
 
@@ -107,5 +107,5 @@ class GenerationRequest:
     echo: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    priority: int = 0
+    priority: int | None = None
     cache_salt: str = ""

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.errors import ConfigError
+from octavo.settings import QUANTITY, check, setting
 
 DEFAULT_KV_BYTES = 4 * 2**30
 """KV memory on a CPU when nothing is said: this much, or half of what is available if that is less."""
 
+DEFAULT_BATCHED_TOKENS = 256
 
 KV_ITEMSIZE = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of an element of the KV cache."""
@@ -16,44 +18,76 @@ KV_ITEMSIZE = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What an engine serves and within which bounds. Names are vLLM's where the meaning is the same.
-
-    Attributes:
-        model: a folder with a checkpoint, or a GGUF file.
-        backend: "cpu" (native kernels), "reference" (numpy), or "auto", the fastest there is.
-        isa: instruction set of the native kernels; "auto" is the best this machine has.
-        threads: that compute; None is one for each physical core.
-        quantization: of weights that are not quantised yet: "q8", "q4" or None.
-        dtype: of the computation; "auto" or "float32", other types need a GPU.
-        max_model_len: tokens of prompt and output a sequence may have; None: what model and KV cache allow.
-        max_num_seqs: sequences that run at once.
-        max_num_batched_tokens: tokens a step computes at most. It bounds the gap between two tokens of a stream.
-        page_size: tokens per KV page.
-        kv_cache_dtype: how keys and values are stored: "fp32", "fp16", "int8", or "auto", the backend's own.
-        kv_cache_memory_bytes: KV memory; None derives it.
-        gpu_memory_utilization: share of the device's memory for weights and KV together; None leaves it to defaults.
-        tensor_parallel_size: devices a model is split over.
-        enable_prefix_caching: whether sequences share the pages of equal prefixes.
-        max_num_queued_reqs, max_num_queued_tokens: what may wait; more is refused with the time to retry after.
-    """
+    """What an engine serves (`model` is a folder with a checkpoint, or a GGUF file) and within which bounds. Names are
+    vLLM's where the meaning is the same."""
 
     model: str
-    backend: str = "auto"
-    isa: str = "auto"
-    threads: int | None = None
-    quantization: str | None = None
-    dtype: str = "auto"
-    max_model_len: int | None = None
-    max_num_seqs: int = 128
-    max_num_batched_tokens: int = 256
-    page_size: int = 16
-    kv_cache_dtype: str = "auto"
-    kv_cache_memory_bytes: int | None = None
-    gpu_memory_utilization: float | None = None
-    tensor_parallel_size: int = 1
-    enable_prefix_caching: bool = True
-    max_num_queued_reqs: int = 1024
-    max_num_queued_tokens: int = 1_000_000
+    max_model_len: int | None = setting(
+        None,
+        help="Tokens of prompt and output that a sequence may have.",
+        kind=QUANTITY,
+        least=2,
+        most=2**31,
+        without="what model and KV cache allow",
+    )
+    max_num_seqs: int = setting(128, help="Sequences that run at once.", least=1, most=2**16)
+    max_num_batched_tokens: int | None = setting(
+        None,
+        help="Tokens a step computes at most; bounds the gap between two tokens of a stream.",
+        kind=QUANTITY,
+        least=1,
+        most=2**31,
+        without=f"{DEFAULT_BATCHED_TOKENS}, or one for each sequence if that is more",
+    )
+    max_num_queued_reqs: int = setting(
+        1024, help="Requests that may wait; more are refused with Retry-After.", least=0, most=2**31
+    )
+    max_num_queued_tokens: int = setting(1_000_000, help="Tokens that may wait.", kind=QUANTITY, least=1, most=2**48)
+    page_size: int = setting(16, help="Tokens per KV page.", aliases=("--block-size",), least=1, most=2**16)
+    kv_cache_dtype: str = setting(
+        "auto", help="How keys and values are stored; auto is fp16 on a CPU.", choices=("auto", *KV_ITEMSIZE)
+    )
+    kv_cache_memory_bytes: int | None = setting(
+        None,
+        help="Memory for keys and values.",
+        kind=QUANTITY,
+        least=1,
+        most=2**63,
+        without="4 GiB, or half of what is available if that is less, shared by the deployments",
+    )
+    gpu_memory_utilization: float | None = setting(
+        None,
+        help="Share of the device's memory (on a CPU the machine's) for weights and KV together.",
+        above=0,
+        most=1,
+        without="see kv_cache_memory_bytes",
+    )
+    tensor_parallel_size: int = setting(1, help="Devices to split a model over.", least=1, most=2**16)
+    dtype: str = setting("auto", help="Of the computation.")
+    backend: str = setting(
+        "auto",
+        help="cpu has native kernels, reference is numpy; auto is the faster that there is.",
+        choices=("auto", "cpu", "reference"),
+    )
+    isa: str = setting(
+        "auto", help="Instruction set of the native kernels; `octavo info` lists those this machine has."
+    )
+    threads: int | None = setting(
+        None,
+        help="Threads that compute.",
+        least=1,
+        most=1024,
+        without="one for each physical core, divided between the deployments",
+    )
+    quantization: str | None = setting(
+        None, help="Quantise weights that are not quantised yet.", choices=("q8", "q4"), without="none"
+    )
+    enable_prefix_caching: bool = setting(True, help="Share the pages of equal prefixes between requests.")
+
+    @property
+    def batched_tokens(self) -> int:
+        """Tokens a step computes at most: `max_num_batched_tokens`, or what it is by default."""
+        return self.max_num_batched_tokens or max(DEFAULT_BATCHED_TOKENS, self.max_num_seqs)
 
     def validate(self) -> None:
         """Check what can be checked without the model.
@@ -61,31 +95,21 @@ class EngineConfig:
         Raises:
             ConfigError: with the setting, its value and one that works.
         """
-        for name, most in (("max_num_seqs", 2**16), ("page_size", 2**16), ("max_num_queued_tokens", 2**48)):
-            _require(1 <= getattr(self, name) <= most, name, getattr(self, name), f"from 1 to {most}")
-        _require(self.max_num_queued_reqs >= 0, "max_num_queued_reqs", self.max_num_queued_reqs, "at least 0")
-        if self.max_model_len is not None:
-            _require(self.max_model_len >= 2, "max_model_len", self.max_model_len, "at least 2")
-        if self.gpu_memory_utilization is not None:
-            inside = 0.0 < self.gpu_memory_utilization <= 1.0
-            _require(inside, "gpu_memory_utilization", self.gpu_memory_utilization, "above 0 and at most 1")
-        if self.max_num_batched_tokens < self.max_num_seqs:
+        check(self)
+        if self.batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} is less than max_num_seqs {self.max_num_seqs}: "
-                "every running sequence needs one token a step; raise the first or lower the second"
+                "every running sequence needs one token a step; raise the first or lower the second",
+                "max_num_batched_tokens",
+                "max_num_seqs",
             )
         if self.tensor_parallel_size != 1:
             raise ConfigError(
-                f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs; the CPU backend runs with 1"
+                f"tensor_parallel_size {self.tensor_parallel_size} needs as many GPUs; the CPU backend runs with 1",
+                "tensor_parallel_size",
             )
         if self.dtype not in ("auto", "float32"):
-            raise ConfigError(f"dtype {self.dtype!r} is not available on a CPU; use auto or float32")
-        _one_of("backend", self.backend, ("auto", "cpu", "reference"))
-        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *KV_ITEMSIZE))
-        if self.quantization is not None:
-            _one_of("quantization", self.quantization, ("q8", "q4"))
-        if self.threads is not None:
-            _require(1 <= self.threads <= 1024, "threads", self.threads, "from 1 to 1024")
+            raise ConfigError(f"dtype {self.dtype!r} is not available on a CPU; use auto or float32", "dtype")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +157,8 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
     if config.max_model_len is not None and config.max_model_len > model_max_len:
         raise ConfigError(
             f"max_model_len {config.max_model_len} is more than the {model_max_len} positions of this model; "
-            f"use at most {model_max_len}"
+            f"use at most {model_max_len}",
+            "max_model_len",
         )
     wanted_len = config.max_model_len or model_max_len
     if config.kv_cache_memory_bytes is not None:
@@ -147,14 +172,16 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
     if budget > total:
         raise ConfigError(
             f"a KV cache of {budget:,} bytes is more than the {total:,} bytes of memory here; "
-            f"set kv_cache_memory_bytes to {max(total - weight_bytes, 0) // 2:,} or less"
+            f"set kv_cache_memory_bytes to {max(total - weight_bytes, 0) // 2:,} or less",
+            "kv_cache_memory_bytes",
         )
     num_pages = budget // page_bytes
     if num_pages < 1:
         raise ConfigError(
             f"a KV cache of {max(budget, 0):,} bytes holds no page: a page of {page_size} tokens of this model takes "
             f"{page_bytes:,} bytes, beside {weight_bytes:,} bytes of weights; set kv_cache_memory_bytes to at "
-            f"least {page_bytes:,}"
+            f"least {page_bytes:,}",
+            "kv_cache_memory_bytes",
         )
     if config.max_model_len is None:
         return num_pages, min(wanted_len, num_pages * page_size)
@@ -163,7 +190,9 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
         raise ConfigError(
             f"max_model_len {wanted_len} needs {needed} pages of {page_size} tokens, {needed * page_bytes:,} bytes, "
             f"but the KV cache has {num_pages} pages; set max_model_len to {num_pages * page_size} or less, or "
-            f"kv_cache_memory_bytes to {needed * page_bytes:,} or more"
+            f"kv_cache_memory_bytes to {needed * page_bytes:,} or more",
+            "max_model_len",
+            "kv_cache_memory_bytes",
         )
     return num_pages, wanted_len
 
@@ -192,13 +221,3 @@ def _control_group(name: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"{name} {value!r} is unknown; use {', '.join(known[:-1])} or {known[-1]}")
-
-
-def _require(holds: bool, name: str, value: object, range_: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name} is {value}, but must be {range_}")

@@ -72,7 +72,7 @@ class Engine:
         self.scheduler = Scheduler(
             pool,
             table,
-            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_num_batched_tokens=config.batched_tokens,
             watermark=max(executor.num_pages // 100, 1),
             prefix_caching=config.enable_prefix_caching,
         )

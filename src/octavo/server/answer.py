@@ -1,6 +1,7 @@
 """From a client's body to the response that answers it: the same for every dialect."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
@@ -47,8 +48,9 @@ def _add(router: APIRouter, server: Server, dialect: Dialect[B]) -> None:
 
 
 async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -> Response:
-    prepared = await off_loop(_prepare, server, dialect, body)
-    generation = Generation(prepared, server.generation_metrics, RequestContext.of(http.scope))
+    context = RequestContext.of(http.scope)
+    prepared = await off_loop(_prepare, server, dialect, context, body)
+    generation = Generation(prepared, server.generation_metrics, context)
     writer = dialect.writer(body, generation)
 
     async def stream(events: EventStream) -> bytes:
@@ -78,12 +80,13 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
         writer,
         server.in_flight,
         streamed=streamed,
-        ping_seconds=server.settings.ping_seconds,
+        ping_seconds=server.settings.sse_keep_alive_interval,
     )
 
 
-def _prepare(server: Server, dialect: Dialect[B], body: B) -> Prepared:
+def _prepare(server: Server, dialect: Dialect[B], context: RequestContext, body: B) -> Prepared:
     request = dialect.parse(body)
+    request = replace(request, priority=server.priority(request.priority, context))
     deployment, info = server.admit(request.model)
     return prepare(request, deployment, info, server.seed)
 

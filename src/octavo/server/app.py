@@ -25,22 +25,28 @@ def create_app(settings: ServerSettings, models: Sequence[Deployment]) -> FastAP
 
     Args:
         models: at least one; the first serves requests that name none.
+
+    Raises:
+        ConfigError: settings that cannot work.
     """
+    settings = settings.with_keys()
+    settings.validate()
     server = Server(settings, models)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
-    if settings.cors_origins:
+    if settings.allowed_origins:
         # Outside the check of keys: browsers ask without one, and must be able to read a refusal.
         middleware.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=list(settings.cors_origins),
+                allow_origins=list(settings.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
                 expose_headers=["x-request-id", "retry-after"],
             )
         )
-    if settings.api_keys:
-        middleware.append(Middleware(AuthenticationMiddleware, api_keys=settings.api_keys))
+    if settings.client_keys or settings.admin_keys:
+        keys, admin_keys = settings.client_keys, settings.admin_keys
+        middleware.append(Middleware(AuthenticationMiddleware, keys=keys, admin_keys=admin_keys))
     app = FastAPI(
         title="Octavo",
         version=__version__,

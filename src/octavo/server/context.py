@@ -8,10 +8,11 @@ from prometheus_client import CollectorRegistry
 from octavo.deployments import Deployment
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
-from octavo.server.errors import ApiError, failed, unavailable
+from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.prepare import SEED_BITS
 from octavo.server.reply import InFlight
+from octavo.server.request_context import RequestContext
 from octavo.server.settings import ServerSettings
 
 
@@ -58,3 +59,12 @@ class Server:
         if engine.info is None:
             raise unavailable(f"The model '{model.name}' is loading.", retry_after=2.0)
         return model, engine.info
+
+    def priority(self, wanted: int | None, context: RequestContext) -> int:
+        """The priority of a request; without a wish the usual 0, or what is nearest to it. Raises ApiError: 400."""
+        lowest, highest = context.priorities or self.settings.priorities
+        if wanted is None:
+            return min(max(0, lowest), highest)
+        if not lowest <= wanted <= highest:
+            raise invalid(f"'priority' is {wanted}, but must be from {lowest} to {highest} for this key.", "priority")
+        return wanted

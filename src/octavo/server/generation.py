@@ -50,7 +50,7 @@ class Generation:
                 request_id=uuid.uuid4().hex,
                 prompt_token_ids=prompt.token_ids,
                 params=params,
-                priority=prepared.request.priority,
+                priority=prepared.request.priority or 0,
                 tenant=context.tenant,
                 cache_salt=prepared.request.cache_salt,
             )

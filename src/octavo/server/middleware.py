@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.errors import error_response, internal, unauthorized
+from octavo.server.keys import ApiKey
 from octavo.server.metrics import HttpMetrics
 from octavo.server.request_context import CLIENT_GONE, SCOPE_KEY, RequestContext
 
@@ -20,6 +21,9 @@ access_log = logging.getLogger("octavo.access")
 
 PROBES = ("/health", "/ready")
 """Routes that need no key: whoever watches over the process has none."""
+
+ADMIN = "/admin"
+"""Routes below need a key that opens nothing else, and exist only if there is one."""
 
 UNLOGGED = (*PROBES, "/metrics")
 
@@ -75,25 +79,41 @@ class RequestContextMiddleware:
 
 
 class AuthenticationMiddleware:
-    """Lets nobody without a key past, whatever the path: a route added later is closed by default."""
+    """Lets nobody without a key past, whatever the path: a route added later is closed by default.
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+    Args:
+        keys: open everything but the administration; without any that needs none.
+        admin_keys: open the administration, and nothing else.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], admin_keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+        self._keys = _with_digests(keys)
+        self._admin_keys = _with_digests(admin_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBES and scope["method"] != "OPTIONS":
-            tenant = self._tenant(Headers(scope=scope))
-            if tenant is None:
-                await error_response(unauthorized(), scope)(scope, receive, send)
-                return
-            RequestContext.of(scope).tenant = tenant
+        if scope["type"] == "http" and scope["method"] != "OPTIONS":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            administration = path == ADMIN or path.startswith(f"{ADMIN}/")
+            keys = self._admin_keys if administration else () if path in PROBES else self._keys
+            if keys:
+                key = _find(Headers(scope=scope), keys)
+                if key is None:
+                    await error_response(unauthorized(), scope)(scope, receive, send)
+                    return
+                context = RequestContext.of(scope)
+                context.tenant, context.priorities = key.tenant, key.priorities
         await self._app(scope, receive, send)
 
-    def _tenant(self, headers: Headers) -> str | None:
-        """Whose key it is; None if it is nobody's. Compares with every key, in constant time."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(key.encode("latin-1")).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return digest.hex()[:16] if any(matches) else None
+
+def _with_digests(keys: Sequence[ApiKey]) -> list[tuple[bytes, ApiKey]]:
+    return [(hashlib.sha256(key.key.encode()).digest(), key) for key in keys]
+
+
+def _find(headers: Headers, keys: Sequence[tuple[bytes, ApiKey]]) -> ApiKey | None:
+    """The key that a request comes with. Compares with every key, in constant time."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    digest = hashlib.sha256(sent.encode("latin-1")).digest()
+    matches = [key for known, key in keys if hmac.compare_digest(digest, known)]
+    return matches[0] if matches else None

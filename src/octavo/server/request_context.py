@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from octavo.server.keys import PriorityRange
+
 SCOPE_KEY = "octavo.request_context"
 
 CLIENT_GONE = 499
@@ -18,6 +20,7 @@ class RequestContext:
     Attributes:
         request_id: the client's `x-request-id`, or one made here.
         tenant: who asks, for fair shares: a digest of the API key, empty without keys.
+        priorities: what this key may ask for; None is what the server lets everybody ask for.
         started: `time.perf_counter()` at arrival.
         status: sent to the client, None before that.
         body_bytes: size of the request body.
@@ -26,6 +29,7 @@ class RequestContext:
 
     request_id: str
     tenant: str = ""
+    priorities: PriorityRange | None = None
     started: float = field(default_factory=time.perf_counter)
     status: int | None = None
     body_bytes: int = 0

@@ -120,7 +120,7 @@ async def serve(settings: ServerSettings, models: Sequence[Deployment], listener
     """Serve until SIGTERM or SIGINT.
 
     The first signal turns readiness to 503 and refuses new work, while the port stays open and requests in flight go
-    on, for `settings.drain_seconds` at most; what is left then ends with an error. A second signal skips the waiting.
+    on, `settings.shutdown_timeout` long at most; what is left then ends with an error. A second signal skips the wait.
     The engines belong to the caller: started before or meanwhile, stopped afterwards.
 
     Args:
@@ -145,13 +145,15 @@ async def serve(settings: ServerSettings, models: Sequence[Deployment], listener
     drain: asyncio.Task[None] | None = None
 
     async def stop_when_drained() -> None:
-        await server.in_flight.drain(settings.drain_seconds)
+        await server.in_flight.drain(settings.shutdown_timeout)
         runner.should_exit = True
 
     def on_signal() -> None:
         nonlocal drain
         if drain is None:
-            log.info("stopping: requests in flight have %g seconds; signal again to stop now", settings.drain_seconds)
+            log.info(
+                "stopping: requests in flight have %g seconds; signal again to stop now", settings.shutdown_timeout
+            )
             drain = asyncio.create_task(stop_when_drained())
             return
         log.info("stopping now")

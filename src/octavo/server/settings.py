@@ -1,6 +1,13 @@
-"""How the HTTP side of a server behaves."""
+"""How a server behaves, whatever it serves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+from octavo.errors import ConfigError
+from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
+from octavo.settings import QUANTITY, check, setting
+
+MAX_SECONDS = 366 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -8,27 +15,111 @@ class ServerSettings:
     """How the HTTP side behaves.
 
     Attributes:
-        api_keys: with any, every route but /health and /ready needs one of them.
-        cors_origins: origins whose pages may call the server; none by default, `*` is all.
-        max_body_bytes: longer request bodies are refused with 413.
-        max_connections: open at once; None is what the limit on file descriptors allows. What comes beyond is refused
-            with 503, after the connection that was idle for longest was closed for it.
-        request_head_timeout: seconds for a request's head to arrive.
-        request_body_timeout: seconds in which a request's body must go on by 16 KiB, or end.
-        keep_alive_timeout: seconds that a connection may be idle between requests. The default is longer than clients
-            keep idle connections: one that both sides give up at the same moment fails a request.
-        ping_seconds: a comment is sent on streams that were silent for so long, so that proxies keep them; 0 is never.
-        drain_seconds: how long requests may go on after the signal to stop.
-        seed: of the seeds that requests without one get; None is different ones at every start.
+        keys: further API keys, with what is to be known of each.
     """
 
-    api_keys: tuple[str, ...] = ()
-    cors_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 16 * 2**20
-    max_connections: int | None = None
-    request_head_timeout: float = 20.0
-    request_body_timeout: float = 30.0
-    keep_alive_timeout: int = 75
-    ping_seconds: float = 15.0
-    drain_seconds: float = 30.0
-    seed: int | None = None
+    host: str = setting("127.0.0.1", help="Address to listen on; 0.0.0.0 is all.")
+    port: int = setting(8000, help="Port to listen on; 0 is any free one.", least=0, most=65535)
+    uds: str | None = setting(
+        None, help="Path of a Unix socket, instead of host and port.", metavar="PATH", without="none"
+    )
+    api_key: tuple[str, ...] = setting(
+        (),
+        help="Required from clients on every route but /health and /ready; repeat it for more keys.",
+        secret=True,
+        metavar="KEY",
+        without="none is required",
+    )
+    api_key_file: str | None = setting(
+        None,
+        help="A file with further keys, one a line; blank lines and lines that begin with # do not count.",
+        metavar="PATH",
+        without="none",
+    )
+    priorities: PriorityRange = setting(
+        PriorityRange(0, 2**31 - 1),
+        help="The priorities that clients may ask for, as LOWEST:HIGHEST; lower numbers run first.",
+        kind=PRIORITIES,
+    )
+    admin_api_key: tuple[str, ...] = setting(
+        (),
+        help="Opens /admin, and nothing else; without one /admin does not exist.",
+        secret=True,
+        metavar="KEY",
+        without="none",
+    )
+    admin_api_key_file: str | None = setting(
+        None, help="A file with further keys that open /admin, one a line.", metavar="PATH", without="none"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        (), help="Web origins whose pages may call the server (CORS); * is all.", metavar="ORIGIN", without="none"
+    )
+    seed: int | None = setting(
+        None,
+        help="Makes requests without a seed of their own repeatable from start to start.",
+        least=0,
+        most=2**63,
+        without="another one at every start",
+    )
+    max_body_bytes: int = setting(
+        16 * 2**20, help="Longer request bodies are refused.", kind=QUANTITY, least=1, most=2**40
+    )
+    max_connections: int | None = setting(
+        None,
+        help="Connections open at once; one beyond closes the one that was idle for longest, or is refused with 503.",
+        least=1,
+        most=2**31,
+        without="what the limit on file descriptors allows",
+    )
+    request_head_timeout: float = setting(
+        20.0, help="Seconds for a request's head to arrive.", above=0, most=MAX_SECONDS
+    )
+    request_body_timeout: float = setting(
+        30.0, help="Seconds in which a request's body must go on by 16 KiB, or end.", above=0, most=MAX_SECONDS
+    )
+    # Longer than clients keep idle connections: one that both sides give up at the same moment fails a request.
+    keep_alive_timeout: int = setting(
+        75, help="Seconds that a connection may be idle between requests.", least=1, most=MAX_SECONDS
+    )
+    sse_keep_alive_interval: float = setting(
+        15.0,
+        help="Seconds of silence on a stream after which a comment is sent, so that proxies keep it; 0 is never.",
+        least=0,
+        most=MAX_SECONDS,
+    )
+    shutdown_timeout: float = setting(
+        30.0,
+        help="Seconds that requests in flight may go on after the signal to stop.",
+        least=0,
+        most=MAX_SECONDS,
+    )
+    log_level: str = setting(
+        "info", help="What is logged to standard error.", choices=("debug", "info", "warning", "error")
+    )
+    keys: tuple[ApiKey, ...] = ()
+
+    def validate(self) -> None:
+        """Check every setting. Raises ConfigError."""
+        check(self)
+        if set(self.admin_api_key) & {key.key for key in self.client_keys}:
+            raise ConfigError("an admin API key is an API key, too; it must be another one", "admin_api_key", "api_key")
+
+    @property
+    def client_keys(self) -> tuple[ApiKey, ...]:
+        """The keys that open everything but the administration."""
+        return (*(ApiKey(key=key) for key in self.api_key), *self.keys)
+
+    @property
+    def admin_keys(self) -> tuple[ApiKey, ...]:
+        """The keys that open the administration."""
+        return tuple(ApiKey(key=key) for key in self.admin_api_key)
+
+    def with_keys(self) -> "ServerSettings":
+        """The same settings with the keys that files hold read. Raises ConfigError."""
+        changes: dict[str, Any] = {}
+        for name in ("api_key", "admin_api_key"):
+            file = getattr(self, f"{name}_file")
+            keys = clean_keys(getattr(self, name), name)
+            changes[name] = (*keys, *(read_key_file(file, f"{name}_file") if file is not None else ()))
+            changes[f"{name}_file"] = None
+        return replace(self, **changes)

@@ -53,7 +53,9 @@ class OpenAIBody(SamplingBody):
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     return_tokens_as_token_ids: bool = Field(False, description="Tokens in logprobs appear as `token_id:N`.")
     return_token_ids: bool = Field(False, description="The ids of prompt and output beside the text.")
-    priority: int = Field(0, ge=-(2**31), lt=2**31, description="Lower runs first.")
+    priority: int | None = Field(
+        None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent. The operator says which there are."
+    )
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
 
     response_format: ResponseFormat | None = None

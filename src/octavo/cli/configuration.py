@@ -1,0 +1,218 @@
+"""From command line, environment and file to what is served, and how."""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
+from octavo.errors import ConfigError
+from octavo.server.keys import read_named_keys
+from octavo.server.settings import ServerSettings
+from octavo.settings import (
+    Setting,
+    Source,
+    Value,
+    Values,
+    from_environment,
+    from_flags,
+    from_table,
+    misspelt_variables,
+    require_known,
+    resolve,
+    setting,
+    settings_of,
+)
+from octavo.weights.catalogue import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What to serve."""
+
+    model: tuple[str, ...] = setting(
+        (), help="Another way to name a model; repeat it for more.", metavar="MODEL", without=DEFAULT_MODEL
+    )
+    config: str | None = setting(
+        None, help="A TOML file with [server] and [deployments.NAME].", metavar="PATH", without="none"
+    )
+
+
+SERVE_SETTINGS: Mapping[str, Setting] = {
+    **settings_of(Selection),
+    **settings_of(ServerSettings),
+    **DEPLOYMENT_SETTINGS,
+}
+"""Every setting of `octavo serve`, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that `octavo serve` is told.
+
+    Attributes:
+        server: how the server behaves; the keys that files hold are read. deployments: at least one.
+        sources: the command line and the environment, which hold for deployments that come later, too.
+        server_values, deployment_values: the same, and where each was written; the latter in the deployments' order.
+        warnings: what is probably not meant.
+    """
+
+    server: ServerSettings
+    deployments: tuple[DeploymentSettings, ...]
+    sources: tuple[Source, ...]
+    server_values: Values
+    deployment_values: tuple[Values, ...]
+    warnings: tuple[str, ...]
+
+
+def configure(
+    models: Sequence[str], flags: Mapping[str, object], environment: Mapping[str, str] = os.environ
+) -> Configuration:
+    """Everything there is to know before a model is looked for, checked.
+
+    Args:
+        models: named on the command line. flags: as they were given there, by setting.
+
+    Raises:
+        ConfigError: something cannot work; the message says where it was written.
+    """
+    sources = (from_flags(flags), from_environment(environment))
+    selection = resolve(settings_of(Selection).values(), *sources)
+    file = selection["config"].value
+    tables = _read_file(file) if file is not None else {}
+    where = f"{file}: "
+    server, server_values = _server(tables.get("server", {}), f"{where}server.", sources)
+    named = (*(_named(model) for model in models), *selection["model"].value)
+    described = {
+        name: _table(table, f"{where}deployments.{name}") for name, table in tables.get("deployments", {}).items()
+    }
+    if not named and not described:
+        named = (DEFAULT_MODEL,)
+    if len(named) + len(described) != 1:
+        _require_one_name(sources)
+    deployments = [resolve_deployment(None, model, *sources) for model in dict.fromkeys(named)]
+    for name, table in described.items():
+        place = f"{where}deployments.{name}."
+        require_known(table, (*DEPLOYMENT_SETTINGS, "model"), place)
+        model = table.get("model")
+        if not isinstance(model, str) or not model.strip():
+            raise ConfigError(f"{place}model is missing; it names the model that this deployment serves")
+        deployments.append(resolve_deployment(name, model, *sources, from_table(table, place)))
+    require_distinct_names([settings for settings, _ in deployments])
+    warnings = [
+        f"nothing reads the environment variable {name}; did you mean {match}?"
+        for name, match in misspelt_variables(environment, SERVE_SETTINGS.values())
+    ]
+    return Configuration(
+        server,
+        tuple(settings for settings, _ in deployments),
+        sources,
+        server_values,
+        tuple(values for _, values in deployments),
+        tuple(warnings),
+    )
+
+
+def choose_model(argument: str | None, option: str | None = None) -> str:
+    """The model named in either way, or the default one. Raises ConfigError."""
+    if argument is not None and option is not None and argument != option:
+        raise ConfigError(f"two models were named, {argument!r} and {option!r} (--model); name one")
+    given = argument if option is None else option
+    return DEFAULT_MODEL if given is None else _named(given)
+
+
+def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
+    """Refuse deployments that answer to the same name. Raises ConfigError."""
+    owners: dict[str, str] = {}
+    for settings in deployments:
+        for name in settings.names:
+            if name in owners:
+                raise ConfigError(f"{name!r} is a name of two deployments: {owners[name]} and {settings.model}")
+            owners[name] = settings.model
+
+
+def _named(model: str) -> str:
+    if not model.strip():
+        raise ConfigError("the model's name is empty; leave it out for the default model")
+    return model
+
+
+def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[ServerSettings, Values]:
+    table = _table(table, where.rstrip("."))
+    known = settings_of(ServerSettings)
+    require_known(table, (*known, "keys"), where)
+    values = resolve(known.values(), *sources, from_table(table, where))
+    try:
+        keys = read_named_keys(_table(table.get("keys", {}), f"{where}keys", keep=True), f"{where}keys.")
+        settings: ServerSettings = replace(values.build(ServerSettings), keys=keys).with_keys()
+        settings.validate()
+    except ConfigError as error:
+        raise values.explain(error) from None
+    return settings, values
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, RuntimeError, ValueError) as error:  # a TOMLDecodeError is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot read {path}: {reason}") from None
+    require_known(tables, ("server", "deployments"), f"{path}: ")
+    if not isinstance(tables.get("deployments", {}), dict):
+        raise ConfigError(f"{path}: deployments must be tables, [deployments.NAME]")
+    return tables
+
+
+def _table(value: object, where: str, *, keep: bool = False) -> dict[str, Any]:
+    """A table with its keys written with underscores, unless they are names."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be a table, not {type(value).__name__}")
+    table: dict[str, Any] = {}
+    for key, item in value.items():
+        name = key if keep else key.replace("-", "_")
+        if name in table:
+            raise ConfigError(f"{where} has {name} twice, with dashes and with underscores")
+        table[name] = item
+    return table
+
+
+def _require_one_name(sources: Sequence[Source]) -> None:
+    for source in sources:
+        if found := source(DEPLOYMENT_SETTINGS["served_model_name"]):
+            raise ConfigError(
+                "served_model_name names one deployment, and there are several; give each its name in a file, as "
+                f"[deployments.NAME] ({found[1]})"
+            )
+
+
+# --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def show(configuration: Configuration) -> Iterator[str]:
+    """The effective settings as the lines of a TOML file, each with where it was written. Keys are not shown."""
+    yield from _show_table("[server]", settings_of(ServerSettings), configuration.server_values)
+    for settings, values in zip(configuration.deployments, configuration.deployment_values, strict=True):
+        yield ""
+        known = {"model": settings_of(Selection)["model"], **DEPLOYMENT_SETTINGS}
+        model = {"model": Value(settings.model, "")}
+        yield from _show_table(f"[deployments.{json.dumps(settings.name)}]", known, model | values)
+
+
+def _show_table(heading: str, known: Mapping[str, Setting], values: Mapping[str, Value]) -> Iterator[str]:
+    yield heading
+    for name, described in known.items():
+        value, origin = values[name].value, values[name].origin
+        origin = "default" if origin is None else origin
+        if value in (None, ()):
+            yield f"# {name}: {described.without}  ({origin})"
+        elif described.secret:
+            yield f"# {name}: not shown  ({origin})"
+        else:
+            yield f"{name} = {_toml(value)}" + (f"  # {origin}" if origin else "")
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,82 @@
+"""What one deployment is told: which model, under which names, on what an engine may use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from octavo.engine.config import EngineConfig
+from octavo.errors import ConfigError
+from octavo.settings import Setting, Source, Values, check, resolve, setting, settings_of
+
+MAX_NAME = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentSettings:
+    """A deployment, as it is to be.
+
+    Attributes:
+        name: in replies, metrics and logs; requests may use it.
+        model: as the user calls it; `engine.model` is where that lies on this machine, empty until that is known.
+        engine: what computes, and within which bounds.
+    """
+
+    name: str
+    model: str
+    served_model_name: tuple[str, ...] = setting(
+        (), help="Name in requests and replies; repeat it for more names.", metavar="NAME", without="the model's"
+    )
+    stall_timeout: float = setting(
+        60.0,
+        help="Seconds of silence from an engine with work, after which /health answers 503.",
+        least=0,
+        most=366 * 24 * 3600,
+    )
+    engine: EngineConfig
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that requests may use, its own first."""
+        return tuple(dict.fromkeys((self.name, *self.served_model_name)))
+
+    def validate(self) -> None:
+        """Check what can be checked without the model. Raises ConfigError."""
+        check(self)
+        check_name(self.name)
+        self.engine.validate()
+
+
+DEPLOYMENT_SETTINGS: Mapping[str, Setting] = {**settings_of(DeploymentSettings), **settings_of(EngineConfig)}
+"""Every setting that a deployment has, by name."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not be used in a request, a path or a log line. Raises ConfigError."""
+    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+        raise ConfigError(
+            f"a deployment cannot be named {name[:MAX_NAME]!r}; give 1 to {MAX_NAME} characters that can be printed, "
+            "without space around them"
+        )
+
+
+def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[DeploymentSettings, Values]:
+    """A deployment's settings, checked, and where each was written.
+
+    Args:
+        name: None takes the first of `served_model_name`, or else the model's.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+    values = resolve(DEPLOYMENT_SETTINGS.values(), *sources)
+    names = values["served_model_name"].value
+    settings: DeploymentSettings = values.build(
+        DeploymentSettings,
+        name=name or (names[0] if names else model),
+        model=model,
+        engine=values.build(EngineConfig, model=""),
+    )
+    try:
+        settings.validate()
+    except ConfigError as error:
+        raise values.explain(error) from None
+    return settings, values
