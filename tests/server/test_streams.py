@@ -153,7 +153,7 @@ def test_pings_while_the_engine_is_silent(engine: FakeEngine) -> None:
 
 @pytest.fixture(scope="module")
 def pinging(_engine: FakeEngine) -> Iterator[str]:
-    with running(ServerSettings(ping_seconds=0.05), served(_engine)) as url:
+    with running(ServerSettings(sse_keep_alive_interval=0.05), served(_engine)) as url:
         yield url
 
 
