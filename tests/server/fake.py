@@ -14,7 +14,7 @@ import tokenizers
 import uvloop
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from octavo.deployments import Deployment, GenerationDefaults
+from octavo.deployments import Deployment, Deployments, GenerationDefaults
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
 from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
@@ -235,7 +235,7 @@ def running(settings: ServerSettings, *models: Deployment) -> Iterator[str]:
 
     def run() -> None:
         with runner, contextlib.suppress(asyncio.CancelledError):
-            runner.run(serve(settings, models, listener))
+            runner.run(serve(settings, Deployments(models), listener))
 
     def stop() -> None:
         for task in asyncio.all_tasks(loop):
@@ -257,7 +257,7 @@ def main(step_seconds: float, drain_seconds: float) -> None:
     engine.step_seconds = step_seconds
     listener = bind("127.0.0.1", 0)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)  # noqa: T201 - the test reads it
-    uvloop.run(serve(ServerSettings(shutdown_timeout=drain_seconds), [served(engine)], listener))
+    uvloop.run(serve(ServerSettings(shutdown_timeout=drain_seconds), Deployments([served(engine)]), listener))
 
 
 if __name__ == "__main__":

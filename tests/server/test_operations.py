@@ -57,7 +57,8 @@ def test_health_follows_the_engine(
             if state is EngineState.FAILED:
                 assert "it broke" in body["error"]["message"]
         else:
-            assert response.json() == {"status": "ok" if path == "/health" else "ready"}
+            good = "ok" if path == "/health" else "ready"
+            assert response.json() == {"status": good, "deployments": {MODEL: good}}
 
 
 def test_health_sees_a_stall(http: httpx.Client, engine: FakeEngine) -> None:
@@ -166,6 +167,14 @@ def test_metrics_that_dashboards_and_routers_read(http: httpx.Client, engine: Fa
     assert http.get("/metrics", headers=accept).text.endswith("# EOF\n")
 
 
+def test_tokens_of_requests_have_buckets_whatever_the_checkpoint_calls_its_length(engine: FakeEngine) -> None:
+    with running(ServerSettings(), served(engine, max_model_len=0)) as url:
+        text = httpx.get(f"{url}/metrics").text
+    bounds = re.findall(r'vllm:request_prompt_tokens_bucket{.*le="(.*?)"', text)
+    assert [float(bound) for bound in bounds[:4]] == [1, 2, 5, 10]
+    assert float(bounds[-2]) >= 2**17
+
+
 def test_gauges_show_the_engine(http: httpx.Client, url: str, engine: FakeEngine) -> None:
     engine.hold = True
     with raw_stream(url, CHAT | {"n": 3}):
@@ -195,7 +204,9 @@ def test_access_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> Non
         http.get("/nope%0aPOST?key=secret")
         eventually(lambda: len(caplog.messages) == 2)
     tokens = answer.json()["usage"]["prompt_tokens"]
-    pattern = rf"POST /v1/completions 200 [\d.]+ ms, {tokens} prompt and 3 output tokens, request me"
+    pattern = (
+        rf"POST /v1/completions 200 [\d.]+ ms, {tokens} prompt and 3 output tokens of {re.escape(MODEL)}, request me"
+    )
     assert re.fullmatch(pattern, caplog.messages[0])
     assert caplog.messages[1].startswith("GET /nope%0aPOST 404 ")
     assert "secret" not in caplog.messages[1]
@@ -211,6 +222,7 @@ def test_several_models(engine: FakeEngine) -> None:
             assert http.post("/v1/chat/completions", json=CHAT | name).json()["model"] == expected
         text = http.get("/metrics").text
         assert metric(text, "octavo:requests_received_total", model_name="second") == 1
+        assert http.get("/ready").json() == {"status": "ready", "deployments": {"first": "ready", "second": "ready"}}
 
 
 def test_a_model_without_a_chat_template(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import uvloop
 
 from octavo.cli.configuration import Configuration
 from octavo.cli.console import console, counting, fetch
-from octavo.deployments import Deployment
+from octavo.deployments import Deployment, Deployments
 from octavo.deployments.loading import located, open_deployment
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.client import EngineState
@@ -59,7 +59,7 @@ async def _serve(
             await asyncio.to_thread(open_deployment, each, client)
             for each, client in zip(deployments, clients, strict=True)
         ]
-        server = asyncio.create_task(serve(settings, served, listener))
+        server = asyncio.create_task(serve(settings, Deployments(served), listener))
         loading = asyncio.create_task(_report_loading(served, _address(listener), started))
         try:
             await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octavo.deployments.defaults import GenerationDefaults
     from octavo.deployments.deployment import Deployment
+    from octavo.deployments.registry import Deployments
 
-_HOMES = {"Deployment": "deployment", "GenerationDefaults": "defaults"}
+_HOMES = {"Deployment": "deployment", "Deployments": "registry", "GenerationDefaults": "defaults"}
 
-__all__ = ["Deployment", "GenerationDefaults"]
+__all__ = ["Deployment", "Deployments", "GenerationDefaults"]
 
 
 def __getattr__(name: str) -> object:

@@ -49,7 +49,11 @@ def _add(router: APIRouter, server: Server, dialect: Dialect[B]) -> None:
 
 async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -> Response:
     context = RequestContext.of(http.scope)
+    use = server.deployments.begin()
+    context.at_end(use.end)
     prepared = await off_loop(_prepare, server, dialect, context, body)
+    use.choose(prepared.deployment)
+    context.deployment = prepared.deployment.name
     generation = Generation(prepared, server.generation_metrics, context)
     writer = dialect.writer(body, generation)
 

@@ -1,7 +1,5 @@
 """The HTTP application: routes behind the middleware that every request passes."""
 
-from collections.abc import Sequence
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -9,7 +7,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
-from octavo.deployments import Deployment
+from octavo.deployments import Deployments
 from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
 from octavo.server.dialects import DIALECTS
@@ -20,18 +18,15 @@ from octavo.server.operations import operation_routes
 from octavo.server.settings import ServerSettings
 
 
-def create_app(settings: ServerSettings, models: Sequence[Deployment]) -> FastAPI:
-    """Build the application. It neither starts nor stops the models' engines.
-
-    Args:
-        models: at least one; the first serves requests that name none.
+def create_app(settings: ServerSettings, deployments: Deployments) -> FastAPI:
+    """Build the application. It neither starts nor stops the engines of the deployments.
 
     Raises:
         ConfigError: settings that cannot work.
     """
     settings = settings.with_keys()
     settings.validate()
-    server = Server(settings, models)
+    server = Server(settings, deployments)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.allowed_origins:
         # Outside the check of keys: browsers ask without one, and must be able to read a refusal.

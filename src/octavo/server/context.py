@@ -1,11 +1,11 @@
 """What the routes share: the models, the settings, the counters, and what is being worked on."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
-from octavo.deployments import Deployment
+from octavo.deployments import Deployment, Deployments
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.server.errors import ApiError, failed, invalid, unavailable
@@ -19,31 +19,37 @@ from octavo.server.settings import ServerSettings
 class Server:
     """The state behind the routes."""
 
-    def __init__(self, settings: ServerSettings, models: Sequence[Deployment]) -> None:
+    def __init__(self, settings: ServerSettings, deployments: Deployments) -> None:
         self.settings = settings
-        self.models = models
+        self.deployments = deployments
         self.in_flight = InFlight()
         self.registry: CollectorRegistry = new_registry()
-        self.registry.register(EngineCollector(models))
+        self.registry.register(EngineCollector(deployments))
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
-        self.generation_metrics = GenerationMetrics(self.registry, models)
-        self._by_name = {name: model for model in models for name in (model.name, *model.aliases)}
+        self.generation_metrics = GenerationMetrics(self.registry)
+        self.offer(deployments)
+
+    def offer(self, deployments: Iterable[Deployment]) -> None:
+        """Offer these from now on, and no others."""
+        self.deployments.offer(deployments)
+        for each in self.deployments:
+            self.generation_metrics.add(each.name)
 
     def seed(self) -> int:
         """The next seed for a request that has none."""
         return self._seeds.getrandbits(SEED_BITS)
 
     def model(self, name: str) -> Deployment:
-        """The model a request names; the first one if it names none. Raises ApiError: 404."""
-        return self.named(name) if name else self.models[0]
+        """The deployment that a request names; the first one if it names none. Raises ApiError: 404."""
+        return self.named(name) if name else self.named(next((each.name for each in self.deployments), ""))
 
     def named(self, name: str) -> Deployment:
-        """The model of that name or alias. Raises ApiError: 404."""
-        model = self._by_name.get(name)
-        if model is None:
+        """The deployment of that name or alias. Raises ApiError: 404."""
+        deployment = self.deployments.get(name)
+        if deployment is None:
             raise ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
-        return model
+        return deployment
 
     def admit(self, name: str) -> tuple[Deployment, ModelInfo]:
         """The model for a new generation, and what is known of it once it is loaded.

@@ -7,7 +7,7 @@ Requests are counted by choice, as vLLM does: a prompt with `n=4` is four. At an
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPMethod
 from itertools import accumulate
 
@@ -36,15 +36,11 @@ REQUEST_BOUNDS = (
     *(30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 CHOICE_BOUNDS = (1, 2, 5, 10, 20)
+# As vLLM counts the tokens of a request, whatever the longest context is: deployments come and go.
+COUNT_BOUNDS = tuple(mantissa * 10**exponent for exponent in range(6) for mantissa in (1, 2, 5))
 
 LABELS = ("model_name", "engine")
 ENGINE = "0"
-
-
-def count_bounds(largest: int) -> list[int]:
-    """1, 2, 5, 10, 20, 50, … up to `largest`, as vLLM counts the tokens of a request."""
-    series = [mantissa * 10**exponent for exponent in range(12) for mantissa in (1, 2, 5)]
-    return [bound for bound in series if bound <= max(largest, 1)]
 
 
 def new_registry() -> CollectorRegistry:
@@ -79,19 +75,19 @@ class HttpMetrics:
 class EngineCollector(Collector):
     """Reads the engines' own figures at the moment of the scrape, so that steps cost nothing."""
 
-    def __init__(self, models: Sequence[Deployment]) -> None:
-        self._models = models
+    def __init__(self, deployments: Iterable[Deployment]) -> None:
+        self._deployments = deployments
 
     def collect(self) -> Iterator[Metric]:
-        """One family after the other, with a sample per model."""
+        """One family after the other, with a sample per deployment."""
         for name, text, attribute in (
             ("vllm:num_requests_running", "Choices being computed.", "running"),
             ("vllm:num_requests_waiting", "Choices in the queue.", "waiting"),
             ("vllm:kv_cache_usage_perc", "Share of the KV pages in use, 0 to 1.", "kv_usage"),
         ):
             gauge = GaugeMetricFamily(name, text, labels=LABELS)
-            for model in self._models:
-                gauge.add_metric((model.name, ENGINE), getattr(model.engine.stats, attribute))
+            for each in self._deployments:
+                gauge.add_metric((each.name, ENGINE), getattr(each.engine.stats, attribute))
             yield gauge
         for name, text, attribute in (
             ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", "prefix_queries"),
@@ -100,22 +96,22 @@ class EngineCollector(Collector):
             ("octavo:engine_steps", "Steps the engine ran.", "steps"),
         ):
             counter = CounterMetricFamily(name, text, labels=LABELS)
-            for model in self._models:
-                counter.add_metric((model.name, ENGINE), getattr(model.engine.stats, attribute))
+            for each in self._deployments:
+                counter.add_metric((each.name, ENGINE), getattr(each.engine.stats, attribute))
             yield counter
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "The KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
         )
-        for model in self._models:
-            if model.engine.info is not None:
-                info = model.engine.info
-                cache.add_metric((model.name, ENGINE, str(info.page_size), str(info.num_pages)), 1.0)
+        for each in self._deployments:
+            if each.engine.info is not None:
+                info = each.engine.info
+                cache.add_metric((each.name, ENGINE, str(info.page_size), str(info.num_pages)), 1.0)
         yield cache
 
 
 class StepTally:
-    """One model's generated tokens and the times between them. Every step of every choice adds to these, so they are
-    plain numbers: an observation of a `Histogram` takes ten times as long."""
+    """One deployment's generated tokens and the times between them. Every step of every choice adds to these, so they
+    are plain numbers: an observation of a `Histogram` takes ten times as long."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -150,9 +146,9 @@ class TallyCollector(Collector):
 
 
 class GenerationMetrics:
-    """What the models of a server generate."""
+    """What the deployments of a server generate."""
 
-    def __init__(self, registry: CollectorRegistry, models: Sequence[Deployment]) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         families: list[Counter | Histogram] = []
 
         def counter(name: str, text: str) -> Counter:
@@ -163,7 +159,6 @@ class GenerationMetrics:
             families.append(family := Histogram(name, text, LABELS, buckets=bounds, registry=registry))
             return family
 
-        tokens = count_bounds(max((model.max_model_len for model in models), default=1))
         self.received = counter("octavo:requests_received", "Choices asked for.")
         self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens processed.")
         self.cached_tokens = counter("vllm:prompt_tokens_cached", "Prompt tokens that the prefix cache had.")
@@ -178,27 +173,32 @@ class GenerationMetrics:
         self.prefill = histogram("vllm:request_prefill_time_seconds", "From queue to first token.", REQUEST_BOUNDS)
         self.decode = histogram("vllm:request_decode_time_seconds", "First token to last.", REQUEST_BOUNDS)
         self.inference = histogram("vllm:request_inference_time_seconds", "From the queue to the end.", REQUEST_BOUNDS)
-        self.request_prompt = histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", tokens)
-        self.request_generation = histogram("vllm:request_generation_tokens", "Tokens of a choice.", tokens)
+        self.request_prompt = histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", COUNT_BOUNDS)
+        self.request_generation = histogram("vllm:request_generation_tokens", "Tokens of a choice.", COUNT_BOUNDS)
         self.request_longest = histogram(
-            "vllm:request_max_num_generation_tokens", "Tokens of a request's longest choice.", tokens
+            "vllm:request_max_num_generation_tokens", "Tokens of a request's longest choice.", COUNT_BOUNDS
         )
         self.params_n = histogram("vllm:request_params_n", "Choices per request.", CHOICE_BOUNDS)
-        self.params_max_tokens = histogram("vllm:request_params_max_tokens", "max_tokens of a request.", tokens)
+        self.params_max_tokens = histogram("vllm:request_params_max_tokens", "max_tokens of a request.", COUNT_BOUNDS)
         self.ended = Counter(
             "vllm:request_success", "Choices that ended.", (*LABELS, "finished_reason"), registry=registry
         )
         self.rejected = Counter(
             "vllm:admission_rejections", "Choices that were not taken.", (*LABELS, "reason"), registry=registry
         )
-        self.tallies = {model.name: StepTally() for model in models}
+        self.tallies: dict[str, StepTally] = {}
+        self._families = families
         registry.register(TallyCollector(self.tallies))
-        # Series that are there from the start have a rate from the first request on.
-        for model in models:
-            for family in families:
-                family.labels(model.name, ENGINE)
-            for reason in FinishReason:
-                self.ended.labels(model.name, ENGINE, reason)
+
+    def add(self, deployment: str) -> None:
+        """Begin a deployment's series: those that are there from the start have a rate from the first request on."""
+        if deployment in self.tallies:
+            return
+        self.tallies[deployment] = StepTally()
+        for family in self._families:
+            family.labels(deployment, ENGINE)
+        for reason in FinishReason:
+            self.ended.labels(deployment, ENGINE, reason)
 
 
 class Trace:

@@ -58,6 +58,7 @@ class RequestContextMiddleware:
             if context.status is None:
                 await error_response(internal(), scope)(scope, receive, send_named)
         finally:
+            context.end()
             self._note(scope, context)
 
     def _note(self, scope: Scope, context: RequestContext) -> None:
@@ -67,13 +68,14 @@ class RequestContextMiddleware:
         self._metrics.observe(scope["method"], getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
             access_log.info(
-                "%s %s %d %.1f ms, %d prompt and %d output tokens, request %s",
+                "%s %s %d %.1f ms, %d prompt and %d output tokens%s, request %s",
                 scope["method"],
                 scope["raw_path"].decode("latin-1"),  # still escaped: a path must not begin a new line
                 status,
                 seconds * 1e3,
                 context.prompt_tokens,
                 context.output_tokens,
+                f" of {context.deployment}" if context.deployment else "",
                 context.request_id,
             )
 

@@ -40,7 +40,7 @@ def model_routes(server: Server) -> APIRouter:
     @router.get("/v1/models", tags=["OpenAI"])
     async def list_models() -> Response:
         """Every name a request may use."""
-        cards = [model_card(model, name) for model in server.models for name in (model.name, *model.aliases)]
+        cards = [model_card(model, name) for model in server.deployments for name in (model.name, *model.aliases)]
         return json_response({"object": "list", "data": cards})
 
     @router.get("/v1/models/{model_id:path}", tags=["OpenAI"])

@@ -1,5 +1,8 @@
 """For whoever runs the server: is it alive, would it take work, what does it do. None of it waits for an engine."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import orjson
 from fastapi import APIRouter, Request
 from prometheus_client.exposition import choose_encoder
@@ -15,8 +18,15 @@ from octavo.server.models import json_response
 PROBE_RETRY_SECONDS = 2.0
 
 
-def liveness_problem(model: Deployment) -> tuple[str, str] | None:
-    """Why a model cannot make progress, as (status, sentence); None if it can.
+class Problem(NamedTuple):
+    """What is wrong: one word for programs, one sentence for people."""
+
+    status: str
+    sentence: str
+
+
+def liveness_problem(model: Deployment) -> Problem | None:
+    """Why a model cannot make progress, as a status and a sentence; None if it can.
 
     An engine that is being restarted is no reason: its requests wait and go on by themselves, and killing the whole
     server would lose them.
@@ -26,34 +36,34 @@ def liveness_problem(model: Deployment) -> tuple[str, str] | None:
         case EngineState.LOADING:
             done, total = engine.load_progress
             share = f" ({100 * done // total} %)" if total else ""
-            return "loading", f"The model '{model.name}' is loading{share}."
+            return Problem("loading", f"The model '{model.name}' is loading{share}.")
         case EngineState.FAILED:
-            return "failed", f"The engine of '{model.name}' failed: {engine.failure}."
+            return Problem("failed", f"The engine of '{model.name}' failed: {engine.failure}.")
         case EngineState.STOPPED:
-            return "stopped", f"The engine of '{model.name}' is stopped."
+            return Problem("stopped", f"The engine of '{model.name}' is stopped.")
     if engine.stalled:
-        return "stalled", f"The engine of '{model.name}' has work, but makes no progress."
+        return Problem("stalled", f"The engine of '{model.name}' has work, but makes no progress.")
     return None
 
 
-def readiness_problem(server: Server) -> tuple[str, str] | None:
-    """Why the server would take no new work; None if it would."""
-    if server.in_flight.draining:
-        return "draining", "The server is shutting down."
-    for model in server.models:
-        if found := liveness_problem(model):
-            return found
-        if model.engine.state is EngineState.RESTARTING:
-            return "restarting", f"The engine of '{model.name}' died and is being restarted."
-    return None
+def readiness_problem(model: Deployment) -> Problem | None:
+    """Why a model would take no new work; None if it would."""
+    if model.engine.state is EngineState.RESTARTING:
+        return Problem("restarting", f"The engine of '{model.name}' died and is being restarted.")
+    return liveness_problem(model)
 
 
-def _probe(found: tuple[str, str] | None, good: str) -> Response:
+def _probe(
+    server: Server, find: Callable[[Deployment], Problem | None], good: str, of_all: Problem | None = None
+) -> Response:
+    """The state of every deployment. A problem of one of them, or of all, is one of the server."""
+    problems = {each.name: find(each) for each in server.deployments}
+    states = {name: good if problem is None else problem.status for name, problem in problems.items()}
+    found = of_all or next(filter(None, problems.values()), None)
     if found is None:
-        return json_response({"status": good})
-    status, message = found
-    error = unavailable(message, PROBE_RETRY_SECONDS)
-    body = {"status": status, **error_body(error)}
+        return json_response({"status": good, "deployments": states})
+    error = unavailable(found.sentence, PROBE_RETRY_SECONDS)
+    body = {"status": found.status, "deployments": states, **error_body(error)}
     return Response(orjson.dumps(body), error.status_code, headers=error.headers, media_type="application/json")
 
 
@@ -64,12 +74,13 @@ def operation_routes(server: Server) -> APIRouter:
     @router.get("/health", responses={503: {"description": "Loading, failed or stalled; `status` says which."}})
     async def health() -> Response:
         """Whether the server is alive: 200 as long as there is no reason to restart it."""
-        return _probe(next(filter(None, map(liveness_problem, server.models)), None), "ok")
+        return _probe(server, liveness_problem, "ok")
 
     @router.get("/ready", responses={503: {"description": "New work would not be taken; `status` says why."}})
     async def ready() -> Response:
         """Whether the server would take new work."""
-        return _probe(readiness_problem(server), "ready")
+        draining = Problem("draining", "The server is shutting down.") if server.in_flight.draining else None
+        return _probe(server, readiness_problem, "ready", draining)
 
     @router.get("/version")
     async def version() -> Response:

@@ -1,6 +1,7 @@
 """What is known of one HTTP request and its response; every layer adds its part, the access log prints it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -24,6 +25,7 @@ class RequestContext:
         started: `time.perf_counter()` at arrival.
         status: sent to the client, None before that.
         body_bytes: size of the request body.
+        deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
     """
 
@@ -33,8 +35,20 @@ class RequestContext:
     started: float = field(default_factory=time.perf_counter)
     status: int | None = None
     body_bytes: int = 0
+    deployment: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+
+    _ends: list[Callable[[], None]] = field(default_factory=list)
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have something called when the response has been sent, or given up."""
+        self._ends.append(call)
+
+    def end(self) -> None:
+        """The response has been sent, or given up."""
+        for call in self._ends:
+            call()
 
     @staticmethod
     def of(scope: Scope) -> "RequestContext":

@@ -9,12 +9,12 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
 
-from octavo.deployments import Deployment
+from octavo.deployments import Deployments
 from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.connections import ConnectionLimits, Connections
@@ -116,7 +116,7 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def serve(settings: ServerSettings, models: Sequence[Deployment], listener: socket.socket) -> None:
+async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT.
 
     The first signal turns readiness to 503 and refuses new work, while the port stays open and requests in flight go
@@ -127,7 +127,7 @@ async def serve(settings: ServerSettings, models: Sequence[Deployment], listener
         listener: from `bind` or `bind_unix`; closed at the end.
     """
     raise_file_limit()
-    app = create_app(settings, models)
+    app = create_app(settings, deployments)
     server: Server = app.state.server
     config = uvicorn.Config(
         app,

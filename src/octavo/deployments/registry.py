@@ -1,0 +1,68 @@
+"""The deployments of a server by name, and which of them requests are using."""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+
+from octavo.deployments.deployment import Deployment
+
+
+class Use:
+    """A request's hold on a deployment, from its arrival to its end."""
+
+    def __init__(self, deployments: "Deployments") -> None:
+        self.deployment: Deployment | None = None
+        self._deployments = deployments
+
+    def choose(self, deployment: Deployment) -> None:
+        """The request has found out which deployment it is for."""
+        self.deployment = deployment
+        self._deployments.note_change()
+
+    def end(self) -> None:
+        """The request has ended."""
+        self._deployments.uses.discard(self)
+        self._deployments.note_change()
+
+
+class Deployments:
+    """What a server offers. It can change while the server runs: a request keeps the deployment that it began with.
+
+    The names may be asked for in any thread; everything else belongs to the event loop.
+
+    Attributes:
+        uses: of the requests that are there.
+    """
+
+    def __init__(self, deployments: Iterable[Deployment] = ()) -> None:
+        self.uses: set[Use] = set()
+        self._changed = asyncio.Event()
+        self.offer(deployments)
+
+    def offer(self, deployments: Iterable[Deployment]) -> None:
+        """Offer these from now on, and no others."""
+        self._offered = tuple(deployments)  # the first serves requests that name none
+        self._by_name = {name: each for each in self._offered for name in (each.name, *each.aliases)}
+
+    def __iter__(self) -> Iterator[Deployment]:
+        return iter(self._offered)
+
+    def get(self, name: str) -> Deployment | None:
+        """The deployment of that name or alias."""
+        return self._by_name.get(name)
+
+    def begin(self) -> Use:
+        """A request has arrived, and may choose any of the deployments that are offered now."""
+        use = Use(self)
+        self.uses.add(use)
+        return use
+
+    async def unused(self, deployment: Deployment) -> None:
+        """Wait until the last request that uses a deployment has ended, if no new ones come to it."""
+        undecided = {use for use in self.uses if use.deployment is None}
+        while any(use.deployment is deployment or (use.deployment is None and use in undecided) for use in self.uses):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def note_change(self) -> None:
+        """Requests have chosen or ended."""
+        self._changed.set()
