@@ -19,7 +19,8 @@ from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, O
 from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
-from octavo.server.run import bind, serve
+from octavo.server.listener import bind
+from octavo.server.run import serve
 from octavo.server.settings import ServerSettings
 from octavo.text import Tokenizer, load_tokenizer
 from octavo.weights.checkpoint import Checkpoint

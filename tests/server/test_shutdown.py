@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from octavo.errors import ConfigError
-from octavo.server.run import bind, bind_unix
+from octavo.server.listener import bind, bind_unix
 from tests.server.conftest import eventually
 from tests.server.sse import events
 from tests.server.test_operations import metric

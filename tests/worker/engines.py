@@ -10,7 +10,8 @@ from pathlib import Path
 
 from octavo.engine.client import EngineClient, EngineState, OutputStream
 from octavo.engine.config import EngineConfig
-from octavo.engine.local import LocalEngines, engine_spec
+from octavo.engine.launch import engine_spec
+from octavo.engine.local import LocalEngines
 from octavo.engine.request import Request, SamplingParams
 from octavo.worker.control import WorkerStatus
 from octavo.worker.supervisor import RestartPolicy

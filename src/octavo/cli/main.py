@@ -52,10 +52,11 @@ Every option can also be set by an environment variable (--max-num-seqs by OCTAV
 def serve(models: tuple[str, ...], **flags: object) -> None:
     """Serve models."""
     configuration = configure(models, flags)
-    from octavo.cli.serve import configure_logging, serve_models
+    from octavo.cli.serve import serve_models
+    from octavo.logs import configure_logging
 
     _interruptible()
-    configure_logging(configuration.server.log_level)
+    configure_logging(configuration.server.log_level, console)
     serve_models(configuration)
 
 

@@ -1,4 +1,7 @@
-"""`octavo serve`: from a model's name to a server that answers."""
+"""`octavo serve`: the supervisor of a server's processes, from models' names to an orderly end.
+
+It stays light: frontends speak HTTP and engines compute, each in a process of its own.
+"""
 
 import asyncio
 import logging
@@ -6,128 +9,180 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
-import uvloop
+import msgspec
 
 from octavo.cli.configuration import Configuration
-from octavo.cli.console import console, counting, fetch
-from octavo.deployments import Deployment, Deployments
-from octavo.deployments.loading import located, open_deployment
+from octavo.cli.console import counting, fetch
 from octavo.deployments.settings import DeploymentSettings
-from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
-from octavo.engine.local import LocalEngines
-from octavo.server.run import bind, bind_unix, serve
+from octavo.engine.launch import engine_spec
+from octavo.errors import OctavoError
+from octavo.server.launch import FrontendConfiguration, frontend_spec
+from octavo.server.listener import address_of, bind, bind_unix
 from octavo.server.settings import ServerSettings
+from octavo.worker.control import Stop, WorkerState, WorkerStatus
+from octavo.worker.launcher import LocalLauncher
+from octavo.worker.supervisor import Supervisor
 
 log = logging.getLogger("octavo.server")
+
+INTERRUPTED = 130
+"""The exit status after a signal that came before the server was ready."""
+
+HURRY_SECONDS = 2.0
+"""For a frontend to tell its clients that the server is stopping now."""
+
+
+class ServerFailed(OctavoError):
+    """A process that the server cannot do without could not be started, or not be kept alive."""
 
 
 def serve_models(configuration: Configuration) -> None:
     """Serve until a signal. What can go wrong goes wrong in this order: port, models, settings, weights."""
     started = time.monotonic()
-    server = configuration.server
-    _listen(server).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
-    deployments = [located(settings, fetch(settings.model)) for settings in configuration.deployments]
-    listener = _listen(server)
+    settings = configuration.server
+    _listen(settings).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
+    deployments = [deployment.located(fetch(deployment.model)) for deployment in configuration.deployments]
+    listener = _listen(settings)
     try:
-        uvloop.run(_serve(deployments, server, listener, started))
-    except asyncio.CancelledError:  # by a signal, before there was a server to drain
-        sys.exit(130)
+        status = asyncio.run(ServerProcesses(deployments, settings, listener).run(started))
     finally:
         listener.close()
-        if server.uds:
-            Path(server.uds).unlink(missing_ok=True)
+        if settings.uds:
+            Path(settings.uds).unlink(missing_ok=True)
+    sys.exit(status)
 
 
-def _listen(server: ServerSettings) -> socket.socket:
-    return bind_unix(server.uds) if server.uds else bind(server.host, server.port)
+def _listen(settings: ServerSettings) -> socket.socket:
+    return bind_unix(settings.uds) if settings.uds else bind(settings.host, settings.port)
 
 
-async def _serve(
-    deployments: Sequence[DeploymentSettings], settings: ServerSettings, listener: socket.socket, started: float
-) -> None:
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the server has handlers of its own
-        loop.add_signal_handler(number, task.cancel)
-    async with LocalEngines() as engines:
-        clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in deployments]
-        served = [
-            await asyncio.to_thread(open_deployment, each, client)
-            for each, client in zip(deployments, clients, strict=True)
-        ]
-        server = asyncio.create_task(serve(settings, Deployments(served), listener))
-        loading = asyncio.create_task(_report_loading(served, _address(listener), started))
+class ServerProcesses:
+    """The processes of one server, from their start to their end."""
+
+    def __init__(
+        self, deployments: Sequence[DeploymentSettings], settings: ServerSettings, listener: socket.socket
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._engines = {deployment.name: deployment for deployment in deployments}
+        self._frontends = [f"frontend {number}" for number in range(1, settings.api_workers + 1)]
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self, started: float) -> int:
+        """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
+
+        Args:
+            started: `time.monotonic()` when the command began.
+
+        Raises:
+            ServerFailed: a model cannot be loaded, or a frontend cannot be kept alive.
+        """
+        self._supervisor = Supervisor(LocalLauncher())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
         try:
-            await asyncio.wait({server, loading}, return_when=asyncio.FIRST_COMPLETED)
-            if loading.done():
-                loading.result()
-            await server
+            self._start()
+            ready = await _unless(self._stop, self._until_ready(started))
+            if ready:
+                await _unless(self._stop, self._watch_frontends())
+            await self._drain()
         finally:
-            for part in (server, loading):
-                part.cancel()
-            await asyncio.gather(server, loading, return_exceptions=True)
+            await self._supervisor.stop()
+        return 0 if ready else INTERRUPTED
+
+    def _start(self) -> None:
+        """Start all processes at once: frontends import what they need while engines load."""
+        for name, deployment in self._engines.items():
+            self._supervisor.add(engine_spec(name, deployment.engine))
+        configuration = FrontendConfiguration(
+            listener=self._listener.fileno(), settings=self._settings, deployments=self._engines
+        )
+        for name in self._frontends:
+            self._supervisor.add(frontend_spec(name, configuration))
+
+    def _on_signal(self) -> None:
+        if not self._stop.is_set():
+            seconds = self._settings.shutdown_timeout
+            log.info("stopping: requests in flight have %g seconds; signal again to stop now", seconds)
+            self._stop.set()
+        elif not self._hurry.is_set():
+            log.info("stopping now")
+            self._hurry.set()
+
+    async def _until_ready(self, started: float) -> None:
+        """Show how far loading is, then what is served where."""
+        progress: dict[str, tuple[int, int]] = {}
+        with counting(f"loading {', '.join(each.model for each in self._engines.values())}") as report:
+
+            def note(status: WorkerStatus) -> None:
+                if status.name in self._engines:
+                    progress[status.name] = status.progress
+                    report(sum(done for done, _ in progress.values()), sum(total for _, total in progress.values()))
+
+            unsubscribe = self._supervisor.subscribe(note)
+            try:
+                names = (*self._engines, *self._frontends)
+                for settled in asyncio.as_completed([self._supervisor.settled(name) for name in names]):
+                    status = await settled
+                    if status.state is WorkerState.FAILED:
+                        raise ServerFailed(str(status.failure))
+            finally:
+                unsubscribe()
+        for name in self._engines:
+            self._log_ready(name, started)
+
+    def _log_ready(self, name: str, started: float) -> None:
+        info = msgspec.json.decode(self._supervisor.status(name).payload, type=ModelInfo)
+        log.info(
+            "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
+            "%d sequences at once, KV cache for %d tokens in %s",
+            name,
+            address_of(self._listener),
+            time.monotonic() - started,
+            info.backend,
+            info.isa or "numpy",
+            info.threads,
+            info.max_model_len,
+            info.max_num_seqs,
+            info.num_pages * info.page_size,
+            info.kv_cache_dtype,
+        )
+
+    async def _watch_frontends(self) -> None:
+        """Wait until a frontend cannot be kept alive. An engine that cannot is told to clients by the frontends."""
+        for ended in asyncio.as_completed([self._supervisor.ended(name) for name in self._frontends]):
+            raise ServerFailed(str((await ended).failure))
+
+    async def _drain(self) -> None:
+        """Have the frontends end what is in flight. Those that are not ready have nothing."""
+        serving = [name for name in self._frontends if self._supervisor.status(name).state is WorkerState.READY]
+        if not serving:
+            return
+        seconds = self._settings.shutdown_timeout
+        ends = [asyncio.create_task(self._supervisor.finish(name, seconds)) for name in serving]
+        if not await _unless(self._hurry, asyncio.wait(ends)):
+            for name in serving:
+                self._supervisor.send(name, Stop(0.0))
+            await asyncio.wait(ends, timeout=HURRY_SECONDS)
 
 
-async def _report_loading(deployments: Sequence[Deployment], address: str, started: float) -> None:
-    """Show how far loading is, then what is served where. Raises EngineFailed when it fails."""
-    waiting = {asyncio.create_task(each.engine.ready()): each for each in deployments}
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bool:
+    """Do some work to its end, or until an event comes first. Returns whether it got to its end."""
+    task, interruption = asyncio.create_task(work), asyncio.create_task(event.wait())
     try:
-        with counting(f"loading {', '.join(each.root for each in deployments)}") as report:
-            while pending := [task for task in waiting if not task.done()]:
-                await asyncio.wait(pending, timeout=0.1)
-                progress = [each.engine.load_progress for each in deployments]
-                report(sum(done for done, _ in progress), sum(total for _, total in progress))
-                for task in waiting:
-                    if task.done():
-                        task.result()
+        await asyncio.wait({task, interruption}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
     finally:
-        for task in waiting:
-            task.cancel()
-    for task, each in waiting.items():
-        if each.engine.state is EngineState.READY:
-            _log_ready(each, task.result(), address, started)
-
-
-def _log_ready(deployment: Deployment, info: ModelInfo, address: str, started: float) -> None:
-    log.info(
-        "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
-        "%d sequences at once, KV cache for %d tokens in %s",
-        deployment.name,
-        address,
-        time.monotonic() - started,
-        info.backend,
-        info.isa or "numpy",
-        info.threads,
-        info.max_model_len,
-        info.max_num_seqs,
-        info.num_pages * info.page_size,
-        info.kv_cache_dtype,
-    )
-
-
-def _address(listener: socket.socket) -> str:
-    name = listener.getsockname()
-    if isinstance(name, str):
-        return name
-    host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error, with colours on a terminal."""
-    from rich.logging import RichHandler
-
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, markup=False)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+        for each in (task, interruption):
+            each.cancel()
+        await asyncio.gather(task, interruption, return_exceptions=True)

@@ -1,7 +1,6 @@
 """From a deployment's settings to one that answers."""
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from octavo.deployments.defaults import GenerationDefaults
@@ -11,11 +10,6 @@ from octavo.engine.client import EngineClient
 from octavo.models import read_sizes
 from octavo.text import load_tokenizer
 from octavo.weights.checkpoint import open_checkpoint
-
-
-def located(settings: DeploymentSettings, path: Path) -> DeploymentSettings:
-    """The settings, once it is known where on this machine the model lies."""
-    return replace(settings, engine=replace(settings.engine, model=str(path)))
 
 
 def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deployment:

@@ -1,7 +1,8 @@
 """What one deployment is told: which model, under which names, on what an engine may use."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError
@@ -37,6 +38,10 @@ class DeploymentSettings:
     def names(self) -> tuple[str, ...]:
         """Every name that requests may use, its own first."""
         return tuple(dict.fromkeys((self.name, *self.served_model_name)))
+
+    def located(self, path: Path) -> "DeploymentSettings":
+        """The same settings, once it is known where on this machine the model lies."""
+        return replace(self, engine=replace(self.engine, model=str(path)))
 
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""

@@ -4,20 +4,9 @@ from types import TracebackType
 
 from octavo.engine.client import EngineClient
 from octavo.engine.config import EngineConfig
-from octavo.worker.control import raw
+from octavo.engine.launch import engine_spec
 from octavo.worker.launcher import LocalLauncher, WorkerSpec
 from octavo.worker.supervisor import RestartPolicy, Supervisor
-
-
-def engine_spec(name: str, config: EngineConfig) -> WorkerSpec:
-    """An engine as a supervisor starts it."""
-    return WorkerSpec(
-        name=name,
-        module="octavo.engine.process",
-        configuration=bytes(raw(config)),
-        # Backends have threads of their own; those of a BLAS contend with them, and their number changes the last bits.
-        environment={"OPENBLAS_NUM_THREADS": "1"},
-    )
 
 
 class LocalEngines:

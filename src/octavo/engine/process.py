@@ -1,7 +1,7 @@
 """The engine process: an engine at a worker's end of a channel.
 
-Started as `python -m octavo.engine.process ADDRESS` by a supervisor (`octavo.worker.supervisor`). It holds nothing that
-must be saved, so that it may be ended at any time.
+Started as `python -m octavo.engine.process ADDRESS NAME` by a supervisor (`octavo.worker.supervisor`). It holds
+nothing that must be saved, so that it may be ended at any time.
 """
 
 import logging

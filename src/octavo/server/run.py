@@ -1,30 +1,26 @@
-"""Running the application: the socket, the signals, and an orderly end."""
+"""Running the application, and an orderly end."""
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
 from octavo.deployments import Deployments
-from octavo.errors import ConfigError
 from octavo.server.app import create_app
 from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
+from octavo.server.listener import BACKLOG
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
 
 log = logging.getLogger("octavo.server")
-
-BACKLOG = 2048
 
 MAX_FILES = 65536
 
@@ -36,42 +32,6 @@ TICKS_PER_SECOND = 10
 
 CLOSING_SECONDS = 5
 """For clients to read the last bytes of what ended."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take a port before anything else is done, so that one in use is found out at once. Port 0 is any free one.
-
-    Raises:
-        ConfigError: the address is in use, not ours, or not allowed.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    # A server may start while connections of the one before it linger.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return _listen(listener, (host, port), f"{host} port {port}", "choose another with --host and --port")
-
-
-def bind_unix(path: str) -> socket.socket:
-    """Listen on a Unix socket. The file that a killed server left behind is replaced.
-
-    Raises:
-        ConfigError: another server listens there, or the path cannot be used.
-    """
-    if Path(path).is_socket():
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(path) == errno.ECONNREFUSED:  # nobody listens any more
-                Path(path).unlink()
-    return _listen(socket.socket(socket.AF_UNIX), path, path, "choose another path with --uds")
-
-
-def _listen(listener: socket.socket, address: tuple[str, int] | str, where: str, remedy: str) -> socket.socket:
-    try:
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"cannot listen on {where}: {reason.rstrip('.')}; {remedy}") from error
-    return listener
 
 
 def raise_file_limit() -> None:
@@ -102,9 +62,14 @@ class _Uvicorn(uvicorn.Server):
     """Uvicorn with limits on connections, and without its signal handlers: it would close the port first, and drain
     afterwards."""
 
-    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits) -> None:
+    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self.server_state: Connections = Connections(limits)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:
@@ -116,59 +81,76 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    The first signal turns readiness to 503 and refuses new work, while the port stays open and requests in flight go
-    on, `settings.shutdown_timeout` long at most; what is left then ends with an error. A second signal skips the wait.
-    The engines belong to the caller: started before or meanwhile, stopped afterwards.
+class HttpServer:
+    """The application on a socket.
 
     Args:
-        listener: from `bind` or `bind_unix`; closed at the end.
+        deployments: what it offers; the engines belong to the caller: started before or meanwhile, stopped afterwards.
+        listener: from `octavo.server.listener`; closed at the end.
+        on_started: called when requests are answered from now on.
     """
-    raise_file_limit()
-    app = create_app(settings, deployments)
-    server: Server = app.state.server
-    config = uvicorn.Config(
-        app,
-        http=HttpProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_timeout,
-        timeout_graceful_shutdown=CLOSING_SECONDS,
-    )
-    runner = _Uvicorn(config, connection_limits(settings))
-    drain: asyncio.Task[None] | None = None
 
-    async def stop_when_drained() -> None:
-        await server.in_flight.drain(settings.shutdown_timeout)
-        runner.should_exit = True
+    def __init__(
+        self,
+        settings: ServerSettings,
+        deployments: Deployments,
+        listener: socket.socket,
+        on_started: Callable[[], None] = lambda: None,
+    ) -> None:
+        raise_file_limit()
+        app = create_app(settings, deployments)
+        config = uvicorn.Config(
+            app,
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_timeout,
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+        )
+        self._server: Server = app.state.server
+        self._runner = _Uvicorn(config, connection_limits(settings), on_started)
+        self._listener = listener
+        self._drain: asyncio.Task[None] | None = None
 
-    def on_signal() -> None:
-        nonlocal drain
-        if drain is None:
-            log.info(
-                "stopping: requests in flight have %g seconds; signal again to stop now", settings.shutdown_timeout
-            )
-            drain = asyncio.create_task(stop_when_drained())
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        try:
+            await self._runner.serve(sockets=[self._listener])
+        finally:
+            if self._drain is not None:
+                self._drain.cancel()
+            self._listener.close()
+
+    def stop(self, drain_seconds: float) -> None:
+        """End in good order. A second call skips the wait.
+
+        Readiness turns to 503 and new work is refused, while the port stays open and requests in flight go on, so long
+        at most; what is left then ends with an error.
+        """
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._stop_when_drained(drain_seconds))
             return
-        log.info("stopping now")
-        server.in_flight.cancel()
-        runner.should_exit = runner.force_exit = True
+        self._server.in_flight.cancel()
+        self._runner.should_exit = self._runner.force_exit = True
 
+    async def _stop_when_drained(self, drain_seconds: float) -> None:
+        await self._server.in_flight.drain(drain_seconds)
+        self._runner.should_exit = True
+
+
+async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal skips the wait for requests in flight. See `HttpServer`."""
+    server = HttpServer(settings, deployments, listener)
     loop = asyncio.get_running_loop()
     handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     for number in handled:
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, server.stop, settings.shutdown_timeout)
     try:
-        await runner.serve(sockets=[listener])
+        await server.run()
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
-        if drain is not None:
-            drain.cancel()
-        listener.close()

@@ -93,6 +93,7 @@ class ServerSettings:
         least=0,
         most=MAX_SECONDS,
     )
+    api_workers: int = setting(1, help="Processes that speak HTTP, all of them on the one address.", least=1, most=256)
     log_level: str = setting(
         "info", help="What is logged to standard error.", choices=("debug", "info", "warning", "error")
     )

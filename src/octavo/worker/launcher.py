@@ -21,7 +21,7 @@ class WorkerSpec:
 
     Attributes:
         name: unique among the workers of a supervisor.
-        module: is run as `python -m MODULE ADDRESS`.
+        module: is run as `python -m MODULE ADDRESS NAME`; the name is for whoever lists processes.
         configuration: one line, the first that the process reads from its standard input.
         environment: variables that are set for it, beside those of this process.
         files: descriptors that it inherits.
@@ -99,7 +99,7 @@ class LocalLauncher:
         socket = self._folder.path / str(self._launched)
         address = f"ipc://{socket}"
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", spec.module, address),
+            *(sys.executable, "-m", spec.module, address, spec.name),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=MAX_LINE,
@@ -147,6 +147,8 @@ class LocalProcess:
     async def end(self, grace: float) -> None:
         """End its standard input, and itself by force after so many seconds."""
         self._stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()  # heeded only until it reads its standard input
         try:
             await asyncio.wait_for(self._process.wait(), grace)
         except TimeoutError:

@@ -37,11 +37,11 @@ class Parent:
         except BrokenPipeError:
             os._exit(0)
 
-    def follow(self, on_order: Callable[[Order], None] | None = None) -> None:
+    def follow(self, on_order: Callable[[Order], object] | None = None) -> None:
         """Call `on_order`, in a thread of its own, for every order; end this process when its supervisor is gone."""
         threading.Thread(target=self._follow, args=(on_order,), name="parent", daemon=True).start()
 
-    def _follow(self, on_order: Callable[[Order], None] | None) -> None:
+    def _follow(self, on_order: Callable[[Order], object] | None) -> None:
         for line in self._lines:
             if on_order is not None:
                 on_order(decode_order(line))

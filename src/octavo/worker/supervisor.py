@@ -23,6 +23,7 @@ from octavo.worker.control import (
     Order,
     Ready,
     Report,
+    Stop,
     WorkerState,
     WorkerStatus,
     decode_report,
@@ -100,6 +101,13 @@ class Supervisor:
         await self._workers[name].stop()
         del self._workers[name]
 
+    async def finish(self, name: str, drain_seconds: float) -> None:
+        """Have an informed process end what is under way, so long at most, and then itself; no heir takes its place.
+
+        Another `Stop`, sent meanwhile, makes it end at once.
+        """
+        await self._workers[name].finish(drain_seconds)
+
     async def stop(self) -> None:
         """End all workers."""
         await asyncio.gather(*(self.remove(name) for name in list(self._workers)))
@@ -124,9 +132,11 @@ class Supervisor:
         await worker.settled.wait()
         return worker.status
 
-    async def ended(self, name: str) -> None:
+    async def ended(self, name: str) -> WorkerStatus:
         """Wait until a worker has failed for good or was stopped."""
-        await asyncio.shield(self._workers[name].task)
+        worker = self._workers[name]
+        await asyncio.shield(worker.task)
+        return worker.status
 
     def send(self, name: str, order: Order) -> None:
         """Tell a process something; it is lost when there is none at the moment."""
@@ -214,9 +224,21 @@ class _Worker:
     async def stop(self) -> None:
         """End the process and the watching."""
         self._stopping.set()
-        self._move(WorkerState.STOPPED)
+        if self.status.state is not WorkerState.STOPPED:
+            self._move(WorkerState.STOPPED)
         if self._process is not None:
             await self._process.end(self._supervisor.policy.grace)
+        await self.task
+
+    async def finish(self, drain_seconds: float) -> None:
+        """Let the process end by itself, or end it when it does not."""
+        self._stopping.set()
+        self._move(WorkerState.STOPPED)
+        self.send(Stop(drain_seconds))
+        grace = self._supervisor.policy.grace
+        await asyncio.wait({self.task}, timeout=drain_seconds + 2 * grace)
+        if self._process is not None:
+            await self._process.end(grace)
         await self.task
 
     async def _run(self) -> None:
