@@ -25,40 +25,11 @@ static OCTAVO_INLINE I broadcast(const void* p) {
   return splat(x);
 }
 
-static OCTAVO_INLINE I load_bytes(const uint8_t* p) {
-  I v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
-
-// 16-bit sums: eight of two products, each at most 2 * 15 * 127, fit.
-static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
-  const __m256i x = _mm256_maddubs_epi16((__m256i)low, (__m256i)a), y = _mm256_maddubs_epi16((__m256i)high, (__m256i)b);
-  return (I)(first ? _mm256_add_epi16(x, y) : _mm256_add_epi16(_mm256_add_epi16((__m256i)total, x), y));
-}
-
-// Times a factor, in 32 bits.
-static OCTAVO_INLINE I end_u4(I total, int16_t factor) {
-  return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor));
-}
-
-#else
-
-// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j]: one instruction of AVX-512 VNNI.
-static OCTAVO_INLINE I add_products(I total, I w, I x) {
 #ifdef __AVX512VNNI__
+
+// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j].
+static OCTAVO_INLINE I add_products(I total, I w, I x) {
   return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
-#else
-  uint8_t a[sizeof w];
-  int8_t b[sizeof x];
-  std::memcpy(a, &w, sizeof w);
-  std::memcpy(b, &x, sizeof x);
-  for (int lane = 0; lane < kLanes; lane++)
-    for (int j = 0; j < 4; j++) total[lane] += a[4 * lane + j] * b[4 * lane + j];
-  return total;
-#endif
 }
 
 static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
@@ -67,17 +38,43 @@ static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
 
 static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return factor == 1 ? total : total * factor; }
 
+#else
+
+// w[2 * i] * x[2 * i] + w[2 * i + 1] * x[2 * i + 1] in 16 bits, w without a sign and at most 15.
+static OCTAVO_INLINE S products(I w, I x) {
+#ifdef __AVX2__
+  return (S)_mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+#else
+  return ((S)w & 0xff) * (S)((S)((S)x << 8) >> 8) + ((S)w >> 8) * ((S)x >> 8);
+#endif
+}
+
+// Sums of 16 bits: eight of two products each, all at most 15 * 128, fit.
+static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
+  const S x = products(low, a), y = products(high, b);
+  return (I)(first ? x + y : (S)total + x + y);
+}
+
+// The two sums of a lane together, times a factor, in 32 bits.
+static OCTAVO_INLINE I end_u4(I total, int16_t factor) {
+#ifdef __AVX2__
+  return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor));
+#else
+  return (((total << 16) >> 16) + (total >> 16)) * factor;
+#endif
+}
+
 #endif
 
 // The bytes of row m are at q + m * stride.
 template <int M, int T>
 static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor,
                                     I (*result)[M]) {
-  OCTAVO_EACH(i, 4) {
+  OCTAVO_STEPS(i, 4) {
     const int k = 16 * (i / 2) + 4 * (i % 2);
     I low[T], high[T];
     OCTAVO_EACH(t, T) {
-      I both = load_bytes(w[t] + i * sizeof both);
+      I both = load_bits(w[t] + i * sizeof both);
       OCTAVO_KEEP(both);  // one load, not one for each half
       low[t] = both & 0x0f0f0f0f, high[t] = (both >> 4) & 0x0f0f0f0f;
     }
@@ -114,11 +111,8 @@ static OCTAVO_INLINE I load_shorts(const uint8_t* w) {
 #elif defined(__AVX2__)
   return (I)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
 #else
-  int16_t shorts[2 * kLanes];
-  for (int i = 0; i < 2 * kLanes; i++) shorts[i] = static_cast<int8_t>(w[i]);
-  I v;
-  std::memcpy(&v, shorts, sizeof v);
-  return v;
+  const int8_t* bytes = reinterpret_cast<const int8_t*>(w);
+  return (I)S{raised(bytes) >> 8, raised(bytes + kLanes) >> 8};
 #endif
 }
 
@@ -128,19 +122,14 @@ static OCTAVO_INLINE I add_pairs(I total, I w, I x) {
 #elif defined(__AVX2__)
   return total + (I)_mm256_madd_epi16((__m256i)w, (__m256i)x);
 #else
-  int16_t a[2 * kLanes], b[2 * kLanes];
-  std::memcpy(a, &w, sizeof w);
-  std::memcpy(b, &x, sizeof x);
-  for (int lane = 0; lane < kLanes; lane++)
-    total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1];
-  return total;
+  return total + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
 #endif
 }
 
 // Half a block of kS8, 16 inputs: the second one is added to the first.
 template <int M, int T>
 static OCTAVO_INLINE void dot_half(const uint8_t* const* w, const Activations16* x, int half, I (*result)[M]) {
-  OCTAVO_EACH(i, 8) {
+  OCTAVO_STEPS(i, 8) {
     I weight[T];
     OCTAVO_EACH(t, T) weight[t] = load_shorts(w[t] + 2 * kLanes * (8 * half + i));
     OCTAVO_EACH(m, M) {
@@ -159,14 +148,24 @@ static OCTAVO_INLINE F load_scale(const uint8_t* p, int index) {
   return load(reinterpret_cast<const float*>(p) + index * kLanes);
 }
 
-// Blocks [first, last) of T tiles, of which the others stand `apart` tiles after the one before.
+// A panel of rows and some tiles, each `apart` tiles after the one before.
+template <typename Record>
+struct Factors {
+  const Weight& weight;
+  const Record* panel;
+  int64_t tile, apart;
+  bool few;  // there is no other panel: weights are then read faster than the hardware follows by itself
+};
+
+// The records of T tiles, block after block.
 template <int T>
 struct Tiles {
-  const uint8_t* data[T];  // the next block's records
+  const uint8_t* data[T];  // of the block
   int64_t bytes;           // of a record
 
-  OCTAVO_INLINE Tiles(const Weight& w, int64_t tile, int64_t apart) : bytes(w.block_bytes()) {
-    for (int t = 0; t < T; t++) data[t] = w.data + (tile + t * apart) * w.tile_bytes();
+  template <typename Record>
+  OCTAVO_INLINE explicit Tiles(const Factors<Record>& in) : bytes(in.weight.block_bytes()) {
+    for (int t = 0; t < T; t++) data[t] = in.weight.data + (in.tile + t * in.apart) * in.weight.tile_bytes();
   }
   OCTAVO_INLINE void next() {
     OCTAVO_EACH(t, T) data[t] += bytes;
@@ -175,22 +174,23 @@ struct Tiles {
   OCTAVO_INLINE F scale(int t, int64_t integer_bytes, int index) const {
     return load_scale<half_scales>(data[t] + integer_bytes, index);
   }
-  // With few rows to multiply, weights are read faster than the hardware follows by itself.
   OCTAVO_INLINE void fetch_ahead() const {
     constexpr int64_t kAhead = 2048;
     OCTAVO_EACH(t, T) fetch_lines(data[t] + kAhead, bytes);
   }
 };
 
-// total[t][m] = w * x[m] for T tiles and M rows. `x`: a panel's records. `few`: there is no other panel.
-template <bool half_scales, bool few, int M, int T, typename Record>
-static OCTAVO_INLINE void multiply(const Weight& w, const Record* x, int64_t tile, int64_t apart, F (*total)[M]) {
+// total[t][m] = tile t * row m, for M rows of the panel. Compiled once for all that multiply: it is most of their code.
+template <bool half_scales, int M, int T, typename Record>
+static __attribute__((noinline)) void multiply(const Factors<Record>& in, F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock / 2;
+  F sum[T][M];
   OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);
-  Tiles<T> at(w, tile, apart);
-  for (int64_t b = w.blocks(); b > 0; b--, at.next(), x += kPanel) {
-    if (few) at.fetch_ahead();
+    OCTAVO_EACH(m, M) sum[t][m] = splat(0.0f);
+  const Record* x = in.panel;
+  Tiles<T> at(in);
+  for (int64_t b = in.weight.blocks(); b > 0; b--, at.next(), x += kPanel) {
+    if (in.few) at.fetch_ahead();
     I dot[T][M];
     dot_block<M, T>(at.data, x, dot);
     F scale[T], minimum[T];
@@ -201,54 +201,49 @@ static OCTAVO_INLINE void multiply(const Weight& w, const Record* x, int64_t til
     OCTAVO_EACH(m, M) {
       const F x_scale = splat(x[m].scale), x_sum = splat(x[m].sum);
       OCTAVO_EACH(t, T) {
-        total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale[t] * x_scale, total[t][m]);
-        total[t][m] = fma(minimum[t], x_sum, total[t][m]);
+        sum[t][m] = fma(to_float(dot[t][m]), scale[t] * x_scale, sum[t][m]);
+        sum[t][m] = fma(minimum[t], x_sum, sum[t][m]);
       }
     }
   }
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) total[t][m] = sum[t][m];
 }
 
-// `halves`: each half of a block has a scale.
-template <bool half_scales, bool few, bool halves, int M, int T>
-static OCTAVO_INLINE void multiply16(const Weight& w, const Activations16* x, int64_t tile, int64_t apart,
-                                     F (*total)[M]) {
+template <bool half_scales, int M, int T>
+static __attribute__((noinline)) void multiply(const Factors<Activations16>& in, F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock;
+  F sum[T][M];
   OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) total[t][m] = splat(0.0f);
-  Tiles<T> at(w, tile, apart);
-  for (int64_t b = w.blocks(); b > 0; b--, at.next(), x += kPanel) {
-    if (few) at.fetch_ahead();
+    OCTAVO_EACH(m, M) sum[t][m] = splat(0.0f);
+  const Activations16* x = in.panel;
+  const bool halves = in.weight.group != kBlock;  // each half of a block has a scale
+  Tiles<T> at(in);
+  for (int64_t b = in.weight.blocks(); b > 0; b--, at.next(), x += kPanel) {
+    if (in.few) at.fetch_ahead();
     I dot[T][M];
     dot_half<M, T>(at.data, x, 0, dot);
     if (halves)
       OCTAVO_EACH(t, T) {
         const F scale = at.template scale<half_scales>(t, kIntegerBytes, 0);
         OCTAVO_EACH(m, M) {
-          total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
+          sum[t][m] = fma(to_float(dot[t][m]), scale * splat(x[m].scale), sum[t][m]);
           dot[t][m] = I{};
         }
       }
     dot_half<M, T>(at.data, x, 1, dot);
     OCTAVO_EACH(t, T) {
       const F scale = at.template scale<half_scales>(t, kIntegerBytes, halves);
-      OCTAVO_EACH(m, M)
-        total[t][m] = fma(__builtin_convertvector(dot[t][m], F), scale * splat(x[m].scale), total[t][m]);
+      OCTAVO_EACH(m, M) sum[t][m] = fma(to_float(dot[t][m]), scale * splat(x[m].scale), sum[t][m]);
     }
-    if (w.minima)
+    if (in.weight.minima)
       OCTAVO_EACH(t, T) {
         const F minimum = at.template scale<half_scales>(t, kIntegerBytes, halves + 1);
-        OCTAVO_EACH(m, M) total[t][m] = fma(minimum, splat(x[m].sum), total[t][m]);
+        OCTAVO_EACH(m, M) sum[t][m] = fma(minimum, splat(x[m].sum), sum[t][m]);
       }
   }
-}
-
-template <bool half_scales, bool few, int M, int T>
-static OCTAVO_INLINE void multiply(const Weight& w, const Activations16* x, int64_t tile, int64_t apart,
-                                   F (*total)[M]) {
-  if (w.group == kBlock)
-    multiply16<half_scales, few, false, M, T>(w, x, tile, apart, total);
-  else
-    multiply16<half_scales, few, true, M, T>(w, x, tile, apart, total);
+  OCTAVO_EACH(t, T)
+    OCTAVO_EACH(m, M) total[t][m] = sum[t][m];
 }
 
 }  // namespace OCTAVO_ISA

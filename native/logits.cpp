@@ -34,7 +34,6 @@ float run_maxima(const float* x, int64_t count, float* maxima) {
   return highest;
 }
 
-typedef float F4u __attribute__((vector_size(16), aligned(4)));
 typedef double D4 __attribute__((vector_size(32)));
 typedef double D4u __attribute__((vector_size(32), aligned(8)));
 typedef int64_t L4 __attribute__((vector_size(32)));

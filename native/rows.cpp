@@ -60,8 +60,10 @@ static inline void activation(int32_t function, const F* x, F* y) {
     exp_of<V>(u, u);
     OCTAVO_EACH(v, V) y[v] = splat(0.5f) * x[v] * (splat(2.0f) - splat(2.0f) / (u[v] + one));
   } else {  // gelu by the error function
-    OCTAVO_EACH(v, V)
-      for (int i = 0; i < kLanes; i++) y[v][i] = 0.5f * x[v][i] * (1.0f + std::erf(x[v][i] * 0.70710678f));
+    float each[V * kLanes];
+    OCTAVO_EACH(v, V) store(each + v * kLanes, x[v]);
+    for (float& x : each) x = 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+    OCTAVO_EACH(v, V) y[v] = load(each + v * kLanes);
   }
 }
 

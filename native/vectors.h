@@ -12,10 +12,19 @@
 
 #ifdef __AVX2__
 #include <immintrin.h>
+#else
+#include "pairs.h"
 #endif
 
 // A loop over an array of vectors that is to live in registers: GCC keeps in memory what it does not unroll early.
 #define OCTAVO_EACH(index, count) _Pragma("GCC unroll 16") for (int index = 0; index < count; index++)
+
+// One that may as well stay a loop, whose instructions outnumber the registers many times where vectors are short.
+#ifdef __AVX2__
+#define OCTAVO_STEPS(index, count) OCTAVO_EACH(index, count)
+#else
+#define OCTAVO_STEPS(index, count) _Pragma("GCC unroll 1") for (int index = 0; index < count; index++)
+#endif
 
 // Keeps a vector in a register at this point: GCC reorders the sums of a loop until every accumulator is spilled (35
 // GOP/s for 58), and loads what several instructions need for each of them.
@@ -30,22 +39,29 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
+typedef float F4 __attribute__((vector_size(16)));
+typedef int32_t I4 __attribute__((vector_size(16)));
+typedef float F4u __attribute__((vector_size(16), aligned(4)));  // unaligned loads and stores
+
+#ifdef __AVX2__
+
 #ifdef __AVX512F__
 constexpr int kLanes = 16;
 #else
-constexpr int kLanes = 8;  // two registers each where they have four lanes
+constexpr int kLanes = 8;
 #endif
 
 typedef float F __attribute__((vector_size(4 * kLanes)));
 typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef int16_t S __attribute__((vector_size(4 * kLanes)));
 typedef float F8 __attribute__((vector_size(32)));  // smaller ones, cheaper to reduce
 typedef int32_t I8 __attribute__((vector_size(32)));
-typedef float F4 __attribute__((vector_size(16)));
-typedef int32_t I4 __attribute__((vector_size(16)));
-typedef float Fu __attribute__((vector_size(4 * kLanes), aligned(4)));  // unaligned loads and stores
+typedef float Fu __attribute__((vector_size(4 * kLanes), aligned(4)));
 
 static inline F load(const float* p) { return *reinterpret_cast<const Fu*>(p); }
 static inline void store(float* p, F v) { *reinterpret_cast<Fu*>(p) = v; }
+
+static inline F to_float(I v) { return __builtin_convertvector(v, F); }
 
 static inline F splat(float x) {
 #ifdef __AVX512F__
@@ -61,6 +77,38 @@ static inline I splat(int32_t x) {
 #else
   return I{x, x, x, x, x, x, x, x};
 #endif
+}
+
+#else
+
+constexpr int kLanes = 8;
+
+typedef Pair<F4> F;
+typedef Pair<I4> I;
+typedef Pair<int16_t __attribute__((vector_size(16)))> S;
+typedef F F8;
+typedef I I8;
+
+static inline F load(const float* p) {
+  return {*reinterpret_cast<const F4u*>(p), *reinterpret_cast<const F4u*>(p + 4)};
+}
+static inline void store(float* p, F v) {
+  *reinterpret_cast<F4u*>(p) = v.low;
+  *reinterpret_cast<F4u*>(p + 4) = v.high;
+}
+
+static inline F to_float(I v) { return {__builtin_convertvector(v.low, F4), __builtin_convertvector(v.high, F4)}; }
+
+static inline F splat(float x) { return {F4{x, x, x, x}, F4{x, x, x, x}}; }
+static inline I splat(int32_t x) { return {I4{x, x, x, x}, I4{x, x, x, x}}; }
+
+#endif
+
+// kLanes integers, wherever they are and whatever they are.
+static inline I load_bits(const void* p) {
+  float bits[kLanes];
+  std::memcpy(bits, p, sizeof bits);
+  return (I)load(bits);
 }
 
 // a * b + c, rounded once where the machine can.
@@ -79,16 +127,31 @@ static inline V larger(V a, V b) {
   return a > b ? a : b;
 }
 
-// Half as many lanes. GCC would take a permutation of the whole vector for the upper half.
-static inline F4 lower(F8 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
-
-static inline F4 upper(F8 v) {
-#ifdef __AVX2__
-  return (F4)_mm256_extractf128_ps((__m256)v, 1);
-#else
-  return __builtin_shufflevector(v, v, 4, 5, 6, 7);
-#endif
+template <typename V>
+static inline V smaller(V a, V b) {
+  return a < b ? a : b;
 }
+
+#ifndef __AVX2__
+template <typename V>
+static inline Pair<V> larger(Pair<V> a, Pair<V> b) {
+  return {larger(a.low, b.low), larger(a.high, b.high)};
+}
+
+template <typename V>
+static inline Pair<V> smaller(Pair<V> a, Pair<V> b) {
+  return {smaller(a.low, b.low), smaller(a.high, b.high)};
+}
+#endif
+
+// Half as many lanes. GCC would take a permutation of the whole vector for the upper half.
+#ifdef __AVX2__
+static inline F4 lower(F8 v) { return __builtin_shufflevector(v, v, 0, 1, 2, 3); }
+static inline F4 upper(F8 v) { return (F4)_mm256_extractf128_ps((__m256)v, 1); }
+#else
+static inline F4 lower(F8 v) { return v.low; }
+static inline F4 upper(F8 v) { return v.high; }
+#endif
 
 static inline float sum(F8 v) {  // always in this order
   return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
@@ -150,6 +213,30 @@ static inline void to_shorts(const I* x, int16_t* y) {
 #endif
 }
 
+#ifndef __AVX2__
+typedef int8_t B16 __attribute__((vector_size(16)));
+typedef int16_t S8 __attribute__((vector_size(16)));
+
+// Bytes as shorts, and shorts as integers, times 2 ** 8 and 2 ** 16: on a machine that puts the lowest byte first,
+// zeros before each make them so, without asking what their signs are.
+static inline S8 raised(const int8_t* p) {
+  B16 v = {};
+  std::memcpy(&v, p, 8);
+  return (S8)__builtin_shufflevector(B16{}, v, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+
+static inline I raised(S8 v) {
+  return {(I4)__builtin_shufflevector(S8{}, v, 0, 8, 1, 9, 2, 10, 3, 11),
+          (I4)__builtin_shufflevector(S8{}, v, 4, 12, 5, 13, 6, 14, 7, 15)};
+}
+
+static inline I raised(const uint16_t* p) {
+  S8 v;
+  std::memcpy(&v, p, sizeof v);
+  return raised(v);
+}
+#endif
+
 static inline float half_to_float(uint16_t h) {
   const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;
   float f;
@@ -185,9 +272,9 @@ static inline F load_half(const uint16_t* p) {
 #elif defined(__F16C__)
   return (F)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-  F v;
-  for (int i = 0; i < kLanes; i++) v[i] = half_to_float(p[i]);
-  return v;
+  const I raised_half = raised(p), magnitude = raised_half & 0x7fffffff;
+  const I finite = (I)((F)(magnitude >> 3) * splat(0x1p112f));  // as half_to_float does
+  return (F)(finite | (~(magnitude < 0x7c000000) & 0x7f800000) | (raised_half & INT32_MIN));
 #endif
 }
 
@@ -211,9 +298,7 @@ static inline F load_bfloat(const uint16_t* p) {
 #elif defined(__AVX2__)
   return (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
 #else
-  I bits;
-  for (int i = 0; i < kLanes; i++) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
-  return (F)bits;
+  return (F)raised(p);
 #endif
 }
 
@@ -223,9 +308,7 @@ static inline F load_byte(const int8_t* p) {
 #elif defined(__AVX2__)
   return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-  F v;
-  for (int i = 0; i < kLanes; i++) v[i] = p[i];
-  return v;
+  return to_float(raised(raised(p)) >> 24);
 #endif
 }
 
@@ -241,8 +324,8 @@ template <int V>
 static inline void exp_of(const F* x, F* y) {
   const F low = splat(-87.0f), high = splat(88.0f), magic = splat(12582912.0f);
   F within[V], shifted[V], r[V], p[V];
-  OCTAVO_EACH(v, V) within[v] = x[v] < low ? low : x[v];
-  OCTAVO_EACH(v, V) within[v] = within[v] > high ? high : within[v];
+  OCTAVO_EACH(v, V) within[v] = larger(low, x[v]);
+  OCTAVO_EACH(v, V) within[v] = smaller(high, within[v]);
   OCTAVO_EACH(v, V) shifted[v] = within[v] * splat(1.44269504f) + magic;
   OCTAVO_EACH(v, V) r[v] = fma(shifted[v] - magic, splat(-0.693359375f), within[v]);
   OCTAVO_EACH(v, V) r[v] = fma(shifted[v] - magic, splat(2.12194440e-4f), r[v]);
