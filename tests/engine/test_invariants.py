@@ -1,8 +1,8 @@
-"""A state machine over the engine: whatever is added, aborted, resumed or run out of, the invariants of paging hold.
+"""A state machine over the engine: whatever is added, aborted, resumed, fails or runs out, what paging promises holds.
 
-After every step: references equal owners; free and used pages partition the pool; pages are findable only when full,
-and under the key of the tokens they hold; the table agrees with the sequences. At the end every choice has generated
-exactly the tokens it must, and the pool is all free.
+After everything that happens: references equal owners and copies under way; free and used pages partition the pool;
+pages are findable only when full, and under the key of the tokens they hold; the table agrees with the sequences. At
+the end every choice has generated exactly the tokens it must, but for those that failed, and the pool is all free.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.pages import page_key, root_key
-from octavo.engine.request import FinishReason, Request, RequestRefused, SamplingParams
+from octavo.engine.request import FinishReason, Output, Request, RequestRefused, SamplingParams
 from octavo.engine.sequence import Sequence
 from tests.engine.toy import ToyExecutor, continuation
 from tests.properties import examples
@@ -97,15 +97,60 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self) -> None:
-        for output in self.engine.step():
+        self.note(self.engine.step(), may_fail=False)
+
+    @rule(faults=st.lists(st.sampled_from(["", "submit", "result"]), max_size=6))
+    def step_that_fails(self, faults: list[str]) -> None:
+        """Whole or in parts, once or again: whoever fails alone in a part has ended, everyone else goes on."""
+        self.executor.faults = ["result", *faults]
+        self.note(self.engine.step(), may_fail=True)
+        self.executor.faults = []
+
+    @rule()
+    def plan_in_vain(self) -> None:
+        self.engine.scheduler.plan(0.0)
+
+    @rule(choice=st.integers(0, 1000), whole=st.booleans(), twice=st.booleans())
+    def abort_before_commit(self, choice: int, whole: bool, twice: bool) -> None:
+        step = self.engine.scheduler.plan(0.0)
+        if step is None:
+            return
+        parts = self.engine.compute(step)
+        self.abort(choice, whole)
+        for _ in range(1 + twice):
+            for part, accepted in parts:
+                self.note(self.engine.commit(part, accepted), may_fail=False)
+
+    @rule(most=st.integers(2, 5))
+    def step_that_accepts_several(self, most: int) -> None:
+        """As if a grammar had forced tokens: those that the model would draw."""
+        step = self.engine.scheduler.plan(0.0)
+        if step is None:
+            return
+        for part, accepted in self.engine.compute(step):
+            for place, row in enumerate(part.rows):
+                sequence = self.engine.scheduler.table.sequence(int(row))
+                if accepted.tokens[place]:
+                    request = sequence.request
+                    whole = continuation(request.prompt_token_ids, request.params, sequence.index)
+                    assert accepted.tokens[place] == whole[sequence.num_outputs :][:1]
+                    accepted.tokens[place] = whole[sequence.num_outputs :][:most]
+            self.note(self.engine.commit(part, accepted), may_fail=False)
+
+    def note(self, outputs: list[Output], *, may_fail: bool) -> None:
+        for output in outputs:
             key = (output.request_id, output.index)
             assert key not in self.ended, "output after the end"
             self.outputs[key] += output.token_ids
+            request = self.requests[output.request_id]
+            whole = continuation(request.prompt_token_ids, request.params, output.index)
+            assert self.outputs[key] == whole[: len(self.outputs[key])]
             if output.finish_reason is not None:
-                assert output.finish_reason is not FinishReason.ERROR, output.error
                 self.ended.add(key)
-                request = self.requests[output.request_id]
-                assert self.outputs[key] == continuation(request.prompt_token_ids, request.params, output.index)
+                if output.finish_reason is FinishReason.ERROR:
+                    assert may_fail, output.error
+                else:
+                    assert self.outputs[key] == whole
 
     @rule(choice=st.integers(0, 1000), whole=st.booleans())
     def abort(self, choice: int, whole: bool) -> None:
@@ -126,6 +171,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert stats.running == len(running)
         assert stats.running + stats.waiting == len(set(self.outputs) - self.ended)
         owners = Counter(page for sequence in running for page in sequence.pages)
+        owners.update(source for source, _ in self.engine.scheduler._copies.values())
         assert all(pool.references(page) == owners[page] for page in range(pool.num_pages))
         for row, sequence in enumerate(table.sequences):
             assert table.active[row] == (sequence is not None)
@@ -141,7 +187,9 @@ class EngineMachine(RuleBasedStateMachine):
         assert table.computed[row] < table.length[row]
         assert table.computed[row] <= table.held[row] * pool.page_size
         # What is stored is what the sequence says, whoever else shares or shared these pages.
-        stored = self.executor.memory[sequence.pages].reshape(-1)[: table.computed[row]]
+        source, copy = self.engine.scheduler._copies.get(sequence, (-1, -1))
+        pages = [source if page == copy else page for page in sequence.pages]
+        stored = self.executor.memory[pages].reshape(-1)[: table.computed[row]]
         assert np.array_equal(stored, sequence.tokens[: table.computed[row]])
 
     @invariant()
@@ -166,6 +214,7 @@ class EngineMachine(RuleBasedStateMachine):
                 break
             self.step()
             self.pages_are_accounted_for()
+        assert not self.engine.scheduler._copies
         assert set(self.outputs) == self.ended, "a request was lost"
         assert self.engine.scheduler.pool.used_count == 0
         assert self.engine.scheduler.table.free_count == len(self.engine.scheduler.table.sequences)

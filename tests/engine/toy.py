@@ -59,7 +59,11 @@ class Done:
 
 
 class ToyExecutor:
-    """An `Executor` for `toy_logits`. `breaks_on`: a token whose presence in a step makes the step raise."""
+    """An `Executor` for `toy_logits`.
+
+    `breaks_on`: a token whose presence in a step makes the step raise. `faults`: each of the next steps takes one,
+    and raises before it computes anything ("submit"), after that ("result"), or not ("").
+    """
 
     vocab_size = VOCAB
 
@@ -67,8 +71,18 @@ class ToyExecutor:
         self.num_pages, self.page_size, self.breaks_on = num_pages, page_size, breaks_on
         self.memory = np.full((num_pages, page_size), -7, np.int32)
         self.batches: list[Batch] = []
+        self.faults: list[str] = []
 
     def submit(self, batch: Batch) -> Done:
+        fault = self.faults.pop(0) if self.faults else ""
+        if fault == "submit":
+            raise MemoryError
+        done = self._compute(batch)
+        if fault == "result":
+            raise RuntimeError("the device was lost")
+        return done
+
+    def _compute(self, batch: Batch) -> Done:
         self.batches.append(batch)
         if self.breaks_on is not None and self.breaks_on in batch.tokens:
             raise ValueError("the model broke")

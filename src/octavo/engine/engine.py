@@ -5,14 +5,13 @@ import math
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from octavo.backends.protocol import Executor, Int32, LogitRows, StepResult
+from octavo.backends.protocol import Executor
 from octavo.engine.config import EngineConfig
 from octavo.engine.pages import PagePool, root_key
-from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
-from octavo.engine.scheduler import Scheduler, Step
+from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
+from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
+from octavo.engine.step import Accepted, Step, accept
 from octavo.engine.table import SequenceTable
 
 log = logging.getLogger(__name__)
@@ -188,91 +187,107 @@ class Engine:
         return self.scheduler.has_work
 
     def step(self) -> list[Output]:
-        """Run one step and return what it produced, in order of table rows.
-
-        A step that fails is run again one sequence at a time, so that what one request breaks ends that request alone.
-        """
+        """Run one step and return what it produced, in order of table rows."""
         started = time.monotonic()
-        step = self.scheduler.schedule(started)
+        step = self.scheduler.plan(started)
         if step is None:
             return []
         self._steps += 1
         self._step_tokens = int(step.counts.sum())
-        try:
-            outputs = self._run(step)
-        except Exception:
-            log.exception("a step of %d sequences failed; running them one by one", len(step.rows))
-            outputs = self._run_one_by_one(step)
+        outputs = [output for part, accepted in self.compute(step) for output in self.commit(part, accepted)]
         ended = sum(output.finish_reason is not None for output in outputs)
         self._completions.note(ended, time.monotonic() - started)
         return outputs
 
-    def _run_one_by_one(self, step: Step) -> list[Output]:
-        outputs = []
-        for i, row in enumerate(step.rows):
-            copies = {int(row): step.copies[int(row)]} if int(row) in step.copies else {}
-            sequence = self.scheduler.table.sequence(int(row))
+    def compute(self, step: Step) -> list[tuple[Step, Accepted]]:
+        """Submit a planned step and wait for what comes of it; nothing is committed.
+
+        What fails is computed again in halves, until whatever breaks it stands alone: its request has failed then.
+
+        Returns:
+            The step, or the parts that it was computed in, each with what it brings.
+        """
+        try:
+            batch, places = self.scheduler.table.batch(step)
+            return [(step, accept(batch, places, self.executor.submit(batch).result()))]
+        except Exception as error:
+            if len(step.rows) == 1:
+                sequence = self.scheduler.table.sequence(int(step.rows[0]))
+                log.exception("request %s failed", sequence.request.request_id)
+                return [(step, Accepted([[]], failures={0: _failure(error)}))]
+            log.error("a step of %d sequences failed, %r; computing it in halves", len(step.rows), error)
+        standing = self.scheduler.standing(step)
+        halves = standing[: len(standing) // 2], standing[len(standing) // 2 :]
+        return [part for half in halves if half for part in self.compute(step.part(half))]
+
+    def commit(self, step: Step, accepted: Accepted) -> list[Output]:
+        """Make true what a step brought its sequences: append tokens, publish pages, end what is complete.
+
+        Takes effect once. Sequences that left their row since the step was planned are passed over, and whatever goes
+        wrong with one ends that one alone.
+        """
+        if step.committed:
+            return []
+        step.committed = True
+        table, now = self.scheduler.table, time.monotonic()
+        outputs: list[Output] = []
+        lost: list[int] = []
+        eventful: list[tuple[Sequence, Output]] = []
+        rows = step.rows.tolist()
+        standing = self.scheduler.standing(step)
+        for place in standing:
+            sequence = table.sequence(rows[place])
             try:
-                outputs += self._run(Step(step.rows[i : i + 1], step.counts[i : i + 1], copies))
+                output = self._take(sequence, place, accepted, now)
             except Exception as error:
-                log.error("request %s failed: %r", sequence.request.request_id, error)
-                outputs.append(self._fail(sequence, f"the engine failed on this request: {type(error).__name__}"))
+                log.exception("request %s failed", sequence.request.request_id)
+                output = _failed(sequence, _failure(error))
+            if output is None:
+                continue
+            outputs.append(output)
+            if sequence.forks or output.finish_reason is not None:
+                eventful.append((sequence, output))
+                if output.finish_reason is FinishReason.ERROR:
+                    lost.append(place)
+        if lost or len(standing) < len(rows):
+            step = step.part([place for place in standing if place not in lost])
+        self.scheduler.commit(step.rows, step.counts)
+        for sequence, output in eventful:
+            if sequence.forks and output.finish_reason is not FinishReason.ERROR:
+                self.scheduler.fork(sequence, now)
+            if output.finish_reason is not None:
+                self._end(sequence)
         return outputs
 
-    def _run(self, step: Step) -> list[Output]:
-        copies = np.array(list(step.copies.values()), np.int32).reshape(-1, 2)
-        batch, owners = self.scheduler.table.batch(step.rows, step.counts, copies)
-        result = self.executor.submit(batch).result()
-        self.scheduler.advance(step)
-        return self._collect(batch.logits, owners, result)
-
-    def _collect(self, logits: LogitRows, owners: Int32, result: StepResult) -> list[Output]:
-        """Give every row of a result to its sequence; scored prompt tokens come last (see `SequenceTable.batch`)."""
-        table = self.scheduler.table
-        now = time.monotonic()
-        drawn = int(np.count_nonzero(logits.targets < 0))
-        for i in range(drawn, len(owners)):
-            table.sequence(int(owners[i])).prompt_logprobs.append(_logprobs(logits, result, i))
-        outputs = []
-        tokens = result.tokens.tolist()
-        for i in range(drawn):
-            sequence = table.sequence(int(owners[i]))
-            logprobs = [_logprobs(logits, result, i)] if sequence.params.logprobs is not None else None
-            outputs.append(self._append(sequence, tokens[i], logprobs, now))
-        return outputs
-
-    def _append(self, sequence: Sequence, token: int, logprobs: list[TokenLogprobs] | None, now: float) -> Output:
-        """Add a drawn token to its sequence; end the sequence when that was its last."""
-        output = Output(request_id=sequence.request.request_id, index=sequence.index)
-        first = sequence.num_outputs == sequence.delivered
-        if first:
-            output.cached_tokens = sequence.cached_tokens
-            started = sequence.first_scheduled or now
-            output.queue_seconds = started - sequence.arrival
-            output.prefill_seconds = now - started
-            if sequence.wants_prompt_logprobs:
-                output.prompt_logprobs = sequence.prompt_logprobs
-        if sequence.length < sequence.max_length:  # with max_tokens 0 only the prompt was wanted
-            self.scheduler.table.append_token(sequence, token)
-            output.token_ids, output.logprobs = [token], logprobs
-        if output.token_ids and token in sequence.stop_token_ids:
-            output.finish_reason = FinishReason.STOP
-        elif sequence.length >= sequence.max_length:
-            output.finish_reason = FinishReason.LENGTH
-        if first and sequence.forks:
-            self.scheduler.fork(sequence, now)
-        if output.finish_reason is not None:
-            self._end(sequence)
+    def _take(self, sequence: Sequence, place: int, accepted: Accepted, now: float) -> Output | None:
+        """Append a sequence's new tokens, up to the one that ends it; what to tell of them, if there are any."""
+        if accepted.failures and place in accepted.failures:
+            return _failed(sequence, accepted.failures[place])
+        if accepted.prompt_logprobs:
+            sequence.prompt_logprobs += accepted.prompt_logprobs.get(place, ())
+        tokens = accepted.tokens[place]
+        if not tokens:
+            return None
+        logprobs = accepted.logprobs.get(place)
+        request, reason = sequence.request, None
+        output = Output(request_id=request.request_id, index=sequence.index, token_ids=tokens, logprobs=logprobs)
+        if sequence.length - sequence.prompt_length == sequence.delivered:
+            _note_first(output, sequence, now)
+        for count, token in enumerate(tokens, 1):
+            if token in sequence.stop_token_ids:
+                tokens, reason = tokens[:count], FinishReason.STOP
+                break
+        room = sequence.max_length - sequence.length  # none with max_tokens 0: only the prompt was wanted
+        if len(tokens) > room:
+            tokens, reason = tokens[:room], FinishReason.LENGTH
+        if tokens:
+            self.scheduler.table.append(sequence, tokens)
+        if reason is None and sequence.length >= sequence.max_length:
+            reason = FinishReason.LENGTH
+        if reason is not None:
+            output.finish_reason, output.token_ids = reason, tokens
+            output.logprobs = logprobs and logprobs[: len(tokens)]
         return output
-
-    def _fail(self, sequence: Sequence, message: str) -> Output:
-        self._end(sequence)
-        return Output(
-            request_id=sequence.request.request_id,
-            index=sequence.index,
-            finish_reason=FinishReason.ERROR,
-            error=message,
-        )
 
     def _end(self, sequence: Sequence) -> None:
         live = self._live[sequence.request.request_id]
@@ -324,8 +339,24 @@ class _Rate:
         return self._events / self._seconds if self._events else 0.0
 
 
-def _logprobs(logits: LogitRows, result: StepResult, row: int) -> TokenLogprobs:
-    count = max(int(logits.num_logprobs[row]), 0)
-    return TokenLogprobs(
-        float(result.logprobs[row]), result.top_tokens[row, :count].tolist(), result.top_logprobs[row, :count].tolist()
+def _note_first(output: Output, sequence: Sequence, now: float) -> None:
+    """What is told with a choice's first tokens."""
+    started = sequence.first_scheduled or now
+    output.cached_tokens = sequence.cached_tokens
+    output.queue_seconds = started - sequence.arrival
+    output.prefill_seconds = now - started
+    if sequence.wants_prompt_logprobs:
+        output.prompt_logprobs = sequence.prompt_logprobs
+
+
+def _failed(sequence: Sequence, message: str) -> Output:
+    return Output(
+        request_id=sequence.request.request_id,
+        index=sequence.index,
+        finish_reason=FinishReason.ERROR,
+        error=message,
     )
+
+
+def _failure(error: Exception) -> str:
+    return f"the engine failed on this request: {type(error).__name__}"

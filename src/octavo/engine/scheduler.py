@@ -5,29 +5,14 @@ step spends a budget of tokens: first one token for every sequence that is up to
 the prompts, which share what is left so that a long one cannot stop a short one (Sarathi-Serve: Agrawal et al., 2024).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from octavo.backends.protocol import Int32
 from octavo.engine.pages import PagePool
 from octavo.engine.queue import WaitingQueue
 from octavo.engine.sequence import Sequence, Status
+from octavo.engine.step import Step
 from octavo.engine.table import SequenceTable
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step computes: table row `rows[i]` its next `counts[i]` tokens, after copying pages.
-
-    Attributes:
-        rows: Int32[S]. counts: Int32[S].
-        copies: table row -> (source page, destination page).
-    """
-
-    rows: Int32
-    counts: Int32
-    copies: dict[int, tuple[int, int]]
 
 
 class Scheduler:
@@ -78,65 +63,104 @@ class Scheduler:
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
-    def schedule(self, now: float) -> Step | None:
-        """Choose the next step's work and give it pages; None when there is nothing to do."""
+    def plan(self, now: float) -> Step | None:
+        """Choose the next step's work and reserve its pages; None when there is nothing to do.
+
+        Nothing moves before `commit`: a plan that is never computed costs nothing but the pages it reserved, which the
+        next one finds in place.
+        """
         self._counts[:] = 0
-        self._copies.clear()
-        self._continue_running()
-        budget = self.max_num_batched_tokens - int(self._counts.sum())
-        if budget > 0:
-            if len(self.waiting):
-                self._admit(budget, now)
-            self._share_among_prompts(budget)
-        rows = self._counts.nonzero()[0].astype(np.int32)
+        decoding = self._continue_running()
+        budget = self.max_num_batched_tokens - decoding
+        if budget > 0 and len(self.waiting):
+            self._admit(budget, now)
+        if decoding == self.num_running:
+            rows, counts = self.table.everyone()
+        else:
+            if budget > 0:
+                self._share_among_prompts(budget)
+            rows = self._counts.nonzero()[0].astype(np.int32)
+            counts = self._counts[rows]
         if not len(rows):
             return None
-        return Step(rows, self._counts[rows], {sequence.row: pages for sequence, pages in self._copies.items()})
+        copies = {sequence.row: pages for sequence, pages in self._copies.items()}
+        return Step(rows, counts, self.table.departures, copies)
 
-    def advance(self, step: Step) -> None:
-        """Note that a step's tokens are in their pages; make the pages that became full findable."""
-        page_size = self.pool.page_size
-        before = self.table.computed[step.rows]
-        after = before + step.counts
-        self.table.computed[step.rows] = after
+    def standing(self, step: Step) -> list[int]:
+        """The places in a step whose sequences still hold the rows that they held when it was planned."""
+        if self.table.departures == step.departures:
+            return list(range(len(step.rows)))
+        places: list[int] = (self.table.left[step.rows] <= step.departures).nonzero()[0].tolist()
+        return places
+
+    def commit(self, rows: Int32, counts: Int32) -> None:
+        """Note that rows have their next `counts` tokens in pages; make the pages that became full findable.
+
+        Accepted tokens must have been appended before. Of what was computed the tokens before the last known one count:
+        nothing was computed for tokens that were accepted beyond it, and drafts that were not accepted are not there.
+
+        Args:
+            rows: Int32[n], of a planned step. counts: Int32[n].
+        """
+        table, page_size = self.table, self.pool.page_size
+        before = table.computed[rows]
+        after = np.minimum(before + counts, table.length[rows] - 1)
+        table.computed[rows] = after
+        if self._copies:
+            for row in rows.tolist():
+                self._forget_copy(table.sequence(row))
         if not self.prefix_caching:
             return
         for i in (before // page_size != after // page_size).nonzero()[0]:
-            sequence = self.table.sequence(int(step.rows[i]))
+            sequence = table.sequence(int(rows[i]))
             for index in range(sequence.published, int(after[i]) // page_size):
                 self.pool.publish(sequence.pages[index], sequence.key_of_page(index, page_size))
             sequence.published = int(after[i]) // page_size
 
-    def _continue_running(self) -> None:
-        """One token for every sequence that lacks just one."""
+    def _continue_running(self) -> int:
+        """One token for every sequence that lacks just one. Returns how many these are."""
         table = self.table
         self._separate_shared_tails()
-        ready = table.active & (table.length - table.computed == 1)
+        ready = table.length - table.computed == 1
+        ready &= table.active
         growing = (ready & (table.computed == table.held * self.pool.page_size)).nonzero()[0]
-        for sequence in sorted((table.sequence(int(row)) for row in growing), key=_order):
-            if sequence.status is Status.RUNNING:
-                self._grow(sequence, len(sequence.pages) + 1)
-        # Whoever was preempted meanwhile is no longer active.
-        self._counts[ready & table.active] = 1
+        if len(growing):
+            for sequence in sorted((table.sequence(int(row)) for row in growing), key=_order):
+                if sequence.status is Status.RUNNING:
+                    self._grow(sequence, len(sequence.pages) + 1)
+            ready &= table.active  # whoever was preempted meanwhile is no longer there
+        self._counts[ready] = 1
+        return int(np.count_nonzero(ready))
 
     def _separate_shared_tails(self) -> None:
         """Copy on write: after a fork, all owners but the last get their own copy of the page they write next."""
         for sequence in self._shared_tails:
             if sequence.status is not Status.RUNNING:
                 continue
-            shared = sequence.pages[-1]
-            writes_it = int(self.table.computed[sequence.row]) < len(sequence.pages) * self.pool.page_size
-            if writes_it and self.pool.references(shared) > 1:
+            index = int(self.table.computed[sequence.row]) // self.pool.page_size
+            if index < len(sequence.pages) and self._owners(shared := sequence.pages[index]) > 1:
                 page = self._allocate(sequence)
                 if page is None:
                     continue
-                if self.pool.references(shared) > 1:
-                    self.table.replace_last_page(sequence, page)
-                    self.pool.release(shared)
+                if self._owners(shared) > 1:
+                    self.table.replace_page(sequence, index, page)
                     self._copies[sequence] = (shared, page)
                 else:  # the other owners were preempted to find a page
                     self.pool.release(page)
         self._shared_tails.clear()
+
+    def _owners(self, page: int) -> int:
+        """Sequences that have the page in their tables."""
+        return self.pool.references(page) - sum(source == page for source, _ in self._copies.values())
+
+    def _forget_copy(self, sequence: Sequence) -> None:
+        """Let go of the page that the sequence's own becomes a copy of.
+
+        Until the step is committed it stays what it is, in whatever order and how often parts of the step are computed.
+        """
+        pages = self._copies.pop(sequence, None)
+        if pages is not None:
+            self.pool.release(pages[0])
 
     def _admit(self, budget: int, now: float) -> None:
         """Move waiting sequences into the table while rows, pages and a fair slice of the budget are left."""
@@ -261,7 +285,7 @@ class Scheduler:
 
     def _vacate(self, sequence: Sequence) -> None:
         self._counts[sequence.row] = 0
-        self._copies.pop(sequence, None)
+        self._forget_copy(sequence)
         # The last page first: a prefix is worth more than what follows it.
         for page in reversed(sequence.pages):
             self.pool.release(page)

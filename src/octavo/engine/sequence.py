@@ -124,12 +124,13 @@ class Sequence:
         """Let go of what `begin` made."""
         self.prompt_seen = self.output_counts = self._adjustment = None
 
-    def append(self, token: int) -> None:
-        """Add a generated token."""
-        self.tokens[self.length] = token
-        self.length += 1
-        if self.output_counts is not None:
-            self.output_counts[token] += 1
+    def append(self, tokens: list[int]) -> None:
+        """Add generated tokens."""
+        for token in tokens:
+            self.tokens[self.length] = token
+            self.length += 1
+            if self.output_counts is not None:
+                self.output_counts[token] += 1
 
     def key_of_page(self, index: int, page_size: int) -> bytes:
         """The key of its `index`-th page, which must be full; computed once."""

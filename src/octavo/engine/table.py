@@ -3,10 +3,42 @@
 A step's batch is gathered from these arrays, so that its Python work grows with what changed, not with what exists.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from octavo.backends.protocol import SAMPLE, Batch, Bool, Int32, Int64, LogitRows
+from octavo.backends.protocol import SAMPLE, Batch, Bool, Float32, Int32, Int64, LogitRows, UInt64
 from octavo.engine.sequence import Sequence
+from octavo.engine.step import Step
+
+NO_COPIES: Int32 = np.zeros((0, 2), np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What a batch says of its rows whatever the sequences' tokens are: the same in every step of the same rows.
+
+    Attributes:
+        rows, counts, starts: Int32[S], Int32[S], Int32[S + 1], as in `Step` and `Batch.query_starts`.
+        places, owner: Int32[L], the place in the step and the row of the table that a row of logits belongs to.
+        token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, min_p: [L], as in `LogitRows`.
+        adjusted: rows of logits that may be changed.
+    """
+
+    rows: Int32
+    counts: Int32
+    starts: Int32
+    places: Int32
+    owner: Int32
+    token_rows: Int32
+    targets: Int32
+    num_logprobs: Int32
+    seeds: UInt64
+    temperature: Float32
+    top_k: Int32
+    top_p: Float32
+    min_p: Float32
+    adjusted: list[int]
 
 
 class SequenceTable:
@@ -18,6 +50,7 @@ class SequenceTable:
         adjusted: Bool[rows], its logits may be changed. scoring: Bool[rows], its prompt tokens' logprobs are wanted.
         held: Int32[rows], pages the sequence owns. active: Bool[rows], the row is taken.
         sequences: the sequence of each row, None where the row is free.
+        departures: how many sequences have left. left: Int64[rows], the count when one last left the row.
     """
 
     def __init__(self, num_rows: int, pages_per_sequence: int, page_size: int, vocab_size: int) -> None:
@@ -37,8 +70,11 @@ class SequenceTable:
         self.num_logprobs: Int32 = np.full(num_rows, -1, np.int32)
         self.adjusted: Bool = np.zeros(num_rows, np.bool_)
         self.scoring: Bool = np.zeros(num_rows, np.bool_)
+        self.departures = 0
+        self.left: Int64 = np.zeros(num_rows, np.int64)
         self.sequences: list[Sequence | None] = [None] * num_rows
         self._free = list(range(num_rows - 1, -1, -1))
+        self._everyone: _Rows | None = None
 
     @property
     def free_count(self) -> int:
@@ -66,11 +102,15 @@ class SequenceTable:
         self.num_logprobs[row] = -1 if params.logprobs is None else params.logprobs
         self.adjusted[row] = sequence.adjustment is not None
         self.scoring[row] = sequence.wants_prompt_logprobs
+        self._everyone = None
 
     def leave(self, sequence: Sequence) -> None:
         """Free the sequence's row."""
         self.sequences[sequence.row] = None
         self.active[sequence.row] = False
+        self.departures += 1
+        self.left[sequence.row] = self.departures
+        self._everyone = None
         sequence.end()
         self._free.append(sequence.row)
         sequence.row = -1
@@ -81,87 +121,113 @@ class SequenceTable:
         sequence.pages.append(page)
         self.held[sequence.row] += 1
 
-    def replace_last_page(self, sequence: Sequence, page: int) -> None:
-        """Put another page in place of the last one (copy on write)."""
-        self.pages[sequence.row, len(sequence.pages) - 1] = page
-        sequence.pages[-1] = page
+    def replace_page(self, sequence: Sequence, index: int, page: int) -> None:
+        """Put another page in place of its `index`-th one (copy on write)."""
+        self.pages[sequence.row, index] = page
+        sequence.pages[index] = page
 
-    def append_token(self, sequence: Sequence, token: int) -> None:
-        """Add a generated token to the sequence and to its row."""
-        sequence.append(token)
+    def append(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Add generated tokens, at least one, to the sequence and to its row."""
+        sequence.append(tokens)
         self.length[sequence.row] = sequence.length
-        self.last_token[sequence.row] = token
+        self.last_token[sequence.row] = tokens[-1]
 
-    def batch(self, rows: Int32, counts: Int32, copies: Int32) -> tuple[Batch, Int32]:
-        """Gather the step in which row i computes its next `counts[i]` tokens.
+    def everyone(self) -> tuple[Int32, Int32]:
+        """All taken rows, ascending, and one token for each: the same arrays until a sequence comes or goes."""
+        if self._everyone is None:
+            rows = self.active.nonzero()[0].astype(np.int32)
+            self._everyone = self._rows(rows, np.ones(len(rows), np.int32), np.arange(len(rows), dtype=np.int32))
+        return self._everyone.rows, self._everyone.counts
 
-        Args:
-            rows: Int32[S]. counts: Int32[S], at least 1 each. copies: Int32[C, 2], pages to copy first.
+    def batch(self, step: Step) -> tuple[Batch, Int32]:
+        """Gather what a step computes.
 
         Returns:
-            The batch, and Int32[L]: the table row of every row of logits.
+            The batch, and Int32[L]: the place in the step of every row of logits.
         """
-        starts = np.zeros(len(rows) + 1, np.int32)
-        np.cumsum(counts, out=starts[1:])
+        rows, counts = step.rows, step.counts
         computed = self.computed[rows]
-        if starts[-1] == len(rows):  # decoding alone: what follows would come to the same, at five times the cost
+        after = computed + counts
+        if self._everyone is not None and rows is self._everyone.rows:  # all decode: most steps are such
+            common = self._everyone
             owner, positions, tokens = rows, computed, self.last_token[rows]
         else:
+            common = self._rows(rows, counts, (after == self.length[rows]).nonzero()[0].astype(np.int32))
+            starts = common.starts
             owner = np.repeat(rows, counts)
             # Position of every token: the sequence's computed tokens, counted up from its first token in this step.
             positions = np.repeat(computed - starts[:-1], counts) + np.arange(starts[-1], dtype=np.int32)
             tokens = self.last_token[owner]
-        for i in ((counts > 1) | (computed + counts < self.length[rows])).nonzero()[0]:
-            sequence = self.sequence(int(rows[i]))
-            tokens[starts[i] : starts[i + 1]] = sequence.tokens[computed[i] : computed[i] + counts[i]]
+            for i in ((counts > 1) | (after < self.length[rows])).nonzero()[0]:
+                known = self.sequence(int(rows[i])).tokens
+                tokens[starts[i] : starts[i + 1]] = known[computed[i] : after[i]]
         pages, offsets = np.divmod(positions, np.int32(self.page_size))
         slots: Int64 = self.pages[owner, pages].astype(np.int64) * self.page_size + offsets
-        logits, logit_rows = self._logit_rows(rows, counts, starts, computed)
         batch = Batch(
             tokens=tokens,
             positions=positions,
             slots=slots,
-            query_starts=starts,
-            context_lengths=computed + counts,
+            query_starts=common.starts,
+            context_lengths=after,
             page_table=self.pages,
             table_rows=rows,
-            copies=copies,
-            logits=logits,
+            copies=np.array(list(step.copies.values()), np.int32) if step.copies else NO_COPIES,
+            logits=self._logit_rows(common, positions),
         )
-        return batch, logit_rows
+        return batch, common.places
 
-    def _logit_rows(self, rows: Int32, counts: Int32, starts: Int32, computed: Int32) -> tuple[LogitRows, Int32]:
-        """Draw after the last token of every sequence that has no further known token; score prompts where wanted."""
-        complete = (computed + counts == self.length[rows]).nonzero()[0]
-        owner, token_rows = rows[complete], starts[complete + 1] - 1
-        targets = np.full(len(complete), SAMPLE, np.int32)
-        num_logprobs = self.num_logprobs[owner]
-        adjustments = {}
-        for i in self.adjusted[owner].nonzero()[0]:
-            adjustment = self.sequence(int(owner[i])).adjustment
-            if adjustment is not None:
-                adjustments[int(i)] = adjustment
+    def _rows(self, rows: Int32, counts: Int32, complete: Int32) -> "_Rows":
+        """Rows of logits: after the last token of every `complete` place, and after prompt tokens that are scored."""
+        starts = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum(counts, out=starts[1:])
+        places, token_rows = complete, starts[complete + 1] - 1
+        targets = np.full(len(places), SAMPLE, np.int32)
+        num_logprobs = self.num_logprobs[rows[places]]
         for i in self.scoring[rows].nonzero()[0]:
             sequence = self.sequence(int(rows[i]))
-            first = int(computed[i])
+            first = int(self.computed[rows[i]])
             number = max(min(first + int(counts[i]), sequence.prompt_length - 1) - first, 0)
-            owner = np.append(owner, np.full(number, rows[i], np.int32))
+            places = np.append(places, np.full(number, i, np.int32))
             token_rows = np.append(token_rows, np.arange(starts[i], starts[i] + number, dtype=np.int32))
             targets = np.append(targets, sequence.tokens[first + 1 : first + 1 + number])
             num_logprobs = np.append(num_logprobs, np.full(number, sequence.params.prompt_logprobs, np.int32))
-        logits = LogitRows(
-            rows=token_rows,
+        owner = rows[places]
+        return _Rows(
+            rows=rows,
+            counts=counts,
+            starts=starts,
+            places=places,
+            owner=owner,
+            token_rows=token_rows,
             targets=targets,
-            positions=self.length[owner].astype(np.int64),
+            num_logprobs=num_logprobs,
             seeds=self.seeds[owner],
             temperature=self.temperature[owner],
             top_k=self.top_k[owner],
             top_p=self.top_p[owner],
             min_p=self.min_p[owner],
-            num_logprobs=num_logprobs,
+            adjusted=self.adjusted[owner].nonzero()[0].tolist(),
+        )
+
+    def _logit_rows(self, common: "_Rows", positions: Int32) -> LogitRows:
+        adjustments = {}
+        for i in common.adjusted:
+            if common.targets[i] == SAMPLE:
+                adjustment = self.sequence(int(common.owner[i])).adjustment
+                if adjustment is not None:
+                    adjustments[i] = adjustment
+        return LogitRows(
+            rows=common.token_rows,
+            targets=common.targets,
+            positions=positions[common.token_rows].astype(np.int64) + 1,
+            seeds=common.seeds,
+            temperature=common.temperature,
+            top_k=common.top_k,
+            top_p=common.top_p,
+            min_p=common.min_p,
+            num_logprobs=common.num_logprobs,
             adjustments=adjustments,
         )
-        return logits, owner
 
     def sequence(self, row: int) -> Sequence:
         """The sequence in a taken row."""

@@ -1,0 +1,76 @@
+"""A step on its way through the engine: what was planned, and what came of it."""
+
+from dataclasses import dataclass, field
+
+from octavo.backends.protocol import SAMPLE, Batch, Int32, StepResult
+from octavo.engine.request import TokenLogprobs
+
+
+@dataclass(slots=True)
+class Step:
+    """What a step computes: table row `rows[i]` its next `counts[i]` tokens, after copying pages.
+
+    A plan reserves pages and moves nothing. It may be computed again, whole or in parts, until it is committed.
+
+    Attributes:
+        rows: Int32[S], ascending. counts: Int32[S].
+        departures: sequences that had left the table by then (see `SequenceTable.departures`).
+        copies: table row -> (source page, destination page).
+        committed: it took effect; it does so once.
+    """
+
+    rows: Int32
+    counts: Int32
+    departures: int
+    copies: dict[int, tuple[int, int]]
+    committed: bool = False
+
+    def part(self, places: list[int]) -> "Step":
+        """What it computes in some places."""
+        rows = self.rows[places]
+        copies = {row: self.copies[row] for row in rows.tolist() if row in self.copies}
+        return Step(rows, self.counts[places], self.departures, copies)
+
+
+@dataclass(slots=True)
+class Accepted:
+    """What a step brings its sequences, by their place in the step.
+
+    Attributes:
+        tokens: for every sequence its new tokens in order: none in the middle of a prompt, one when it was drawn,
+            several when drafts were right or a grammar allows nothing else.
+        logprobs: one entry per new token of the sequences that asked for them.
+        prompt_logprobs: one entry per prompt token that was scored.
+        failures: why a sequence cannot go on, in one line.
+    """
+
+    tokens: list[list[int]]
+    logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
+    """Give every row of a result to its sequence.
+
+    Args:
+        batch: what was computed. places: Int32[L], the place in the step of each row of logits.
+    """
+    logits = batch.logits
+    drawn, scored = result.tokens.tolist(), (logits.num_logprobs >= 0).nonzero()[0].tolist()
+    if len(drawn) == len(batch.tokens) and not scored:  # decoding alone: a token of every sequence
+        return Accepted([[token] for token in drawn])
+    accepted = Accepted([[] for _ in batch.table_rows])
+    for place, token, target in zip(places.tolist(), drawn, logits.targets.tolist(), strict=True):
+        if target == SAMPLE:
+            accepted.tokens[place].append(token)
+    for row in scored:
+        entries = accepted.logprobs if logits.targets[row] == SAMPLE else accepted.prompt_logprobs
+        entries.setdefault(int(places[row]), []).append(_logprobs(result, row, int(logits.num_logprobs[row])))
+    return accepted
+
+
+def _logprobs(result: StepResult, row: int, count: int) -> TokenLogprobs:
+    return TokenLogprobs(
+        float(result.logprobs[row]), result.top_tokens[row, :count].tolist(), result.top_logprobs[row, :count].tolist()
+    )
