@@ -1,59 +1,160 @@
-"""Reading JSON bodies: bounded, and never taken for something they are not."""
+"""Reading JSON bodies: bounded in bytes, values, memory and time, and never taken for something they are not.
 
+What is large is unpacked, parsed and validated in a thread, in steps of a few milliseconds: streams and probes go on.
+"""
+
+import zlib
+from asyncio import Semaphore
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from octavo.server.errors import ApiError, invalid
-from octavo.server.request_context import CLIENT_GONE, RequestContext
+from octavo.server import large_json
+from octavo.server.errors import ApiError, invalid, invalid_field, unavailable
+from octavo.server.offload import off_loop
+from octavo.server.request_context import CLIENT_GONE
+
+INLINE_BYTES = 8 * 1024
+"""Bodies up to this size are parsed on the event loop, in about a millisecond."""
+
+SMALL_BYTES = 256 * 1024
+"""Bodies up to this size are always taken. For larger ones there are limits on all of them together."""
+
+LARGE_BODIES_HELD = 32
+"""Of the maximum size; as many bytes of large bodies may have been received and not yet been turned into requests."""
+
+LARGE_BODIES_PARSED = 2
+"""At once. What they say takes several times the memory that they do."""
+
+ENCODINGS = "gzip, deflate"
+
+UNPACKED_PIECE = 256 * 1024
+
+
+class LargeBodies:
+    """What the large bodies of a server take together."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.parsing = Semaphore(LARGE_BODIES_PARSED)
+        self._free = LARGE_BODIES_HELD * max_body_bytes
+
+    def hold(self, size: int) -> None:
+        """Account for bytes that have arrived. Raises ApiError: 503 if there are too many."""
+        if size > self._free:
+            raise unavailable("The server has all the large request bodies that it can hold.")
+        self._free -= size
+
+    def release(self, size: int) -> None:
+        """They are gone."""
+        self._free += size
 
 
 class JsonRequest(Request):
-    """A request whose body is a JSON object of bounded size."""
+    """A request whose body is a JSON object of bounded size.
+
+    Args:
+        whole: the request from which this is made.
+        model: what the object must be.
+        held: what is given back once the body has become a request.
+    """
+
+    def __init__(self, whole: Request, model: type[BaseModel] | None, held: AsyncExitStack) -> None:
+        super().__init__(whole.scope, whole.receive)
+        self._model = model
+        self._held = held
+        self._large_bodies: LargeBodies = self.app.state.server.large_bodies
+        self._limit: int = self.app.state.server.settings.max_body_bytes
 
     async def body(self) -> bytes:
         """Read the body.
 
         Raises:
             ApiError: 400 if it is announced as anything but JSON (a web page can send text to a local server without
-                asking, but not JSON), 413 if it is longer than the limit, however it is sent.
+                asking, but not JSON), 413 if it is longer than the limit, however it is sent, 415 if it is compressed
+                in a way that is not known here, 503 if there are too many large ones.
         """
         if not hasattr(self, "_body"):
-            media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if media_type != "application/json" and not media_type.endswith("+json"):
-                raise invalid(f"Content-Type must be application/json, not {media_type or 'missing'}.")
-            limit = self.app.state.server.settings.max_body_bytes
-            announced = self.headers.get("content-length", "")
-            if announced.isdecimal() and int(announced) > limit:
-                raise _too_large(limit)
-            chunks, size = [], 0
-            try:
-                async for chunk in self.stream():
-                    size += len(chunk)
-                    if size > limit:
-                        raise _too_large(limit)
-                    chunks.append(chunk)
-            except ClientDisconnect as error:
-                raise ApiError(CLIENT_GONE, "The client left before its request was complete.") from error
-            self._body = b"".join(chunks)
-            RequestContext.of(self.scope).body_bytes = size
-            if not self._body:
-                raise invalid("The request body is empty; it must be a JSON object.")
+            self._body = await self._read()
         return self._body
 
-    async def json(self) -> dict[str, Any]:
-        """Parse the body. Raises ApiError: 400 if it is no JSON object."""
+    async def json(self) -> Any:
+        """The object, validated.
+
+        Raises:
+            ApiError: 400 if it is no JSON object, or not one of the kind that the route takes.
+        """
+        data = await self.body()
+        if len(data) <= INLINE_BYTES:
+            return self._parse(data)
+        if len(data) <= SMALL_BYTES:
+            return await off_loop(self._parse, data)
+        await self._held.enter_async_context(self._large_bodies.parsing)
+        return await off_loop(self._parse, data)
+
+    async def _read(self) -> bytes:
+        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise invalid(f"Content-Type must be application/json, not {media_type or 'missing'}.")
+        unpack = _unpacker(self.headers.get("content-encoding", ""))
+        announced = self.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limit:
+            raise _too_large(self._limit)
+        chunks = await self._receive_chunks()
+        size = sum(map(len, chunks))
+        if unpack is not None:
+            data = await off_loop(_unpack, unpack, chunks, self._limit)
+            self._hold(len(data), size)
+        elif size > SMALL_BYTES:
+            data = await off_loop(b"".join, chunks)
+        else:
+            data = b"".join(chunks)
+        if not data:
+            raise invalid("The request body is empty; it must be a JSON object.")
+        return data
+
+    async def _receive_chunks(self) -> list[bytes]:
+        chunks: list[bytes] = []
+        size = 0
         try:
-            value = orjson.loads(await self.body())
+            async for chunk in self.stream():
+                self._hold(size + len(chunk), size)
+                size += len(chunk)
+                if size > self._limit:
+                    raise _too_large(self._limit)
+                if chunk:
+                    chunks.append(chunk)
+        except ClientDisconnect as error:
+            raise ApiError(CLIENT_GONE, "The client left before its request was complete.") from error
+        return chunks
+
+    def _hold(self, size: int, before: int) -> None:
+        """A body grows from one size to another."""
+        if size > max(before, SMALL_BYTES):
+            more = size - before
+            self._large_bodies.hold(more)
+            self._held.callback(self._large_bodies.release, more)
+
+    def _parse(self, data: bytes) -> Any:
+        try:
+            value = large_json.loads(data)
         except orjson.JSONDecodeError as error:
             raise invalid(f"The request body is not valid JSON: {error}.") from error
+        except large_json.TooManyValuesError as error:
+            raise ApiError(413, f"The request body is more than this server accepts: {error}.") from error
         if not isinstance(value, dict):
             raise invalid(f"The request body must be a JSON object, not {_KINDS[type(value)]}.")
-        return value
+        if self._model is None:
+            return value
+        try:
+            return self._model.model_validate(value)
+        except ValidationError as error:
+            raise invalid_field(error.errors(include_url=False, include_input=False), value) from error
 
 
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
@@ -63,14 +164,60 @@ def _too_large(limit: int) -> ApiError:
     return ApiError(413, f"The request body is larger than the {limit:,} bytes this server accepts.")
 
 
+def _unpacker(encoding: str) -> "zlib._Decompress | None":
+    """What undoes a Content-Encoding. Raises ApiError: 415."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return None
+        case "gzip" | "x-gzip":
+            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        case "deflate":
+            return zlib.decompressobj()
+    message = f"Content-Encoding '{encoding}' is not supported; send {ENCODINGS} or none."
+    raise ApiError(415, message, headers={"Accept-Encoding": ENCODINGS})
+
+
+def _unpack(unpacker: "zlib._Decompress", chunks: list[bytes], limit: int) -> bytes:
+    """Unpack a body, and no more of it than is allowed.
+
+    Raises:
+        ApiError: 400 if it is damaged or not all of it, 413 if it is too large unpacked.
+    """
+    if not chunks:
+        return b""
+    data = bytearray()
+    try:
+        for chunk in chunks:
+            if unpacker.eof:
+                raise invalid("The request body goes on after the end of what is compressed.")
+            while True:
+                piece = unpacker.decompress(chunk, UNPACKED_PIECE)
+                data += piece
+                if len(data) > limit:
+                    raise _too_large(limit)
+                chunk = unpacker.unconsumed_tail
+                if unpacker.eof or (not chunk and len(piece) < UNPACKED_PIECE):
+                    break
+    except zlib.error as error:
+        raise invalid(f"The request body cannot be unpacked: {error}.") from error
+    if not unpacker.eof:
+        raise invalid("The request body cannot be unpacked: it ends too early.")
+    if unpacker.unused_data:
+        raise invalid("The request body goes on after the end of what is compressed.")
+    return bytes(data)
+
+
 class JsonRoute(APIRoute):
     """A route that reads its body as a `JsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Wrap the framework's handler."""
+        """Wrap the framework's handler, which takes a validated body as it is."""
         handle = super().get_route_handler()
+        wanted = self.body_field.field_info.annotation if self.body_field else None
+        model = wanted if isinstance(wanted, type) and issubclass(wanted, BaseModel) else None
 
         async def handle_json(request: Request) -> Response:
-            return await handle(JsonRequest(request.scope, request.receive))
+            async with AsyncExitStack() as held:
+                return await handle(JsonRequest(request, model, held))
 
         return handle_json

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from octavo.deployments import Deployment, Deployments
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
+from octavo.server.body import LargeBodies
 from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.prepare import SEED_BITS
@@ -23,6 +24,7 @@ class Server:
         self.settings = settings
         self.deployments = deployments
         self.in_flight = InFlight()
+        self.large_bodies = LargeBodies(settings.max_body_bytes)
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(EngineCollector(deployments))
         self.http_metrics = HttpMetrics(self.registry)

@@ -160,14 +160,23 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """Answer a body that does not fit the schema, with the first field that is wrong."""
+    """Answer parameters of a path or query that do not fit."""
     assert isinstance(error, RequestValidationError)
+    errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
+    return error_response(invalid_field(errors, error.body), request.scope)
+
+
+def invalid_field(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
+    """400 that names the first field of a body that is wrong.
+
+    Args:
+        errors: pydantic's.
+    """
     # Every branch of a union reports its own error; the one that got furthest is about what the client meant.
-    worst = max(error.errors(), key=lambda item: len(item["loc"]))
-    param = field_path(error.body, worst["loc"][1:], missing=worst["type"] == "missing")
+    worst = max(errors, key=lambda item: len(item["loc"]))
+    param = field_path(body, worst["loc"], missing=worst["type"] == "missing")
     message = worst["msg"].removeprefix("Value error, ")
-    invalid_field = invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param)
-    return error_response(invalid_field, request.scope)
+    return invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param)
 
 
 def field_path(body: Any, location: Sequence[str | int], *, missing: bool) -> str | None:

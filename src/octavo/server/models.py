@@ -1,5 +1,7 @@
 """What is served: /v1/models, and each model's tokenizer under /tokenize and /detokenize."""
 
+from collections.abc import Sequence
+
 import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -12,6 +14,8 @@ from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
 from octavo.server.prepare import encode
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
+
+PIECE = 2**14
 
 
 def json_response(value: object) -> Response:
@@ -51,17 +55,17 @@ def model_routes(server: Server) -> APIRouter:
     @router.post("/tokenize", tags=["Tokenizer"])
     async def tokenize(body: TokenizeRequest) -> Response:
         """Turn a prompt, or a conversation, into token ids."""
-        return json_response(await off_loop(_tokenized, server.model(body.model), body))
+        return await off_loop(_tokenized, server.model(body.model), body)
 
     @router.post("/detokenize", tags=["Tokenizer"])
     async def detokenize(body: DetokenizeRequest) -> Response:
         """Turn token ids into text, special tokens included."""
-        return json_response(await off_loop(_detokenized, server.model(body.model), body))
+        return await off_loop(_detokenized, server.model(body.model), body)
 
     return router
 
 
-def _tokenized(model: Deployment, body: TokenizeRequest) -> dict[str, object]:
+def _tokenized(model: Deployment, body: TokenizeRequest) -> Response:
     special = body.add_special_tokens
     prompt: RawPrompts | Conversation
     if body.messages is not None and body.prompt is None:
@@ -72,17 +76,21 @@ def _tokenized(model: Deployment, body: TokenizeRequest) -> dict[str, object]:
         raise invalid("Send either 'prompt' or 'messages'.", "prompt")
     [encoded] = encode(model.tokenizer, prompt)
     ids = encoded.token_ids
-    return {
-        "count": len(ids),
-        "max_model_len": model.context_length,
-        "tokens": ids,
-        "token_strs": [model.tokenizer.token_text(token) for token in ids] if body.return_token_strs else None,
-    }
+    head = orjson.dumps({"count": len(ids), "max_model_len": model.context_length})[:-1]
+    strings = _array([model.tokenizer.token_text(token) for token in ids]) if body.return_token_strs else b"null"
+    answer = b'%b,"tokens":%b,"token_strs":%b}' % (head, _array(ids), strings)
+    return Response(answer, media_type="application/json")
 
 
-def _detokenized(model: Deployment, body: DetokenizeRequest) -> dict[str, object]:
+def _array(values: Sequence[object]) -> bytes:
+    """A JSON array, in pieces between which other threads can run."""
+    pieces = [orjson.dumps(values[at : at + PIECE])[1:-1] for at in range(0, len(values), PIECE)]
+    return b"[%b]" % b",".join(pieces)
+
+
+def _detokenized(model: Deployment, body: DetokenizeRequest) -> Response:
     size = model.tokenizer.vocab_size
     wrong = next((token for token in body.tokens if token >= size), None)
     if wrong is not None:
         raise invalid(f"'tokens' has token id {wrong}; the model's ids go from 0 to {size - 1}.", "tokens")
-    return {"prompt": model.tokenizer.decode(body.tokens, skip_special_tokens=False)}
+    return json_response({"prompt": model.tokenizer.decode(body.tokens, skip_special_tokens=False)})

@@ -24,7 +24,6 @@ class RequestContext:
         priorities: what this key may ask for; None is what the server lets everybody ask for.
         started: `time.perf_counter()` at arrival.
         status: sent to the client, None before that.
-        body_bytes: size of the request body.
         deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
     """
@@ -34,7 +33,6 @@ class RequestContext:
     priorities: PriorityRange | None = None
     started: float = field(default_factory=time.perf_counter)
     status: int | None = None
-    body_bytes: int = 0
     deployment: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0

@@ -13,6 +13,8 @@ from pydantic.json_schema import WithJsonSchema
 from octavo.deployments.request import Conversation, Sampling
 
 MAX_PROMPTS = 1024
+MAX_MESSAGES = 2**15
+MAX_BIASES = 2**16
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 INT64 = 2**63
@@ -85,6 +87,20 @@ StopList = Annotated[list[StopString], BeforeValidator(_as_list, json_schema_inp
 TokenId = Annotated[int, Field(ge=0)]
 
 
+def _token_ids(value: Any) -> list[int]:
+    """By hand, as above: pydantic would check a million ids without letting anything else run."""
+    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+        raise ValueError("this is no list of token ids, whole numbers from 0 on")
+    return value
+
+
+TokenIds = Annotated[
+    Any,
+    AfterValidator(_token_ids),
+    WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}}),
+]
+
+
 class SamplingBody(Body):
     """How tokens are drawn, under the names that all of the APIs here share."""
 
@@ -95,7 +111,9 @@ class SamplingBody(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    logit_bias: dict[Annotated[int, Field(strict=False)], Annotated[float, Field(ge=-100, le=100)]] = Field({})
+    logit_bias: dict[Annotated[int, Field(strict=False)], Annotated[float, Field(ge=-100, le=100)]] = Field(
+        {}, max_length=MAX_BIASES
+    )
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
 
     def sampling(self) -> Sampling:
@@ -146,7 +164,7 @@ class Message(Body):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     tool_calls: Annotated[list[ToolCall] | None, BeforeValidator(_empty_is_absent)] = None
 
     @model_validator(mode="after")
@@ -172,7 +190,7 @@ def _present(extra: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
 
 
 class TemplateOptions(Body):
@@ -213,4 +231,4 @@ class DetokenizeRequest(Body):
     """POST /detokenize"""
 
     model: str = ""
-    tokens: list[TokenId]
+    tokens: TokenIds

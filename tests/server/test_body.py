@@ -1,0 +1,192 @@
+"""Bodies that are large, compressed, damaged or many."""
+
+import contextlib
+import gzip
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from pydantic import ValidationError
+
+from octavo.server import body
+from octavo.server.dialects.openai_chat import ChatCompletionRequest
+from octavo.server.dialects.openai_completions import CompletionRequest
+from octavo.server.settings import ServerSettings
+from tests.server.conftest import eventually
+from tests.server.fake import FakeEngine, running, served
+from tests.server.raw import connect, read_answer
+
+CHAT = "/v1/chat/completions"
+BODY = json.dumps({"messages": [{"role": "user", "content": "größer"}], "max_tokens": 2}).encode()
+JSON = {"content-type": "application/json"}
+LIMIT = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def limited(_engine: FakeEngine) -> Iterator[httpx.Client]:
+    settings = ServerSettings(max_body_bytes=LIMIT)
+    with running(settings, served(_engine)) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def deflate(data: bytes) -> bytes:
+    return zlib.compress(data)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "GZip": gzip.compress,
+    "deflate": deflate,
+    "identity": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKERS)
+def test_compressed_bodies(limited: httpx.Client, engine: FakeEngine, encoding: str) -> None:
+    packed = PACKERS[encoding](BODY)
+    for content in (packed, iter([packed[:1], packed[1:30], packed[30:]])):
+        answer = limited.post(CHAT, content=content, headers=JSON | {"content-encoding": encoding})
+        assert answer.status_code == 200, answer.text
+    assert engine.tokenizer.decode(engine.requests[0].prompt_token_ids).count("größer") == 1
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip, br", "nonsense"])
+def test_unknown_encodings_are_refused_by_name(limited: httpx.Client, engine: FakeEngine, encoding: str) -> None:
+    answer = limited.post(CHAT, content=BODY, headers=JSON | {"content-encoding": encoding})
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+    assert encoding in answer.json()["error"]["message"]
+    assert "gzip, deflate" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda packed: packed[:-1], "ends too early"),
+        (lambda packed: packed[: len(packed) // 2], "ends too early"),
+        (lambda packed: packed[:1], "ends too early"),
+        (lambda packed: packed + b"x", "goes on after the end"),
+        (lambda packed: packed + packed, "goes on after the end"),
+        (lambda packed: b"x" + packed, "incorrect header"),
+        (lambda packed: packed[:-6] + b"\0" + packed[-5:], "cannot be unpacked"),
+        (lambda packed: BODY, "incorrect header"),
+        (lambda packed: b"", "empty"),
+    ],
+    ids=["byte", "half", "most", "garbage", "twice", "before", "inside", "plain", "nothing"],
+)
+def test_damaged_bodies_are_the_clients_mistake(
+    limited: httpx.Client, encoding: str, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    packed = damage(PACKERS[encoding](BODY))
+    for content in (packed, iter([packed[:7], packed[7:]])):
+        answer = limited.post(CHAT, content=content, headers=JSON | {"content-encoding": encoding})
+        assert answer.status_code == 400, answer.text
+        assert words in answer.json()["error"]["message"]
+
+
+def test_what_is_packed_counts_unpacked(limited: httpx.Client, engine: FakeEngine) -> None:
+    fits = BODY + b" " * (LIMIT - len(BODY))
+    for data, status in ((fits, 200), (fits + b" ", 413)):
+        answer = limited.post(CHAT, content=gzip.compress(data), headers=JSON | {"content-encoding": "gzip"})
+        assert answer.status_code == status
+    bomb = gzip.compress(b" " * 100_000_000, 9)
+    assert len(bomb) < LIMIT
+    started = time.monotonic()
+    assert limited.post(CHAT, content=bomb, headers=JSON | {"content-encoding": "gzip"}).status_code == 413
+    assert time.monotonic() - started < 10
+
+
+def values(count: int) -> bytes:
+    return b'{"prompt":[%b1]}' % (b"1," * (count - 1))
+
+
+def test_bodies_of_too_many_values(http: httpx.Client, engine: FakeEngine) -> None:
+    for content, words in (
+        (values(2**20 + 10), "1,048,576 values"),
+        (b'{"messages":[%b{}]}' % (b"{}," * 2**17), "131,072 objects"),
+    ):
+        answer = http.post("/v1/completions", content=content, headers=JSON)
+        assert answer.status_code == 413
+        assert words in answer.json()["error"]["message"]
+    many = {"messages": [{"role": "user", "content": "x"}] * (2**15 + 1)}
+    answer = http.post(CHAT, json=many)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages"
+
+
+def test_a_wrong_field_of_a_large_body_is_named(http: httpx.Client, engine: FakeEngine) -> None:
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "x"}] * 20_000
+    answer = http.post(CHAT, json={"messages": [*messages, {"role": "king", "content": "x"}]})
+    assert answer.json()["error"]["param"] == "messages[20000].role"
+    assert len(answer.content) < 2000
+
+
+MESSAGES = [{"role": "user", "content": "hi"}] * 2**15
+LARGE = {
+    "ids": ("/v1/completions", CompletionRequest, values(2**20 - 10)),
+    "messages": (CHAT, ChatCompletionRequest, orjson.dumps({"messages": MESSAGES, "temperature": -1})),
+}
+"""All are refused in the end, for their length or for a field."""
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_probes_are_answered_while_large_bodies_are_read(http: httpx.Client, engine: FakeEngine, kind: str) -> None:
+    path, model, content = LARGE[kind]
+    started = time.perf_counter()
+    with contextlib.suppress(ValidationError):
+        model.model_validate(orjson.loads(content))
+    whole = time.perf_counter() - started
+    waits, done = [], threading.Event()
+
+    def send() -> None:
+        try:
+            for _ in range(3):
+                assert http.post(path, content=content, headers=JSON).status_code == 400
+        finally:
+            done.set()
+
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=http.base_url, timeout=20) as probe:
+        sending = pool.submit(send)
+        while not done.is_set():
+            started = time.perf_counter()
+            assert probe.get("/health").status_code == 200
+            waits.append(time.perf_counter() - started)
+        sending.result()
+    # A tenth of it is usual. On the event loop it would be all of it, three times.
+    waits.sort()
+    assert waits[int(len(waits) * 0.95)] < whole / 2
+
+
+def test_many_large_bodies_at_once_are_bounded(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unfinished ones are held up to a limit; beyond it large bodies are refused, and small ones are not."""
+    monkeypatch.setattr(body, "LARGE_BODIES_HELD", 3)
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {LIMIT}\r\n\r\n"
+    large = BODY + b" " * (LIMIT - len(BODY) - 1)
+    with running(ServerSettings(max_body_bytes=LIMIT), served(engine)) as url:
+        clients = [connect(url) for _ in range(3)]
+        for client in clients:
+            client.sendall(head.encode() + large)
+
+        def refused() -> bool:
+            answer = httpx.post(url + CHAT, content=large, headers=JSON)
+            return answer.status_code == 503 and answer.headers["retry-after"] == "1"
+
+        eventually(refused)
+        assert httpx.post(url + CHAT, content=BODY, headers=JSON).status_code == 200
+        clients.pop().close()
+        eventually(lambda: httpx.post(url + CHAT, content=large, headers=JSON).status_code == 200)
+        for client in clients:
+            client.sendall(b" ")
+            assert read_answer(client).status == 200
+            client.close()
+        for _ in range(5):
+            assert httpx.post(url + CHAT, content=large, headers=JSON).status_code == 200

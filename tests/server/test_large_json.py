@@ -1,0 +1,107 @@
+"""Bodies of megabytes become what orjson makes of them, piece by piece."""
+
+import json
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from octavo.server import large_json
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
+texts = st.text(alphabet='\\"[]{},: a\u2028é😀', max_size=8)
+values = st.recursive(
+    scalars | texts,
+    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(texts, inner, max_size=8),
+    max_leaves=60,
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_json, "PIECE_VALUES", 3)
+
+
+def outcome(loads: Any, data: bytes) -> Any:
+    try:
+        return loads(data)
+    except orjson.JSONDecodeError:
+        return "no JSON"
+
+
+@given(value=values, indent=st.sampled_from([None, 1]), ascii_only=st.booleans())
+@settings(deadline=None)
+def test_values_are_the_same(value: Any, indent: int | None, ascii_only: bool) -> None:
+    data = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
+    assert large_json.loads(data) == orjson.loads(data)
+
+
+@given(value=values, place=st.floats(0, 1), change=st.sampled_from([*'[]{},:"\\ 1', ""]))
+@settings(deadline=None, max_examples=300)
+def test_what_is_no_json_is_no_json_in_pieces_either(value: Any, place: float, change: str) -> None:
+    text = json.dumps(value)
+    at = int(place * len(text))
+    data = (text[:at] + change + text[at + 1 :]).encode()
+    assert outcome(large_json.loads, data) == outcome(orjson.loads, data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1,2,3,4,5,6,7,]",
+        "[,1,2,3,4,5,6,7]",
+        "[1,2,3,,4,5,6,7]",
+        "[1,2,3,4,5,6,7}",
+        "{1,2,3,4,5,6,7]",
+        "[1,2,3,4],[5,6,7,8]",
+        "[1,2,3,4]x[5,6,7,8]",
+        "x[1,2,3,4,5,6,7]",
+        "[1,2,3,4,5,6,7]x",
+        "1,2,3,4,5,6,7",
+        '{"a":1,"b":2,"c":3,"d":4,"e"}',
+        '{"a":1,"b":[1,2,3,4,5,6],"c":3,"d":4,"e":}',
+        '{"a":[1,2,3,4,5,6,7] "b":2}',
+        '{"a" "b":[1,2,3,4,5,6,7]}',
+        '{a:[1,2,3,4,5,6,7],"b":2}',
+        '{"a":1:[1,2,3,4,5,6,7]}',
+        '{"a":[1,2,3,4,5,6,7],"a":[1,2,3,4,5,6,8]}',
+        '["a","b","c","d","e","f]',
+        '["a\\\\","b\\"","c\\\\\\"","d","e","f"]',
+        "[" * 5000,
+        "[" * 1500 + "]" * 1500,
+        "",
+        "[[[[[[[[]]]]]]]]",
+        "[ \n\t]",
+    ],
+)
+def test_borders(text: str) -> None:
+    assert outcome(large_json.loads, text.encode()) == outcome(orjson.loads, text.encode())
+
+
+def test_bodies_of_their_real_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    rng = random.Random(1)
+    ids = [[rng.randrange(50_000) for _ in range(rng.randrange(1, 900))] for _ in range(1000)]
+    messages = [{"role": "user", "content": 'a "quoted", [text] \\'} for _ in range(30_000)]
+    for body in ({"prompt": ids, "n": 1}, {"messages": messages}, {"prompt": '", [{\\' * 1_000_000}):
+        assert large_json.loads(json.dumps(body).encode()) == body
+
+
+def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for text, words in (
+        (b"[" + b"1," * 2**21 + b"1]", "1,048,576 values"),
+        (b"[" + b"[]," * 2**18 + b"1]", "131,072 objects"),
+    ):
+        with pytest.raises(large_json.TooManyValuesError, match=words):
+            large_json.loads(text)
+    assert len(large_json.loads(json.dumps({"prompt": "1," * 2**21}).encode())["prompt"]) == 2**22
