@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,11 +37,20 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: object, temporary: str | None = None) -> Iterator[Server]:
-    """`octavo serve` on a free port, once all its models are ready."""
+def serving(*arguments: object, temporary: str | None = None, descriptors: int | None = None) -> Iterator[Server]:
+    """`octavo serve` on a free port, once all its models are ready.
+
+    Args:
+        temporary: its folder for temporary files. descriptors: the most that each of its processes may have open.
+    """
+
+    def limit() -> None:
+        if descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
     command = [sys.executable, "-m", "octavo", "serve", *map(str, arguments), "--port", "0"]
     environment = os.environ | ({"TMPDIR": temporary} if temporary else {})
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=limit) as process:
         try:
             yield Server(process, _wait_until_ready(process))
         finally:

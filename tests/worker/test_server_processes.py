@@ -2,8 +2,10 @@
 
 import asyncio
 import collections
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,6 +96,28 @@ def test_an_engine_is_killed_and_streams_go_on(tiny_model: Path, tmp_path: Path)
         assert asyncio.run(read_all(server, requests, kill_in_the_midst)) == undisturbed
         assert server.engine(str(tiny_model)) != victim
         assert server.engine(str(other)) == survivor
+
+
+def test_an_engine_dies_while_clients_use_all_descriptors(tiny_model: Path) -> None:
+    with (
+        serving(tiny_model, "--backend", "reference", descriptors=160) as server,
+        contextlib.ExitStack() as connections,
+    ):
+        engine = server.engine(str(tiny_model))
+        address = httpx.URL(server.url)
+        request = body(tiny_model, 1)
+        undisturbed = asyncio.run(read_all(server, [request]))
+        events = 0
+
+        def connect_and_kill(_: int) -> None:
+            nonlocal events
+            events += 1
+            if events == 5:
+                for _ in range(300):
+                    connections.enter_context(socket.create_connection((address.host, address.port or 80), timeout=20))
+                engine.kill()
+
+        assert asyncio.run(read_all(server, [request], connect_and_kill)) == undisturbed
 
 
 def test_a_frontend_is_killed_and_another_takes_its_place(tiny_model: Path) -> None:
