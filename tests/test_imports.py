@@ -39,3 +39,10 @@ def test_imports_with_numpy_alone(room: str) -> None:
 def test_the_block_blocks() -> None:
     found = subprocess.run([sys.executable, "-c", BLOCK, "octavo.engine.wire"], capture_output=True, timeout=60)
     assert b"msgspec is not numpy" in found.stderr
+
+
+def test_the_supervisor_of_a_server_is_light() -> None:
+    heavy = {"numpy", "zmq", "fastapi", "uvicorn", "uvloop", "tokenizers", "huggingface_hub", "httpx", "jinja2"}
+    code = f"import sys, octavo.cli.serve; print(*({heavy!r} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == []
