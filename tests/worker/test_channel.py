@@ -32,10 +32,10 @@ class Frontend:
     def on_defect(self) -> None:
         self.told.append("defect")
 
-    def on_message(self, data: bytes) -> None:
+    def on_message(self, data: memoryview) -> None:
         if data == b"defect":
             raise ZeroDivisionError
-        self.told.append(data)
+        self.told.append(bytes(data))
 
 
 class Worker:

@@ -212,7 +212,7 @@ class EngineClient:
         """A message of the engine's that we cannot handle is as bad as its death: find the request that is to blame."""
         self._note_death()
 
-    def on_message(self, data: bytes) -> None:
+    def on_message(self, data: memoryview) -> None:
         """The engine sent something."""
         match decode_for_frontend(data):
             case StepDone(outputs):

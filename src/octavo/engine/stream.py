@@ -79,19 +79,16 @@ class OutputStream(Entry, AsyncIterator[list[Output]]):
         """Note and pass on what a step produced; choices that were aborted meanwhile are dropped."""
         kept = [output for output in outputs if output.index not in self.finished]
         for output in kept:
-            self._note(output)
+            tokens = self.outputs[output.index]
+            if tokens and output.cached_tokens is not None:  # of a resumption; what it was at first has been told
+                output.cached_tokens = output.queue_seconds = output.prefill_seconds = None
+            tokens.extend(output.token_ids)
+            if output.finish_reason is not None:
+                self.finished.add(output.index)
         if kept:
             self._items.put_nowait(kept)
         if len(self.finished) == len(self.outputs):
             self.close()
-
-    def _note(self, output: Output) -> None:
-        tokens = self.outputs[output.index]
-        if tokens and output.cached_tokens is not None:  # of a resumption; what it was at first has been told
-            output.cached_tokens = output.queue_seconds = output.prefill_seconds = None
-        tokens.extend(output.token_ids)
-        if output.finish_reason is not None:
-            self.finished.add(output.index)
 
     def close(self, error: Exception | None = None) -> None:
         """End the stream, with an error if there is one."""

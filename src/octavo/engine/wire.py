@@ -59,11 +59,11 @@ def encode(message: ToEngine | ToFrontend) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_for_engine(data: bytes) -> ToEngine:
+def decode_for_engine(data: memoryview) -> ToEngine:
     """A frontend's message. Raises msgspec.ValidationError."""
     return _to_engine.decode(data)
 
 
-def decode_for_frontend(data: bytes) -> ToFrontend:
+def decode_for_frontend(data: memoryview) -> ToFrontend:
     """An engine's message. Raises msgspec.ValidationError."""
     return _to_frontend.decode(data)

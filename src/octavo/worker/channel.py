@@ -9,7 +9,7 @@ from typing import Protocol
 import zmq
 import zmq.asyncio
 
-from octavo.worker.frames import Kind, header, lease, parse_header
+from octavo.worker.frames import Kind, pack, pack_lease, unpack
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Subscriber(Protocol):
         """The lease ran out, and the worker dropped everything. The channel opens again at once."""
         ...
 
-    def on_message(self, data: bytes) -> None:
+    def on_message(self, data: memoryview) -> None:
         """The worker sent something."""
         ...
 
@@ -99,7 +99,7 @@ class Channel:
 
     def _begin(self) -> None:
         self._session += 1
-        self._send(Kind.HELLO, lease(self._lease))
+        self._send(Kind.HELLO, pack_lease(self._lease))
         self._subscriber.on_open()
 
     async def _beat(self) -> None:
@@ -109,8 +109,7 @@ class Channel:
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         while True:
-            head, data = await socket.recv_multipart()
-            kind, session = parse_header(head)
+            kind, session, data = unpack(await socket.recv())
             self.last_heard = time.monotonic()
             if session != self._session:
                 continue
@@ -121,7 +120,7 @@ class Channel:
                 self._subscriber.on_expired()
                 self._begin()
 
-    def _handle(self, data: bytes) -> None:
+    def _handle(self, data: memoryview) -> None:
         try:
             self._subscriber.on_message(data)
         except Exception:
@@ -131,7 +130,7 @@ class Channel:
 
     def _send(self, kind: Kind, data: bytes = b"") -> None:
         if self._socket is not None:
-            self._socket.send_multipart([header(kind, self._session), data])
+            self._socket.send(pack(kind, self._session, data))
 
     def _close_socket(self) -> None:
         if self._socket is not None:

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import zmq
 
-from octavo.worker.frames import Kind, header, parse_header, parse_lease
+from octavo.worker.frames import Kind, pack, unpack, unpack_lease
 
 
 class Message(NamedTuple):
     """A frontend sent something."""
 
     frontend: bytes
-    data: bytes
+    data: memoryview
 
 
 class Joined(NamedTuple):
@@ -68,8 +68,8 @@ class Endpoint:
         events: list[Event] = []
         timeout = self._milliseconds_to_first_end() if wait else 0
         while self._socket.poll(timeout):
-            frontend, head, data = self._socket.recv_multipart()
-            self._note(frontend, parse_header(head), data, events)
+            frontend, frame = self._socket.recv_multipart()
+            self._note(frontend, frame, events)
             timeout = 0
         # Only now: what a frontend sent while this process was held up has renewed its lease.
         if time.monotonic() >= self._first_end:
@@ -80,25 +80,25 @@ class Endpoint:
         """Send to a frontend. Never waits; what one that is gone does not read is lost."""
         held = self._leases.get(frontend)
         if held is not None:
-            self._socket.send_multipart([frontend, header(Kind.DATA, held.session), data])
+            self._socket.send_multipart([frontend, pack(Kind.DATA, held.session, data)])
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close(linger=0)
 
-    def _note(self, frontend: bytes, head: tuple[int, int], data: bytes, events: list[Event]) -> None:
-        kind, session = head
+    def _note(self, frontend: bytes, frame: bytes, events: list[Event]) -> None:
+        kind, session, data = unpack(frame)
         held = self._leases.get(frontend)
         now = time.monotonic()
         if kind == Kind.HELLO:
             if held is not None:
                 events.append(Left(frontend))
-            seconds = parse_lease(data)
+            seconds = unpack_lease(data)
             self._leases[frontend] = _Lease(session, seconds, now + seconds)
             self._first_end = min(self._first_end, now + seconds)
             events.append(Joined(frontend))
         elif held is None or held.session != session:
-            self._socket.send_multipart([frontend, header(Kind.UNKNOWN, session), b""])
+            self._socket.send_multipart([frontend, pack(Kind.UNKNOWN, session)])
         else:
             held.ends = now + held.seconds
             if kind == Kind.DATA:

@@ -1,4 +1,4 @@
-"""The frames of a channel: two parts, a header and a payload that the channel does not look into.
+"""The frames of a channel: a header, and a payload that the channel does not look into.
 
 A frontend speaks in sessions. `HELLO` begins one: the worker drops what it held for the frontend before, and keeps what
 comes from now on until the session's lease has run out, which every frame renews (`BEAT` does nothing else). A frame of
@@ -21,23 +21,23 @@ class Kind(IntEnum):
     UNKNOWN = 4
 
 
-def header(kind: Kind, session: int) -> bytes:
-    """The first part of a frame."""
-    return _HEADER.pack(kind, session)
+def pack(kind: Kind, session: int, payload: bytes = b"") -> bytes:
+    """A frame."""
+    return _HEADER.pack(kind, session) + payload
 
 
-def parse_header(data: bytes) -> tuple[int, int]:
-    """The kind of a frame and its session. Raises struct.error."""
-    kind, session = _HEADER.unpack(data)
-    return kind, session
+def unpack(frame: bytes) -> tuple[int, int, memoryview]:
+    """The kind of a frame, its session and its payload. Raises struct.error."""
+    kind, session = _HEADER.unpack_from(frame)
+    return kind, session, memoryview(frame)[_HEADER.size :]
 
 
-def lease(seconds: float) -> bytes:
+def pack_lease(seconds: float) -> bytes:
     """The payload of a `HELLO`."""
     return _LEASE.pack(seconds)
 
 
-def parse_lease(data: bytes) -> float:
+def unpack_lease(payload: memoryview) -> float:
     """The seconds of a `HELLO`. Raises struct.error."""
-    (seconds,) = _LEASE.unpack(data)
+    (seconds,) = _LEASE.unpack(payload)
     return float(seconds)
