@@ -31,3 +31,17 @@ class ConfigError(OctavoError):
     def __init__(self, message: str, *settings: str) -> None:
         super().__init__(message)
         self.settings = settings
+
+
+class InvalidRequest(OctavoError, ValueError):
+    """A request that can never be served as it is.
+
+    Attributes:
+        field: of the request, as its API calls it; None if it is about no single one.
+        context_length: if the request is longer than that.
+    """
+
+    def __init__(self, message: str, field: str | None = None, *, context_length: int | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.context_length = context_length

@@ -15,7 +15,7 @@ ECHO_PIECE = 512
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model continues: its ids, and the text they were made from if the client sent text."""
+    """What a model continues: its ids, and the text they were made from if there was one."""
 
     token_ids: list[int]
     text: str | None = None

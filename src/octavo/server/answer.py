@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from octavo.deployments.choice import Delta, join
+from octavo.deployments.prepare import Prepared, prepare
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.dialect import Dialect, Writer
-from octavo.server.generation import Generation
+from octavo.server.generation import ServedGeneration
 from octavo.server.offload import off_loop
-from octavo.server.prepare import Prepared, prepare
 from octavo.server.reply import EventStream, Reply
 from octavo.server.request_context import RequestContext
 from octavo.server.schema import Body
@@ -54,7 +54,7 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     prepared = await off_loop(_prepare, server, dialect, context, body)
     use.choose(prepared.deployment)
     context.deployment = prepared.deployment.name
-    generation = Generation(prepared, server.generation_metrics, context)
+    generation = ServedGeneration(prepared, server.generation_metrics, context)
     writer = dialect.writer(body, generation)
 
     async def stream(events: EventStream) -> bytes:

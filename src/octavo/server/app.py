@@ -8,14 +8,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
 from octavo.deployments import Deployments
+from octavo.errors import InvalidRequest
 from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
 from octavo.server.dialects import DIALECTS
-from octavo.server.errors import on_http_exception, on_validation_error
+from octavo.server.errors import on_http_exception, on_invalid_request, on_validation_error
 from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
 from octavo.server.settings import ServerSettings
+
+ERROR_WRITERS = {dialect.path: dialect.error for dialect in DIALECTS}
+"""Errors as the API of each path has them."""
 
 
 def create_app(settings: ServerSettings, deployments: Deployments) -> FastAPI:
@@ -48,10 +52,14 @@ def create_app(settings: ServerSettings, deployments: Deployments) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=middleware,
-        exception_handlers={HTTPException: on_http_exception, RequestValidationError: on_validation_error},
+        exception_handlers={
+            HTTPException: on_http_exception,
+            InvalidRequest: on_invalid_request,
+            RequestValidationError: on_validation_error,
+        },
     )
     app.state.server = server
-    app.state.error_writers = {dialect.path: dialect.error for dialect in DIALECTS}
+    app.state.error_writers = ERROR_WRITERS
     app.include_router(dialect_routes(server, DIALECTS))
     for routes in (model_routes, operation_routes):
         app.include_router(routes(server))

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 
 from octavo.deployments import Deployment, Deployments
+from octavo.deployments.prepare import SEED_BITS
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.server.body import LargeBodies
 from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
-from octavo.server.prepare import SEED_BITS
 from octavo.server.reply import InFlight
 from octavo.server.request_context import RequestContext
 from octavo.server.settings import ServerSettings

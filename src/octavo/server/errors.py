@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from octavo.errors import InvalidRequest
+
 MAX_MESSAGE = 1000
 """Characters of an error message: a small request must not earn a large reply."""
 
@@ -157,6 +159,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     else:
         message = error.detail
     return error_response(ApiError(error.status_code, message, headers=error.headers), request.scope)
+
+
+async def on_invalid_request(request: Request, error: Exception) -> Response:
+    """Answer a request that its deployment can never serve."""
+    assert isinstance(error, InvalidRequest)
+    message = str(error) if str(error).endswith(".") else f"{error}."
+    code = None if error.context_length is None else "context_length_exceeded"
+    return error_response(invalid(message, error.field, code), request.scope)
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -7,12 +7,12 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from octavo.deployments import Deployment
+from octavo.deployments.prepare import encode
 from octavo.deployments.request import Conversation, RawPrompts
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
-from octavo.server.prepare import encode
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
 
 PIECE = 2**14

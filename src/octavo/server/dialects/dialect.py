@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from octavo.deployments.choice import Delta
+from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest
 from octavo.server.errors import ApiError
-from octavo.server.generation import Generation
 from octavo.server.schema import Body
 
 B = TypeVar("B", bound=Body)

@@ -7,10 +7,10 @@ import orjson
 from pydantic import Field
 
 from octavo.deployments.choice import Delta
+from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest, RawPrompts, Stops
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.errors import ApiError, error_message, error_responses
-from octavo.server.generation import Generation
 from octavo.server.schema import MAX_STOPS, SamplingBody, StopList
 
 DONE = b"data: [DONE]\n\n"

@@ -10,12 +10,12 @@ import orjson
 from pydantic import Field
 
 from octavo.deployments.choice import Delta
+from octavo.deployments.generation import Generation, Usage
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Stops
 from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
-from octavo.server.generation import Generation, Usage
 from octavo.server.schema import MAX_STOPS, Body, SamplingBody, StopList, TokenId, Unsupported
 
 MAX_TOP_LOGPROBS = 20

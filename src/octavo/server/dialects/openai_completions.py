@@ -6,11 +6,11 @@ import orjson
 from pydantic import Field
 
 from octavo.deployments.choice import Delta
+from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest, RawPrompts
 from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
-from octavo.server.generation import Generation
 from octavo.server.schema import Prompts, Unsupported
 
 DEFAULT_MAX_TOKENS = 16

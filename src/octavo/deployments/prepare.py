@@ -1,18 +1,18 @@
 """From what a client asks for to what an engine is asked for: template, tokens, and every check that needs the model.
 
-All of it is synchronous and runs in a thread (`octavo.server.offload`).
+All of it is synchronous, and takes its time for a long prompt.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from octavo.deployments import Deployment
 from octavo.deployments.choice import Prompt, TextOptions
+from octavo.deployments.deployment import Deployment
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
-from octavo.server.errors import ApiError, context_length_exceeded, invalid
+from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, Tokenizer
 from octavo.text.template import RESERVED
 
@@ -57,7 +57,7 @@ def prepare(
             must be resumed after a failure repeats its own draws.
 
     Raises:
-        ApiError: 400 that names the field.
+        InvalidRequest: it names the field.
     """
     _check(request, info)
     prompts = encode(deployment.tokenizer, request.prompt)
@@ -74,7 +74,7 @@ def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Prom
     """The tokens to continue.
 
     Raises:
-        ApiError: 400: the model has no chat template, or the template does not take this conversation.
+        InvalidRequest: the model has no chat template, or the template does not take this conversation.
     """
     if isinstance(prompt, Conversation):
         return [_encode_chat(tokenizer, prompt)]
@@ -87,10 +87,10 @@ def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Prom
 
 def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Prompt:
     if tokenizer.chat_template is None:
-        raise invalid("This model has no chat template; use /v1/completions.", chat.field)
+        raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
     if clash := RESERVED.intersection(chat.variables):
         name, where = min(clash), chat.variables_field
-        raise invalid(f"'{name}' is a field of its own, not of {where}.", f"{where}.{name}")
+        raise InvalidRequest(f"'{name}' is a field of its own, not of {where}", f"{where}.{name}")
     generation_prompt = chat.add_generation_prompt
     if generation_prompt is None:
         generation_prompt = not chat.continue_final_message
@@ -102,30 +102,34 @@ def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Prompt:
             **chat.variables,
         )
     except TemplateError as error:
-        raise invalid(str(error), chat.field) from error
-    return Prompt(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens))
+        raise InvalidRequest(str(error), chat.field) from error
+    return Prompt(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens), text)
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:
     if request.n > info.max_num_seqs:
-        raise invalid(f"'n' is {request.n}, but at most {info.max_num_seqs} choices run at once.", "n")
+        raise InvalidRequest(f"'n' is {request.n}, but at most {info.max_num_seqs} choices run at once", "n")
     _check_ids("logit_bias", request.sampling.logit_bias, info)
     _check_ids("stop_token_ids", request.stops.token_ids, info)
     if request.max_tokens == 0 and not request.echo:
-        raise invalid("'max_tokens' may be 0 only together with 'echo'.", "max_tokens")
+        raise InvalidRequest("'max_tokens' may be 0 only together with 'echo'", "max_tokens")
     if isinstance(request.prompt, RawPrompts) and (prompts := len(request.prompt.prompts)) * request.n > MAX_CHOICES:
-        raise invalid(f"{prompts} prompts with {request.n} choices each are more than {MAX_CHOICES} choices.", "n")
+        raise InvalidRequest(
+            f"{prompts} prompts with {request.n} choices each are more than {MAX_CHOICES} choices", "n"
+        )
 
 
 def _check_ids(field: str, ids: Iterable[int], info: ModelInfo) -> None:
     wrong = next((token for token in ids if not 0 <= token < info.vocab_size), None)
     if wrong is not None:
-        raise invalid(f"'{field}' has token id {wrong}; the model's ids go from 0 to {info.vocab_size - 1}.", field)
+        raise InvalidRequest(
+            f"'{field}' has token id {wrong}; the model's ids go from 0 to {info.vocab_size - 1}", field
+        )
 
 
 def _check_prompt(prompt: Prompt, field: str, info: ModelInfo) -> None:
     if not prompt.token_ids:
-        raise invalid(f"'{field}' is empty: there must be at least one token to continue.", field)
+        raise InvalidRequest(f"'{field}' is empty: there must be at least one token to continue", field)
     _check_ids(field, (min(prompt.token_ids), max(prompt.token_ids)), info)
 
 
@@ -137,20 +141,22 @@ def _room(request: GenerationRequest, prompt: Prompt, limit: int) -> int:
         raise _too_long(
             limit,
             f"you requested {length + wanted} tokens ({length} in the {field}, {wanted} in the completion). "
-            f"Please reduce the length of the {field} or completion.",
+            f"Please reduce the length of the {field} or completion",
             field,
         )
     if room < (1 if wanted is None else min(wanted, 1)):
         raise _too_long(
-            limit, f"your {field} resulted in {length} tokens. Please reduce the length of the {field}.", field
+            limit, f"your {field} resulted in {length} tokens. Please reduce the length of the {field}", field
         )
     if wanted is not None:
         return wanted
     return room if request.default_max_tokens is None else min(request.default_max_tokens, room)
 
 
-def _too_long(limit: int, however: str, field: str) -> ApiError:
-    return context_length_exceeded(limit, however, field)
+def _too_long(limit: int, however: str, field: str) -> InvalidRequest:
+    """In OpenAI's wording, by which agents recognise that they must shorten the conversation."""
+    message = f"This model's maximum context length is {limit} tokens. However, {however}"
+    return InvalidRequest(message, field, context_length=limit)
 
 
 def _sampling_params(
@@ -158,8 +164,8 @@ def _sampling_params(
 ) -> SamplingParams:
     max_tokens = _room(request, prompt, info.max_model_len)
     if request.min_tokens > max_tokens:
-        message = f"'min_tokens' is {request.min_tokens}, more than the {max_tokens} tokens allowed."
-        raise invalid(message, "min_tokens")
+        message = f"'min_tokens' is {request.min_tokens}, more than the {max_tokens} tokens allowed"
+        raise InvalidRequest(message, "min_tokens")
     sampling, defaults = request.sampling, deployment.defaults
     stop_token_ids = set(request.stops.token_ids)
     if request.stops.end_of_turn:

@@ -1,0 +1,195 @@
+"""A request in the engine: all its choices, step by step, until each has ended or nobody wants them any more."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from octavo.deployments.choice import Choice, Delta
+from octavo.deployments.prepare import Prepared
+from octavo.engine.client import EngineFailed, OutputStream
+from octavo.engine.request import Output, Request, TokenLogprobs
+from octavo.errors import OctavoError
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a request so far; a prompt counts once, however many choices continue it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompts and completions together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Generation:
+    """All the choices of one request. Leaving the context aborts what has not ended.
+
+    Args:
+        tenant: whose fair share it counts against.
+
+    Attributes:
+        deployment: answers. prompts: are continued.
+        prompt_logprobs: of each prompt, once they are known.
+    """
+
+    def __init__(self, prepared: Prepared, *, tenant: str = "") -> None:
+        self.deployment = prepared.deployment
+        self.prompts = prepared.prompts
+        self.prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(prepared.prompts)
+        self._options = prepared.options
+        self._width = prepared.request.n
+        self._requests = [
+            Request(
+                # Never the client's id: two clients may choose the same.
+                request_id=uuid.uuid4().hex,
+                prompt_token_ids=prompt.token_ids,
+                params=params,
+                priority=prepared.request.priority or 0,
+                tenant=tenant,
+                cache_salt=prepared.request.cache_salt,
+            )
+            for prompt, params in zip(prepared.prompts, prepared.params, strict=True)
+        ]
+        self._choices: dict[int, Choice] = {}
+        self._cached_tokens = [0] * len(prepared.prompts)
+        self._streams: list[OutputStream] = []
+        self._pumps: list[asyncio.Task[None]] = []
+
+    @property
+    def num_choices(self) -> int:
+        """Choices of all prompts together."""
+        return len(self.prompts) * self._width
+
+    def prompt_of(self, choice: int) -> int:
+        """Which prompt a choice continues."""
+        return choice // self._width
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        return Usage(
+            sum(len(prompt.token_ids) for prompt in self.prompts),
+            sum(choice.tokens for choice in self._choices.values()),
+            sum(self._cached_tokens),
+        )
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for pump in self._pumps:
+            pump.cancel()
+        for stream in self._streams:
+            stream.abort()
+
+    def submit(self) -> None:
+        """Give the requests to the engine. Raises EngineUnavailable: it takes none at the moment."""
+        for position, request in enumerate(self._requests):
+            self.begin(request)
+            try:
+                self._streams.append(self.deployment.engine.submit(request))
+            except OctavoError as error:
+                raise self.failure(position, error) from error
+
+    async def accepted(self) -> None:
+        """Returns when the engine has taken all the requests: none of them will be refused any more."""
+        for stream in self._streams:
+            await stream.accepted.wait()
+
+    async def steps(self) -> AsyncIterator[list[Delta]]:
+        """What each engine step adds, until every choice has ended.
+
+        Raises:
+            RequestRefused: the engine does not take a request.
+            EngineFailed: it fails on one.
+        """
+        if len(self._streams) == 1:
+            try:
+                async for outputs in self._streams[0]:
+                    for deltas in self._advance(0, outputs):
+                        yield deltas
+                        if self._options.echo:  # a prompt comes in pieces, and others have their turn between them
+                            await asyncio.sleep(0)
+            except OctavoError as error:
+                raise self.failure(0, error) from error
+        else:
+            async for position, item in self._merged():
+                if isinstance(item, OctavoError):
+                    raise self.failure(position, item) from item
+                if isinstance(item, Exception):
+                    raise item
+                for deltas in self._advance(position, item):
+                    yield deltas
+                    if self._options.echo:
+                        await asyncio.sleep(0)
+        if sum(choice.finished for choice in self._choices.values()) < self.num_choices:
+            raise self.failure(0, EngineFailed("it ended a request before it was finished"))
+
+    # --- for who counts or answers in other words -----------------------------------------------------------------
+
+    def begin(self, request: Request) -> None:
+        """The next prompt's request goes to the engine."""
+
+    def note(self, position: int, output: Output, delta: Delta, tokens: int) -> None:
+        """An output of a prompt's request has become a delta of its choice, which now has so many tokens."""
+
+    def failure(self, position: int, error: OctavoError) -> Exception:
+        """What is raised for an engine's error on a prompt's request."""
+        return error
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    async def _merged(self) -> AsyncIterator[tuple[int, list[Output] | Exception]]:
+        """What the prompts' streams bring, with the prompt's position, in the order of arrival."""
+        arrived: asyncio.Queue[tuple[int, list[Output] | Exception | None]] = asyncio.Queue()
+
+        async def pump(position: int) -> None:
+            try:
+                async for outputs in self._streams[position]:
+                    arrived.put_nowait((position, outputs))
+                arrived.put_nowait((position, None))
+            except Exception as error:
+                arrived.put_nowait((position, error))
+
+        self._pumps = [asyncio.create_task(pump(position)) for position in range(len(self._streams))]
+        live = len(self._streams)
+        while live:
+            position, item = await arrived.get()
+            if item is None:
+                live -= 1
+            else:
+                yield position, item
+
+    def _advance(self, position: int, outputs: list[Output]) -> Iterator[list[Delta]]:
+        """Turn one step's outputs for one prompt into deltas: one list of them, after one for each piece of an echo."""
+        deltas: list[Delta] = []
+        for output in outputs:
+            if output.prompt_logprobs is not None:
+                self.prompt_logprobs[position] = output.prompt_logprobs
+            number = position * self._width + output.index
+            choice = self._choices.get(number)
+            if choice is None:
+                choice = self._choices[number] = self._new_choice(number)
+                if output.index == 0:  # later a resumed request may report what its own tokens have left there
+                    self._cached_tokens[position] = output.cached_tokens or 0
+                if self._options.echo:
+                    for delta in choice.begin(self.prompt_logprobs[position]):
+                        yield [*deltas, delta]
+                        deltas = []
+            if choice.finished:  # by a stop string; the engine had not heard of it yet
+                continue
+            delta = choice.push(output)
+            deltas.append(delta)
+            if delta.finish is not None and output.finish_reason is None:
+                self._streams[position].abort(output.index)
+            self.note(position, output, delta, choice.tokens)
+        yield deltas
+
+    def _new_choice(self, number: int) -> Choice:
+        prompt = self.prompts[self.prompt_of(number)]
+        return Choice(number, self.deployment.tokenizer, prompt, self._options)
