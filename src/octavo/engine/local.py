@@ -7,13 +7,15 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.launch import engine_spec
 from octavo.worker.launcher import LocalLauncher, WorkerSpec
 from octavo.worker.supervisor import RestartPolicy, Supervisor
+from octavo.worker.thread import ThreadLauncher
 
 
 class LocalEngines:
-    """Engines in processes of their own, for as long as the context lasts. Must be made where an event loop runs."""
+    """Engines in processes of their own, or on threads, for as long as the context lasts. Must be made where an event
+    loop runs."""
 
-    def __init__(self, *, policy: RestartPolicy | None = None) -> None:
-        self.supervisor = Supervisor(LocalLauncher(), policy=policy)
+    def __init__(self, *, on_threads: bool = False, policy: RestartPolicy | None = None) -> None:
+        self.supervisor = Supervisor(ThreadLauncher() if on_threads else LocalLauncher(), policy=policy)
         self.clients: dict[str, EngineClient] = {}
         self.supervisor.subscribe(lambda status: self.clients[status.name].update(status))
 

@@ -21,6 +21,7 @@ from octavo.errors import OctavoError
 from octavo.worker.control import Failed, Loading, Ready, raw
 from octavo.worker.endpoint import Endpoint, Event, Joined, Left, Message
 from octavo.worker.process import Parent
+from octavo.worker.thread import ThreadParent
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ class EngineServer:
         self._accepted: dict[bytes, list[str]] = {}
         self._next_stats = 0.0
 
-    def run(self) -> int:
-        """Serve until the process is ended: it does not return."""
-        while True:
+    def run(self, parent: Parent | ThreadParent) -> int:
+        """Serve until the supervisor wants no more."""
+        while not parent.stopping:
             events = self._endpoint.receive(wait=not self._engine.has_work)
             for event in events:
                 self._handle(event)
@@ -50,6 +51,8 @@ class EngineServer:
                 self._send(self._engine.step())
             if events or worked:
                 self._report()
+        self._endpoint.close()
+        return 0
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -114,7 +117,7 @@ class EngineServer:
             self._endpoint.send(frontend, data)
 
 
-def _load(config: EngineConfig, parent: Parent) -> LoadedEngine:
+def _load(config: EngineConfig, parent: Parent | ThreadParent) -> LoadedEngine:
     return load_engine(config, _in_percent(lambda done, total: parent.report(Loading(done, total))))
 
 
@@ -132,14 +135,12 @@ def _in_percent(report: Callable[[int, int], None]) -> Callable[[int, int], None
     return note
 
 
-def main() -> int:
-    """Run an engine as its supervisor asks. Returns the exit status when the model cannot be loaded."""
-    parent = Parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+def work(parent: Parent | ThreadParent, address: str) -> int:
+    """Run an engine as its supervisor asks. Returns the exit status when the model cannot be loaded, and on a thread
+    when it is stopped."""
     config = msgspec.json.decode(parent.configuration, type=EngineConfig)
-    parent.follow()
     try:
-        endpoint = Endpoint(sys.argv[1])
+        endpoint = Endpoint(address)
         loaded = _load(config, parent)
     except (OctavoError, MemoryError) as error:
         parent.report(Failed(str(error) or "there is not enough memory to load the model"))
@@ -148,7 +149,15 @@ def main() -> int:
     info = loaded.info
     heir = replace(config, kv_cache_memory_bytes=info.kv_cache_bytes, max_model_len=info.max_model_len)
     parent.report(Ready(raw(info), raw(heir)))
-    return EngineServer(loaded.engine, endpoint).run()
+    return EngineServer(loaded.engine, endpoint).run(parent)
+
+
+def main() -> int:
+    """Run an engine in this process. Returns the exit status when the model cannot be loaded."""
+    parent = Parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    parent.follow()
+    return work(parent, sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Channel:
             self._send(Kind.BEAT)
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
-        while True:
+        while socket is self._socket:  # `close` may come before the first turn
             kind, session, data = unpack(await socket.recv())
             self.last_heard = time.monotonic()
             if session != self._session:

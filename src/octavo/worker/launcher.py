@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +88,20 @@ class Launcher(Protocol):
         ...
 
 
+_held_open: weakref.WeakSet[io.RawIOBase] = weakref.WeakSet()
+"""Standard inputs that end with this process. A fork must not keep them open in its place."""
+
+
+def _let_go() -> None:
+    for stdin in _held_open:
+        if not stdin.closed:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), stdin.fileno(), inheritable=False)  # whoever closes it closes what is his
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class LocalLauncher:
     """Starts processes on this machine, in sessions of their own: what a terminal sends to the foreground passes by."""
 
@@ -98,16 +114,26 @@ class LocalLauncher:
         self._launched += 1
         socket = self._folder.path / str(self._launched)
         address = f"ipc://{socket}"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", spec.module, address, spec.name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=MAX_LINE,
-            start_new_session=True,
-            env={**os.environ, **spec.environment},
-            pass_fds=spec.files,
-        )
-        launched = LocalProcess(process, address, socket)
+        reading, writing = os.pipe()
+        stdin = os.fdopen(writing, "wb", buffering=0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", spec.module, address, spec.name),
+                stdin=reading,
+                stdout=asyncio.subprocess.PIPE,
+                limit=MAX_LINE,
+                start_new_session=True,
+                env={**os.environ, **spec.environment},
+                pass_fds=spec.files,
+            )
+        except BaseException:
+            stdin.close()
+            raise
+        finally:
+            os.close(reading)
+        _held_open.add(stdin)
+        pipe, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, stdin)
+        launched = LocalProcess(process, pipe, address, socket)
         launched.write(spec.configuration + b"\n")
         return launched
 
@@ -119,20 +145,20 @@ class LocalLauncher:
 class LocalProcess:
     """A process on this machine."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str, socket: Path) -> None:
-        assert process.stdin is not None
+    def __init__(
+        self, process: asyncio.subprocess.Process, stdin: asyncio.WriteTransport, address: str, socket: Path
+    ) -> None:
         assert process.stdout is not None
         self.address = address
         self.pid = process.pid
         self._socket = socket
         self._process = process
-        self._stdin, self._stdout = process.stdin, process.stdout
+        self._stdin, self._stdout = stdin, process.stdout
 
     def write(self, line: bytes) -> None:
         """Send a line. Never waits."""
         if not self._stdin.is_closing():
-            with contextlib.suppress(RuntimeError, OSError):  # it has ended; waiting for it tells how
-                self._stdin.write(line)
+            self._stdin.write(line)  # if it has ended, waiting for it tells how
 
     async def read(self) -> bytes:
         """The next line that the process wrote; empty when it has ended."""

@@ -16,7 +16,10 @@ class Parent:
 
     Attributes:
         configuration: the first line.
+        stopping: whether this is to end; a process is ended instead of being told.
     """
+
+    stopping = False
 
     def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
