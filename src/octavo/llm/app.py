@@ -1,0 +1,189 @@
+"""`create_app`: the server as a part of one's own application."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from fastapi import FastAPI
+from starlette._utils import get_route_path
+from starlette.datastructures import State
+from starlette.types import Receive, Scope, Send
+
+from octavo.deployments import Deployments
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings
+from octavo.engine.client import EngineFailed
+from octavo.errors import ConfigError, OctavoError
+from octavo.llm.background import Background
+from octavo.llm.loading import deployment_settings, find, running
+from octavo.server.app import ERROR_WRITERS
+from octavo.server.app import create_app as create_server
+from octavo.server.context import Server
+from octavo.server.errors import error_response, failed
+from octavo.server.settings import ServerSettings
+from octavo.settings import from_table, require_known, resolve, settings_of
+from octavo.weights.catalogue import DEFAULT_MODEL
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ASGI_KEYS = (
+    "type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers",
+    "client", "server",
+)  # fmt: skip
+"""What a request is made of. Frameworks add things of their own, which must not be taken for ours."""
+
+NOT_MOUNTED = (
+    *("host", "port", "uds", "log_level", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
+    *("max_connections", "request_head_timeout", "request_body_timeout", "keep_alive_timeout"),
+)
+"""Settings of a server that is one of its own: connections and logs are the outer application's."""
+
+SERVER_SETTINGS = settings_of(ServerSettings).keys() - NOT_MOUNTED
+
+WITHOUT_ENGINE = ("/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json")
+"""Routes that say how things stand, and do not wait for a model that is loading."""
+
+
+class Application:
+    """An ASGI application with its engines. See `create_app`."""
+
+    def __init__(
+        self, deployments: Sequence[DeploymentSettings], settings: ServerSettings, *, in_process: bool
+    ) -> None:
+        self._deployments = deployments
+        self._settings = settings
+        self._in_process = in_process
+        self.state = State({"error_writers": ERROR_WRITERS})  # where errors are written that come before the server
+        self._starting = threading.Lock()
+        self._background: Background[FastAPI] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection, or follow the life of the server if this is its outermost application."""
+        match scope["type"]:
+            case "lifespan":
+                await self._follow_lifespan(receive, send)
+            case "http":
+                await self._answer(scope, receive, send)
+            case _:
+                await send({"type": "websocket.close", "code": 1000, "reason": "there are no WebSockets here"})
+
+    @asynccontextmanager
+    async def lifespan(self, _: object = None) -> AsyncIterator[None]:
+        """The engines' life as the outer application's: `FastAPI(lifespan=app.lifespan)` loads the models before it
+        takes requests. Without it they are loaded at the first request and end with the process.
+
+        Raises:
+            OctavoError: a model cannot be loaded.
+        """
+        background = await asyncio.to_thread(self._start)
+        try:
+            await background.arun(_loaded(background.value))
+            yield
+        finally:
+            await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """End the engines and wait until they have ended. The next request would start them again."""
+        with self._starting:
+            if self._background is not None:
+                self._background.close()
+                self._background = None
+
+    def _start(self) -> Background[FastAPI]:
+        """Find or fetch the models and start their engines, if that is not done yet. They go on loading meanwhile."""
+        with self._starting:
+            if self._background is None or not self._background.alive:  # not alive: this process was forked
+                found = [find(settings) for settings in self._deployments]
+                self._background = Background(
+                    "application", partial(_serving, found, self._settings, in_process=self._in_process)
+                )
+            return self._background
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        background = self._background
+        if background is None or not background.alive:
+            try:
+                background = await asyncio.to_thread(self._start)
+            except OctavoError as error:
+                answer = error_response(failed(f"The engine cannot start: {error}."), {**scope, "app": self})
+                await answer(scope, receive, send)
+                return
+        there = asyncio.get_running_loop()
+        inner = {key: scope[key] for key in ASGI_KEYS if key in scope}
+        await background.arun(_answer(background.value, inner, _from(there, receive), _from(there, send)))
+
+    async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except OctavoError as error:
+            await send({"type": "lifespan.startup.failed", "message": f"octavo: {error}"})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(*models: str, in_process: bool = False, **settings: Any) -> Application:
+    """The server as an ASGI application, to be mounted into one's own:
+
+        app = FastAPI()
+        app.mount("/ai", octavo.create_app("smollm2:135m", api_key=["secret"], max_num_seqs=8))
+
+    Args:
+        models: each is a short name, a Hugging Face repository id, a folder or a .gguf file; the first one answers
+            requests that name none.
+        in_process: compute on threads of this process, and not in worker processes.
+        settings: those of the server and of its models, under the names of `octavo serve`'s flags.
+
+    Raises:
+        ConfigError: an unknown setting, or one that cannot work. Models are looked for when they are started.
+    """
+    if not models:
+        raise ConfigError(f"name at least one model, such as {DEFAULT_MODEL!r}")
+    require_known(settings, (*SERVER_SETTINGS, *DEPLOYMENT_SETTINGS), "the setting ")
+    given = {name: value for name, value in settings.items() if value is not None}
+    source = from_table(given, "keyword argument ")
+    server: ServerSettings = resolve(settings_of(ServerSettings).values(), source).build(ServerSettings).with_keys()
+    server.validate()
+    own = {name: value for name, value in given.items() if name in DEPLOYMENT_SETTINGS}
+    return Application([deployment_settings(model, own) for model in models], server, in_process=in_process)
+
+
+@asynccontextmanager
+async def _serving(
+    found: Sequence[DeploymentSettings], settings: ServerSettings, *, in_process: bool
+) -> AsyncIterator[FastAPI]:
+    """Run the engines and what answers with them."""
+    async with running(found, in_process=in_process) as deployments:
+        yield create_server(settings, Deployments(deployments))
+
+
+async def _loaded(app: FastAPI) -> None:
+    """Wait until all models take requests. Raises EngineFailed."""
+    server: Server = app.state.server
+    await asyncio.gather(*(model.engine.ready() for model in server.deployments))
+
+
+async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request; one that needs a model waits until it is loaded."""
+    if get_route_path(scope) not in WITHOUT_ENGINE:
+        with contextlib.suppress(EngineFailed):  # the routes say it in their own words
+            await _loaded(app)
+    await app(scope, receive, send)
+
+
+def _from(there: asyncio.AbstractEventLoop, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """A function of the outer application's loop, for use on ours."""
+
+    async def outside(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await function(*args, **kwargs)
+
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(outside(*args, **kwargs), there))
+
+    return call

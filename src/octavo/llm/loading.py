@@ -1,0 +1,43 @@
+"""From a model's name to a model that answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from octavo.cli.console import fetch
+from octavo.deployments import Deployment
+from octavo.deployments.loading import open_deployment
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
+from octavo.engine.local import LocalEngines
+from octavo.settings import from_table, require_known
+
+
+def deployment_settings(model: str, given: Mapping[str, Any]) -> DeploymentSettings:
+    """A deployment's settings from keyword arguments, which have the flags' names; None leaves one to its default.
+    They are checked as far as they can be without the model.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot work.
+    """
+    require_known(given, DEPLOYMENT_SETTINGS, "the setting ")
+    table = {name: value for name, value in given.items() if value is not None}
+    settings, _ = resolve_deployment(None, model, from_table(table, "keyword argument "))
+    return settings
+
+
+def find(settings: DeploymentSettings) -> DeploymentSettings:
+    """Find a model's files on this machine, or fetch them. Raises OctavoError."""
+    return settings.located(fetch(settings.model))
+
+
+@asynccontextmanager
+async def running(found: Sequence[DeploymentSettings], *, in_process: bool) -> AsyncIterator[list[Deployment]]:
+    """Start engines, and stop them at the end of the context. They may still be loading.
+
+    Raises:
+        OctavoError: a model's files cannot be read.
+    """
+    async with LocalEngines(on_threads=in_process) as engines:
+        clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in found]
+        yield [await asyncio.to_thread(open_deployment, *pair) for pair in zip(found, clients, strict=True)]

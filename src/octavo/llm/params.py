@@ -1,0 +1,178 @@
+"""How tokens are drawn, as a program asks for it."""
+
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from octavo.errors import InvalidRequest
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256
+MAX_STOP_TOKEN_IDS = 1024
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are drawn and when a choice ends; the names and limits are those of the HTTP API.
+
+    Attributes:
+        n: choices per prompt.
+        max_tokens: tokens per choice at most. None: 16 after `generate`, what the context allows after `chat`.
+        min_tokens: stop tokens are banned, stop strings not looked for, until so many have been generated.
+        temperature: 0 is greedy. None, here and for top_p, top_k, min_p and repetition_penalty: what the model's
+            authors recommend, else what leaves the distribution alone.
+        top_p: in (0, 1]. top_k: 0 and -1 are off. min_p: in [0, 1].
+        repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
+        logit_bias: token id -> value added to its logit.
+        seed: makes sampling repeatable; choice i draws with `seed + i`. None: another one for every prompt.
+        stop: strings that end a choice. include_stop_str_in_output: whether the text ends with them.
+        stop_token_ids: tokens that end a choice, beside the model's own. ignore_eos: go on past the model's own.
+        skip_special_tokens: whether the text leaves special tokens out.
+        logprobs: so many of the most probable tokens are reported per generated token; None reports nothing.
+        prompt_logprobs: the same for the prompt's tokens.
+
+    Raises:
+        InvalidRequest: a value outside its limits, in one line.
+        TypeError: a name that is not among these.
+    """
+
+    n: int = 1
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def __new__(cls, **given: Any) -> "SamplingParams":
+        """Refuse unknown names with the nearest known one."""
+        known = [known.name for known in fields(cls)]
+        for name in given.keys() - known:
+            raise TypeError(f"SamplingParams has no {name!r}{nearest(name, known)}")
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        _Checks(self).run()
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The known name that was probably meant, as the end of a sentence; empty if none is near."""
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class _Checks:
+    """Brings a SamplingParams' values to plain types, or says in one line what is wrong with them."""
+
+    def __init__(self, params: SamplingParams) -> None:
+        self._params = params
+
+    def run(self) -> None:
+        self._integer("n", 1)
+        self._integer("max_tokens", 1)
+        self._integer("min_tokens", 0)
+        self._real("temperature", 0, 2)
+        self._real("top_p", 0, 1, open_below=True)
+        self._integer("top_k", -1)
+        self._real("min_p", 0, 1)
+        self._real("presence_penalty", -2, 2)
+        self._real("frequency_penalty", -2, 2)
+        self._real("repetition_penalty", 0.01, 100)
+        self._integer("seed", -(2**63), 2**63 - 1)
+        self._integer("logprobs", 0, MAX_LOGPROBS)
+        self._integer("prompt_logprobs", 0, MAX_LOGPROBS)
+        for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self._params, name), bool):
+                raise self._wrong(name, "True or False")
+        self._stops()
+        self._stop_token_ids()
+        self._logit_bias()
+        params = self._params
+        if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+            raise InvalidRequest(f"min_tokens is {params.min_tokens}, more than max_tokens, {params.max_tokens}")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self._params, name, value)
+
+    def _wrong(self, name: str, right: str) -> InvalidRequest:
+        return InvalidRequest(f"{name} is {getattr(self._params, name)!r:.80}, but must be {right}")
+
+    def _integer(self, name: str, least: int, most: int | None = None) -> None:
+        value = getattr(self._params, name)
+        if value is None and _may_be_none(name):
+            return
+        right = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+        number = _whole(value)
+        if number is None or number < least or (most is not None and number > most):
+            raise self._wrong(name, right)
+        self._set(name, number)
+
+    def _real(self, name: str, least: float, most: float, *, open_below: bool = False) -> None:
+        value = getattr(self._params, name)
+        if value is None and _may_be_none(name):
+            return
+        right = f"above {least:g} and at most {most:g}" if open_below else f"from {least:g} to {most:g}"
+        number = _number(value)
+        if number is None or not (least < number if open_below else least <= number) or not number <= most:
+            raise self._wrong(name, right)
+        self._set(name, number)
+
+    def _stops(self) -> None:
+        given = self._params.stop
+        stops = (given,) if isinstance(given, str) else given
+        right = f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_LENGTH} characters"
+        if not isinstance(stops, Sequence) or len(stops) > MAX_STOPS:
+            raise self._wrong("stop", right)
+        if not all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_LENGTH for stop in stops):
+            raise self._wrong("stop", right)
+        self._set("stop", tuple(stops))
+
+    def _stop_token_ids(self) -> None:
+        ids = self._params.stop_token_ids
+        right = f"at most {MAX_STOP_TOKEN_IDS} token ids"
+        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or len(ids) > MAX_STOP_TOKEN_IDS:
+            raise self._wrong("stop_token_ids", right)
+        tokens = [_whole(token) for token in ids]
+        if any(token is None or token < 0 for token in tokens):
+            raise self._wrong("stop_token_ids", right)
+        self._set("stop_token_ids", tuple(tokens))
+
+    def _logit_bias(self) -> None:
+        bias = self._params.logit_bias
+        right = "token ids with values from -100 to 100"
+        if not isinstance(bias, Mapping):
+            raise self._wrong("logit_bias", right)
+        plain = {_whole(token): _number(value) for token, value in bias.items()}
+        for token, value in plain.items():
+            if token is None or token < 0 or value is None or not -100 <= value <= 100:
+                raise self._wrong("logit_bias", right)
+        self._set("logit_bias", plain)
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, numpy's included, as Python's; None for anything else."""
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+
+
+def _number(value: object) -> float | None:
+    """A number, numpy's included, as Python's; None for anything else."""
+    return None if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+
+
+def _may_be_none(name: str) -> bool:
+    return SamplingParams.__dataclass_fields__[name].default is None

@@ -1,0 +1,157 @@
+"""From what a program gives, text, token ids or messages, to requests in no API's words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeGuard
+
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Sampling, Stops
+from octavo.errors import InvalidRequest
+from octavo.llm.params import SamplingParams
+
+PromptLike = str | Sequence[int]
+"""Text, or the ids of its tokens."""
+
+Messages = Sequence[Mapping[str, Any]]
+"""A conversation: OpenAI's messages, each with a role and content."""
+
+Params = SamplingParams | Sequence[SamplingParams] | None
+"""For all prompts, or one for each."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+GENERATE_MAX_TOKENS = 16
+"""Unless something else is said, as in the completions API; a reply goes on to its end."""
+
+
+def is_ids(value: object) -> TypeGuard[Sequence[int]]:
+    """Whether this is a prompt of token ids."""
+    return _is_sequence(value) and len(value) > 0 and all(isinstance(item, Integral) for item in value)
+
+
+def is_messages(value: object) -> TypeGuard[Messages]:
+    """Whether this is one conversation."""
+    return _is_sequence(value) and len(value) > 0 and all(isinstance(item, Mapping) for item in value)
+
+
+def raw_requests(prompts: PromptLike | Sequence[PromptLike], params: Params) -> list[GenerationRequest]:
+    """A request for each prompt.
+
+    Raises:
+        InvalidRequest: what is given are no prompts, or their parameters are not as many.
+    """
+    single = isinstance(prompts, str) or is_ids(prompts)
+    if not single and not _is_sequence(prompts):
+        raise InvalidRequest(f"prompts are texts or lists of token ids, not {type(prompts).__name__}")
+    several: list[Any] = [prompts] if single else list(prompts)
+    for position, prompt in enumerate(several):
+        if not isinstance(prompt, str) and not is_ids(prompt):
+            hint = "; for messages there is chat()" if isinstance(prompt, Mapping) or is_messages(prompt) else ""
+            raise InvalidRequest(f"prompt {position} is neither a text nor a list of at least one token id{hint}")
+    plain = [prompt if isinstance(prompt, str) else [int(token) for token in prompt] for prompt in several]
+    return [
+        _request(RawPrompts(prompts=[prompt]), wanted, GENERATE_MAX_TOKENS)
+        for prompt, wanted in zip(plain, _one_for_each(params, len(plain)), strict=True)
+    ]
+
+
+def chat_requests(
+    conversations: Messages | Sequence[Messages], params: Params, **options: Any
+) -> list[GenerationRequest]:
+    """A request for each conversation.
+
+    Args:
+        options: further fields of every `Conversation`.
+
+    Raises:
+        InvalidRequest: what is given are no conversations, or their parameters are not as many.
+    """
+    several: Any = [conversations] if is_messages(conversations) else conversations
+    if not _is_sequence(several):
+        raise InvalidRequest(f"a conversation is a list of messages, not {type(several).__name__}")
+    for position, conversation in enumerate(several):
+        _check_conversation(conversation, f"conversation {position}")
+    return [
+        _request(Conversation(messages=[dict(message) for message in conversation], **options), wanted, None)
+        for conversation, wanted in zip(several, _one_for_each(params, len(several)), strict=True)
+    ]
+
+
+def stream_request(prompt: PromptLike | Messages, params: SamplingParams | None) -> GenerationRequest:
+    """The request for one prompt or conversation.
+
+    Raises:
+        InvalidRequest: it is none, or several, or its parameters ask for what streams have not.
+    """
+    if params is not None and params.prompt_logprobs is not None:
+        raise InvalidRequest("prompt_logprobs does not come with a stream; use generate() or chat()")
+    several: Any = prompt
+    requests = chat_requests(several, params) if is_messages(prompt) else raw_requests(several, params)
+    if len(requests) != 1:
+        raise InvalidRequest(f"a stream continues one prompt, not {len(requests)}; begin one for each")
+    return replace(requests[0], stream=True)
+
+
+def _request(
+    prompt: RawPrompts | Conversation, params: SamplingParams, default_max_tokens: int | None
+) -> GenerationRequest:
+    return GenerationRequest(
+        prompt=prompt,
+        n=params.n,
+        max_tokens=params.max_tokens,
+        default_max_tokens=default_max_tokens,
+        min_tokens=params.min_tokens,
+        sampling=Sampling(
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            logit_bias=dict(params.logit_bias),
+            seed=params.seed,
+        ),
+        stops=Stops(
+            strings=params.stop,
+            token_ids=params.stop_token_ids,
+            include=params.include_stop_str_in_output,
+            end_of_turn=not params.ignore_eos,
+        ),
+        skip_special_tokens=params.skip_special_tokens,
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
+    )
+
+
+def _one_for_each(params: Params, prompts: int) -> Sequence[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * prompts
+    if len(params) != prompts:
+        raise InvalidRequest(f"{len(params)} sampling_params for {prompts} prompts; give one, or one for each")
+    return params
+
+
+def _check_conversation(conversation: object, where: str) -> None:
+    if not is_messages(conversation):
+        raise InvalidRequest(f"{where} is no list of at least one message, such as {{'role': 'user', 'content': 'Hi'}}")
+    for number, message in enumerate(conversation):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise InvalidRequest(f"{where}: message {number} has the role {role!r:.80}; use one of {', '.join(ROLES)}")
+        if content is None and role != "assistant":
+            raise InvalidRequest(f"{where}: message {number} of role {role} needs content")
+        if not isinstance(content, str | None) and not _is_text_parts(content):
+            raise InvalidRequest(f"{where}: message {number} has content that is neither text nor a list of text parts")
+
+
+def _is_text_parts(content: object) -> bool:
+    return _is_sequence(content) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    )
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether this holds several things. numpy's arrays do, and are no Sequence to Python."""
+    return not isinstance(value, str | bytes | Mapping) and hasattr(value, "__len__") and hasattr(value, "__getitem__")

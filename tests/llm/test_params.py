@@ -1,0 +1,74 @@
+"""Sampling parameters are checked where they are written, and as the server checks them."""
+
+import contextlib
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from octavo import OctavoError, SamplingParams
+from octavo.server.dialects.openai_completions import CompletionRequest
+
+NUMBERS = st.one_of(
+    st.integers(-3, 3),
+    st.floats(-3, 3),
+    st.sampled_from([0.01, 0.009, 20, 21, 100, 101, -100, 2**63, 2**63 - 1, -(2**63), float("nan"), float("inf")]),
+    st.booleans(),
+    st.sampled_from(["1", [], {}]),
+)
+FIELDS = st.one_of(
+    *(
+        st.tuples(st.just(name), NUMBERS)
+        for name in SamplingParams.__dataclass_fields__
+        if name not in ("stop", "stop_token_ids", "logit_bias", "max_tokens")
+    ),
+    st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt
+    st.tuples(st.just("stop"), st.one_of(st.text(max_size=300), st.lists(st.text(max_size=3) | st.none(), max_size=6))),
+    st.tuples(st.just("stop_token_ids"), st.lists(st.integers(-1, 3) | st.booleans() | st.floats(0, 1), max_size=3)),
+    st.tuples(st.just("logit_bias"), st.dictionaries(st.integers(0, 3), NUMBERS, max_size=2)),
+)
+
+
+@given(FIELDS)
+def test_the_limits_are_the_servers(field: tuple[str, Any]) -> None:
+    name, value = field
+    taken = None
+    with contextlib.suppress(ValidationError):
+        taken = CompletionRequest.model_validate({"prompt": "x", name: value})
+    if taken is not None:
+        SamplingParams(**{name: value})
+        return
+    with pytest.raises(OctavoError) as refused:
+        SamplingParams(**{name: value})
+    assert name in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_known() -> None:
+    with pytest.raises(TypeError, match=r"^SamplingParams has no 'temprature'; did you mean 'temperature'\?$"):
+        SamplingParams(temprature=0.5)  # type: ignore[call-arg]
+
+
+def test_a_wrong_value_is_one_line_with_what_would_work() -> None:
+    with pytest.raises(ValueError, match=r"^temperature is -1, but must be from 0 to 2$"):
+        SamplingParams(temperature=-1)
+    with pytest.raises(ValueError, match=r"^min_tokens is 5, more than max_tokens, 2$"):
+        SamplingParams(min_tokens=5, max_tokens=2)
+
+
+def test_numbers_may_be_numpys() -> None:
+    params = SamplingParams(seed=np.int64(3), temperature=np.float32(0.5), stop_token_ids=[np.int32(1)])  # type: ignore[arg-type]
+    assert params == SamplingParams(seed=3, temperature=0.5, stop_token_ids=(1,))
+    assert type(params.seed) is int
+    assert type(params.temperature) is float
+
+
+def test_they_can_be_copied_and_sent_to_another_process() -> None:
+    params = SamplingParams(temperature=0.5, stop="x", logit_bias={1: 2})
+    assert copy.deepcopy(params) == params == pickle.loads(pickle.dumps(params))  # noqa: S301

@@ -1,0 +1,121 @@
+"""A program and a client of the server get the same answer to the same request."""
+
+from typing import Any
+
+import httpx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from octavo import LLM, RequestOutput, SamplingParams, StreamChunk
+
+TEXTS = st.text("the quick brown fox\n é😀", min_size=1, max_size=40)
+PARAMS = st.fixed_dictionaries(
+    {"max_tokens": st.integers(1, 24), "seed": st.integers(-(2**63), 2**63 - 1)},
+    optional={
+        "n": st.integers(1, 3),
+        "min_tokens": st.integers(0, 1),
+        "temperature": st.sampled_from([0, 0.5, 1.3]),
+        "top_p": st.sampled_from([0.5, 1.0]),
+        "top_k": st.sampled_from([-1, 0, 5]),
+        "min_p": st.sampled_from([0.0, 0.1]),
+        "repetition_penalty": st.sampled_from([1.0, 1.5]),
+        "presence_penalty": st.sampled_from([-1.0, 1.0]),
+        "frequency_penalty": st.sampled_from([-1.0, 1.0]),
+        "logit_bias": st.dictionaries(st.integers(3, 300), st.floats(-5, 5), max_size=3),
+        "stop": st.lists(st.text("aeot ", min_size=1, max_size=2), max_size=2),
+        "stop_token_ids": st.lists(st.integers(3, 300), max_size=20),
+        "include_stop_str_in_output": st.booleans(),
+        "ignore_eos": st.booleans(),
+        "skip_special_tokens": st.booleans(),
+        "logprobs": st.integers(0, 3),
+    },
+)
+SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def completions(server: httpx.Client, prompt: object, fields: dict[str, Any]) -> dict[str, Any]:
+    reply = server.post("/v1/completions", json={"prompt": prompt, "return_token_ids": True, **fields})
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def choices(output: RequestOutput) -> list[tuple[object, ...]]:
+    return [(o.text, o.token_ids, o.finish_reason, o.stop_reason) for o in output.outputs]
+
+
+def usage(output: RequestOutput) -> tuple[int, int]:
+    return output.usage.prompt_tokens, output.usage.completion_tokens
+
+
+@SETTINGS
+@given(TEXTS | st.lists(st.integers(0, 300), min_size=1, max_size=40), PARAMS)
+def test_generate(llm: LLM, server: httpx.Client, prompt: str | list[int], fields: dict[str, Any]) -> None:
+    reply = completions(server, prompt, fields)
+    [output] = llm.generate(prompt, SamplingParams(**fields))
+    names = ("text", "token_ids", "finish_reason", "stop_reason")
+    assert choices(output) == [tuple(choice[name] for name in names) for choice in reply["choices"]]
+    assert usage(output) == (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"])
+    for mine, theirs in zip(output.outputs, reply["choices"], strict=True):
+        if "logprobs" not in fields:
+            assert mine.logprobs is None
+            continue
+        drawn = [position[token].logprob for position, token in zip(mine.logprobs, mine.token_ids, strict=True)]
+        assert drawn == theirs["logprobs"]["token_logprobs"]
+
+
+@SETTINGS
+@given(st.lists(TEXTS, min_size=1, max_size=3), PARAMS)
+def test_chat(llm: LLM, server: httpx.Client, texts: list[str], fields: dict[str, Any]) -> None:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(texts)]
+    body = {"messages": messages, "return_token_ids": True, **fields, "logprobs": "logprobs" in fields}
+    reply = server.post("/v1/chat/completions", json=body | {"top_logprobs": fields.get("logprobs", 0)})
+    assert reply.status_code == 200, reply.text
+    [output] = llm.chat(messages, SamplingParams(**fields))
+    expected = [
+        (choice["message"]["content"], choice["token_ids"], choice["finish_reason"], choice["stop_reason"])
+        for choice in reply.json()["choices"]
+    ]
+    assert choices(output) == expected
+    assert output.prompt_token_ids == reply.json()["prompt_token_ids"]
+
+
+@SETTINGS
+@given(TEXTS, PARAMS)
+def test_a_stream_adds_up_to_the_whole(llm: LLM, prompt: str, fields: dict[str, Any]) -> None:
+    params = SamplingParams(**fields)
+    [whole] = llm.generate(prompt, params)
+    parts: list[list[StreamChunk]] = [[] for _ in range(params.n)]
+    for chunk in llm.stream(prompt, params):
+        parts[chunk.index].append(chunk)
+    joined = [
+        (
+            "".join(map(str, chunks)),
+            [token for chunk in chunks for token in chunk.token_ids],
+            chunks[-1].finish_reason,
+            chunks[-1].stop_reason,
+        )
+        for chunks in parts
+    ]
+    assert joined == choices(whole)
+    logprobs = [[entry for chunk in chunks for entry in chunk.logprobs or ()] for chunks in parts]
+    assert logprobs == [output.logprobs or [] for output in whole.outputs]
+
+
+def test_what_the_model_recommends_counts_where_nothing_is_said(llm: LLM, server: httpx.Client) -> None:
+    assert (
+        llm.generate("the", SamplingParams(seed=5))[0].text
+        == completions(server, "the", {"seed": 5})["choices"][0]["text"]
+    )
+    said = {"temperature": 0.7, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1}
+    assert llm.generate("the", SamplingParams(seed=5)) == llm.generate("the", SamplingParams(seed=5, **said))
+    assert llm.generate("the", SamplingParams(seed=5)) != llm.generate("the", SamplingParams(seed=5, temperature=2))
+
+
+def test_the_prompt_is_scored_as_by_the_server(llm: LLM, server: httpx.Client) -> None:
+    reply = completions(server, "the quick fox", {"prompt_logprobs": 2, "max_tokens": 1})
+    [output] = llm.generate("the quick fox", SamplingParams(prompt_logprobs=2, max_tokens=1))
+    assert output.prompt_logprobs is not None
+    assert output.prompt_logprobs[0] is None
+    mine = [{str(token): entry._asdict() for token, entry in known.items()} for known in output.prompt_logprobs[1:]]
+    assert mine == reply["choices"][0]["prompt_logprobs"][1:]
