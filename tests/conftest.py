@@ -1,6 +1,12 @@
 """Fixtures that several rooms share."""
 
 import random
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +29,31 @@ def _same_random_numbers() -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a complete model with random weights; see `tests.tiny`."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[str]:
+    """The URL of a server of the default model, fetched and started as a user would do it."""
+    subprocess.run([sys.executable, "-m", "octavo.cli.main", "pull"], check=True, timeout=200)
+    with serving("--port", "0") as url:
+        yield url
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """`octavo serve` with these arguments. Yields its URL when all its models are ready."""
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"ready on (http://\S+)", line):
+                break
+        assert found, "".join(said)
+        drained = threading.Thread(target=process.stderr.read, daemon=True)  # or it would block on a full pipe
+        drained.start()
+        try:
+            yield found[1]
+        finally:
+            process.terminate()

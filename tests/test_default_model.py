@@ -4,11 +4,7 @@ Needs a package index that pip can reach, or the model in the cache. OCTAVO_TEST
 """
 
 import os
-import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -25,19 +21,8 @@ PROMPTS = ["Name three rivers.", "Write a haiku about paper.", "What is two plus
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    subprocess.run([sys.executable, "-m", "octavo", "pull"], check=True, timeout=200)
-    command = [sys.executable, "-m", "octavo", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if found := re.search(r"ready on (http://\S+)", line):
-                break
-        assert found, "".join(said)
-        yield found[1]
-        process.terminate()
+def url(default_server: str) -> str:
+    return default_server
 
 
 @pytest.fixture(scope="module")
