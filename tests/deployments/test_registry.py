@@ -41,8 +41,8 @@ def test_a_deployment_is_in_use_until_its_last_request_has_ended() -> None:
         elsewhere.choose(other)
         deployments.offer([new, other])
         waiting = asyncio.create_task(deployments.unused(old))
-        later = deployments.begin()  # cannot come to the old one any more
         assert not await settled(waiting)
+        later = deployments.begin()  # cannot come to the old one any more
         gone.end()
         undecided.choose(old)
         running.end()
