@@ -166,8 +166,8 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
     elif config.gpu_memory_utilization is not None:
         budget = int(config.gpu_memory_utilization * memory_total()) - weight_bytes
     else:
-        useful = config.max_num_seqs * -(-wanted_len // page_size) * page_bytes
-        budget = min(DEFAULT_KV_BYTES, (memory_available() - weight_bytes) // 2, useful)
+        useful = useful_kv_bytes(config, page_bytes=page_bytes, model_max_len=model_max_len)
+        budget = min((memory_available() - weight_bytes) // 2, useful)
     total = memory_total()
     if budget > total:
         raise ConfigError(
@@ -195,6 +195,13 @@ def size_kv_cache(config: EngineConfig, *, weight_bytes: int, page_bytes: int, m
             "kv_cache_memory_bytes",
         )
     return num_pages, wanted_len
+
+
+def useful_kv_bytes(config: EngineConfig, *, page_bytes: int, model_max_len: int) -> int:
+    """KV memory that an engine takes if nothing is said and there is enough: all sequences at their longest, within
+    bounds. The arguments are those of `size_kv_cache`."""
+    pages = -(-(config.max_model_len or model_max_len) // config.page_size)
+    return min(DEFAULT_KV_BYTES, config.max_num_seqs * pages * page_bytes)
 
 
 def memory_total() -> int:

@@ -41,6 +41,31 @@ class LoadedEngine:
     weight_bytes: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What an engine will take of a machine, as far as its model decides it.
+
+    Attributes:
+        weight_bytes: of all weights. page_bytes: of one KV page. model_max_len: positions that the model was made for.
+    """
+
+    weight_bytes: int
+    page_bytes: int
+    model_max_len: int
+
+
+def measure(config: EngineConfig) -> Footprint:
+    """What an engine will take, without reading weights. Raises as `load_engine` does."""
+    backend = open_backend(config)
+    checkpoint = open_checkpoint(Path(config.model))
+    model = build(checkpoint.config, str(checkpoint.config_file))
+    return Footprint(
+        weight_bytes=sum(backend.weight_bytes(model.graph, checkpoint).values()),
+        page_bytes=backend.page_bytes(model.graph),
+        model_max_len=model.max_position_embeddings,
+    )
+
+
 def load_engine(config: EngineConfig, progress: Progress | None = None) -> LoadedEngine:
     """Load a model. Everything that can be refused is refused before the weights are read.
 
