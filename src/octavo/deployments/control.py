@@ -1,0 +1,125 @@
+"""What a server's processes tell each other about its deployments.
+
+The supervisor keeps the table of all deployments and sends it to every frontend whenever it changes. A frontend says
+what it has made of it: which deployments it has opened or is still using. What an administrator wants goes from the
+frontend that was asked to the supervisor.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from octavo.deployments.settings import DeploymentSettings
+
+
+class Role(StrEnum):
+    """What frontends do with a deployment."""
+
+    PREPARED = "prepared"
+    """They open it, so that they can offer it at once."""
+
+    OFFERED = "offered"
+    """New requests may come to it."""
+
+    RETIRING = "retiring"
+    """Only requests that have begun go on."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a deployment.
+
+    Attributes:
+        worker: the name of what computes it. version: counted from 1 for every name.
+    """
+
+    worker: str
+    version: int
+    settings: DeploymentSettings
+    role: Role
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """All deployments, those first that were there first. The revision grows with every change."""
+
+    revision: int
+    entries: tuple[Entry, ...]
+
+
+class Applied(msgspec.Struct, frozen=True, tag="applied", kw_only=True):
+    """A frontend has done what a table says.
+
+    Attributes:
+        workers: of the deployments that it has opened and may still use. failures: why it could not open others.
+    """
+
+    revision: int
+    workers: tuple[str, ...]
+    failures: dict[str, str]
+
+
+class Load(msgspec.Struct, frozen=True, tag="load", kw_only=True):
+    """Load a deployment, or a newer version of one. The settings are those of a file's table [deployments.NAME]."""
+
+    name: str
+    model: str
+    settings: dict[str, Any]
+
+
+class Unload(msgspec.Struct, frozen=True, tag="unload"):
+    """Offer a deployment no longer, and end it when its last request has ended."""
+
+    name: str
+
+
+class Describe(msgspec.Struct, frozen=True, tag="describe"):
+    """Say which deployments there are."""
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment, as an administrator sees it.
+
+    Attributes:
+        state: "loading", "ready", "restarting", "failed" or "retiring". progress: of loading, as (done, total).
+        engine: what its engine came to (`octavo.engine.config.ModelInfo`), once it is loaded.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    model: str
+    version: int
+    state: str
+    progress: tuple[int, int] | None = None
+    failure: str | None = None
+    engine: dict[str, Any] | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it: the deployments concerned, or an error with its HTTP status."""
+
+    deployments: tuple[Description, ...] = ()
+    error: str | None = None
+    status: int = 200
+
+
+Wish = Load | Unload | Describe
+Message = Applied | Wish
+
+_messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_tables: msgspec.json.Decoder[Table] = msgspec.json.Decoder(Table)
+_outcomes: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+
+
+def decode_message(data: msgspec.Raw) -> Message:
+    """What a frontend said. Raises msgspec.DecodeError."""
+    return _messages.decode(data)
+
+
+def decode_table(data: msgspec.Raw) -> Table:
+    """What the supervisor said. Raises msgspec.DecodeError."""
+    return _tables.decode(data)
+
+
+def decode_outcome(data: msgspec.Raw) -> Outcome:
+    """What the supervisor answered. Raises msgspec.DecodeError."""
+    return _outcomes.decode(data)

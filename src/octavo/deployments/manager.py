@@ -1,0 +1,269 @@
+"""The supervisor's table of deployments: loading, replacing and unloading them while the server runs."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import msgspec
+
+from octavo.deployments.control import (
+    Applied,
+    Describe,
+    Description,
+    Entry,
+    Load,
+    Outcome,
+    Role,
+    Table,
+    Unload,
+    Wish,
+    decode_message,
+)
+from octavo.deployments.resources import divide
+from octavo.deployments.settings import (
+    DEPLOYMENT_SETTINGS,
+    DeploymentSettings,
+    require_distinct_names,
+    resolve_deployment,
+)
+from octavo.engine.config import ModelInfo
+from octavo.engine.launch import engine_spec
+from octavo.errors import OctavoError
+from octavo.settings import Source, from_table, require_known
+from octavo.worker.control import WorkerState, WorkerStatus, raw
+from octavo.worker.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+class Refused(OctavoError):
+    """An administrator's wish that cannot be fulfilled; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DeploymentManager:
+    """Owns the engines of a server and tells its frontends which of them to offer.
+
+    Args:
+        deployments: from the start on; where their models lie is known.
+        sources: the command line and the environment, which hold for deployments that come later, too.
+        locate: finds a model on this machine, or fetches it. Called in a thread. Raises OctavoError.
+        configure: called with every new table, for what frontends that start later are to be told.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        deployments: Sequence[DeploymentSettings],
+        *,
+        sources: Sequence[Source],
+        locate: Callable[[str], Path],
+        configure: Callable[[Table], None],
+    ) -> None:
+        self._supervisor = supervisor
+        self._sources = sources
+        self._locate = locate
+        self._configure = configure
+        self._revision = 0
+        self._versions: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+        self._applied: dict[str, Applied | None] = {}
+        self._news = asyncio.Condition()
+        self._changing: str | None = None
+        self._retirements: set[asyncio.Task[None]] = set()
+        for settings in deployments:
+            self._start(settings, Role.OFFERED)
+
+    @property
+    def table(self) -> Table:
+        """All deployments as they are now."""
+        return Table(revision=self._revision, entries=tuple(self._entries.values()))
+
+    def watch(self, frontends: Sequence[str]) -> None:
+        """These are the frontends that must have applied a table before it holds."""
+        self._applied = dict.fromkeys(frontends)
+        self._supervisor.subscribe(self._note_status)
+
+    def close(self) -> None:
+        """The server ends: nothing is waited for any more."""
+        for retirement in self._retirements:
+            retirement.cancel()
+
+    # --- what frontends say -------------------------------------------------------------------------------------------
+
+    async def handle(self, frontend: str, payload: msgspec.Raw) -> msgspec.Raw:
+        """Answer a frontend."""
+        message = decode_message(payload)
+        if isinstance(message, Applied):
+            await self._note_applied(frontend, message)
+            return raw(None)
+        try:
+            return raw(await self._fulfil(message))
+        except Refused as error:
+            return raw(Outcome(error=str(error), status=error.status))
+        except OctavoError as error:
+            return raw(Outcome(error=str(error), status=400))
+
+    async def _fulfil(self, wish: Wish) -> Outcome:
+        if isinstance(wish, Describe):
+            return Outcome(deployments=tuple(map(self._describe, self._entries.values())))
+        if self._changing is not None:
+            raise Refused(f"{self._changing} is being changed; wait until that is done", 409)
+        self._changing = wish.name
+        try:
+            match wish:
+                case Load():
+                    return Outcome(deployments=(self._describe(await self._load(wish)),))
+                case Unload(name):
+                    return Outcome(deployments=(self._describe(await self._unload(name)),))
+        finally:
+            self._changing = None
+
+    async def _note_applied(self, frontend: str, applied: Applied) -> None:
+        async with self._news:
+            self._applied[frontend] = applied
+            self._news.notify_all()
+
+    def _note_status(self, status: WorkerStatus) -> None:
+        """A frontend that has died uses nothing; its heir says what it has made of the table."""
+        if status.name in self._applied and status.state is not WorkerState.READY:
+            self._applied[status.name] = None
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    async def _load(self, wish: Load) -> Entry:
+        require_known(wish.settings, DEPLOYMENT_SETTINGS, "settings.")
+        settings, _ = resolve_deployment(wish.name, wish.model, from_table(wish.settings, "settings."), *self._sources)
+        predecessor = self._offered(wish.name)
+        others = [entry.settings for entry in self._entries.values() if entry.settings.name != wish.name]
+        require_distinct_names([*others, settings])
+        running = self._running()
+        path = await asyncio.to_thread(self._locate, wish.model)
+        [settings] = await asyncio.to_thread(divide, [settings.located(path)], running)
+        entry = self._start(settings, Role.PREPARED)
+        try:
+            status = await self._supervisor.settled(entry.worker)
+            if status.state is not WorkerState.READY:
+                raise Refused(f"{wish.name} could not be loaded: {status.failure or 'the server is stopping'}", 500)
+            await self._publish()
+            if failures := [each.failures[entry.worker] for each in self._answers() if entry.worker in each.failures]:
+                raise Refused(f"{wish.name} could not be opened: {failures[0]}", 500)
+        except Exception:
+            await self._discard(entry.worker)
+            raise
+        entry = self._assign(entry, Role.OFFERED)
+        if predecessor is not None:
+            self._retire(predecessor)
+        await self._publish()
+        log.info("%s is served, version %d: %s", wish.name, entry.version, wish.model)
+        return entry
+
+    async def _unload(self, name: str) -> Entry:
+        entry = self._offered(name)
+        if entry is None:
+            raise Refused(f"there is no deployment {name!r}", 404)
+        if sum(each.role is Role.OFFERED for each in self._entries.values()) == 1:
+            raise Refused(f"{name} is the only deployment; load another one first", 409)
+        entry = self._retire(entry)
+        await self._publish()
+        log.info("%s is no longer served", name)
+        return entry
+
+    def _start(self, settings: DeploymentSettings, role: Role) -> Entry:
+        version = self._versions[settings.name] = self._versions.get(settings.name, 0) + 1
+        # No other process has a name of this form.
+        entry = Entry(worker=f"{settings.name} v{version}", version=version, settings=settings, role=role)
+        self._entries[entry.worker] = entry
+        self._supervisor.add(engine_spec(entry.worker, settings.engine))
+        return entry
+
+    def _assign(self, entry: Entry, role: Role) -> Entry:
+        entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
+        return entry
+
+    def _retire(self, entry: Entry) -> Entry:
+        retirement = asyncio.create_task(self._end_when_unused(entry.worker, self._revision + 1))
+        self._retirements.add(retirement)
+        retirement.add_done_callback(self._retirements.discard)
+        return self._assign(entry, Role.RETIRING)
+
+    async def _end_when_unused(self, worker: str, revision: int) -> None:
+        """Wait until no frontend uses a version any more, from a table on, and end its engine."""
+
+        def unused(applied: Applied | None) -> bool:
+            return applied is not None and applied.revision >= revision and worker not in applied.workers
+
+        async with self._news:
+            await self._news.wait_for(lambda: all(map(unused, self._applied.values())))
+        await self._discard(worker)
+
+    async def _discard(self, worker: str) -> None:
+        """End an engine that nobody uses."""
+        del self._entries[worker]
+        self._announce()
+        try:
+            await self._supervisor.remove(worker)
+        except KeyError:  # the whole server ends
+            return
+
+    def _announce(self) -> None:
+        """Tell the frontends of the table as it is now."""
+        self._revision += 1
+        self._configure(self.table)
+        self._supervisor.notify(raw(self.table))
+
+    async def _publish(self) -> None:
+        """Tell the frontends of the table, and wait until all of them have done what it says."""
+        self._announce()
+        revision = self._revision
+        async with self._news:
+            await self._news.wait_for(
+                lambda: all(each is not None and each.revision >= revision for each in self._applied.values())
+            )
+
+    # --- how things are -----------------------------------------------------------------------------------------------
+
+    def _answers(self) -> Iterator[Applied]:
+        return filter(None, self._applied.values())
+
+    def _offered(self, name: str) -> Entry | None:
+        found = (each for each in self._entries.values() if each.settings.name == name and each.role is Role.OFFERED)
+        return next(found, None)
+
+    def _running(self) -> dict[str, ModelInfo]:
+        """What every engine that is loaded takes. Raises Refused while some are still loading."""
+        running = {}
+        for worker in self._entries:
+            status = self._supervisor.status(worker)
+            if status.state is WorkerState.LOADING:
+                raise Refused(f"{worker} is still loading; wait until it is ready", 409)
+            if status.state in (WorkerState.READY, WorkerState.RESTARTING):
+                running[worker] = engine_info(status)
+        return running
+
+    def _describe(self, entry: Entry) -> Description:
+        status = self._supervisor.status(entry.worker)
+        loaded = status.state in (WorkerState.READY, WorkerState.RESTARTING)
+        state = str(status.state)
+        if entry.role is not Role.OFFERED and loaded:
+            state = "retiring" if entry.role is Role.RETIRING else "loading"
+        return Description(
+            name=entry.settings.name,
+            names=entry.settings.names,
+            model=entry.settings.model,
+            version=entry.version,
+            state=state,
+            progress=status.progress if state == "loading" else None,
+            failure=status.failure,
+            engine=asdict(engine_info(status)) if loaded else None,
+        )
+
+
+def engine_info(status: WorkerStatus) -> ModelInfo:
+    """What an engine said of itself when it was ready."""
+    return msgspec.json.decode(status.payload, type=ModelInfo)
