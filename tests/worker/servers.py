@@ -28,7 +28,7 @@ class Server:
 
     def engine(self, name: str) -> psutil.Process:
         """The engine of a deployment."""
-        [found] = [engine for engine in self.find("octavo.engine.process") if engine.cmdline()[-1] == name]
+        [found] = [engine for engine in self.find("octavo.engine.process") if engine.cmdline()[-1] == f"{name} v1"]
         return found
 
     @property

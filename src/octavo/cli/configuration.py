@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
+from octavo.deployments.settings import (
+    DEPLOYMENT_SETTINGS,
+    DeploymentSettings,
+    require_distinct_names,
+    resolve_deployment,
+)
 from octavo.errors import ConfigError
 from octavo.server.keys import read_named_keys
 from octavo.server.settings import ServerSettings
@@ -122,16 +127,6 @@ def choose_model(argument: str | None, option: str | None = None) -> str:
         raise ConfigError(f"two models were named, {argument!r} and {option!r} (--model); name one")
     given = argument if option is None else option
     return DEFAULT_MODEL if given is None else _named(given)
-
-
-def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
-    """Refuse deployments that answer to the same name. Raises ConfigError."""
-    owners: dict[str, str] = {}
-    for settings in deployments:
-        for name in settings.names:
-            if name in owners:
-                raise ConfigError(f"{name!r} is a name of two deployments: {owners[name]} and {settings.model}")
-            owners[name] = settings.model
 
 
 def _named(model: str) -> str:

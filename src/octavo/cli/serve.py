@@ -17,14 +17,16 @@ import msgspec
 
 from octavo.cli.configuration import Configuration
 from octavo.cli.console import counting, fetch
+from octavo.deployments.control import Table
+from octavo.deployments.manager import DeploymentManager, engine_info
+from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
-from octavo.engine.launch import engine_spec
 from octavo.errors import OctavoError
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_unix
 from octavo.server.settings import ServerSettings
-from octavo.worker.control import Stop, WorkerState, WorkerStatus
+from octavo.worker.control import Stop, WorkerState, WorkerStatus, raw
 from octavo.worker.launcher import LocalLauncher
 from octavo.worker.supervisor import Supervisor
 
@@ -46,10 +48,10 @@ def serve_models(configuration: Configuration) -> None:
     started = time.monotonic()
     settings = configuration.server
     _listen(settings).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
-    deployments = [deployment.located(fetch(deployment.model)) for deployment in configuration.deployments]
+    deployments = divide([each.located(fetch(each.model)) for each in configuration.deployments])
     listener = _listen(settings)
     try:
-        status = asyncio.run(ServerProcesses(deployments, settings, listener).run(started))
+        status = asyncio.run(ServerProcesses(deployments, configuration, listener).run(started))
     finally:
         listener.close()
         if settings.uds:
@@ -65,12 +67,13 @@ class ServerProcesses:
     """The processes of one server, from their start to their end."""
 
     def __init__(
-        self, deployments: Sequence[DeploymentSettings], settings: ServerSettings, listener: socket.socket
+        self, deployments: Sequence[DeploymentSettings], configuration: Configuration, listener: socket.socket
     ) -> None:
-        self._settings = settings
+        self._deployments = deployments
+        self._configuration = configuration
+        self._settings = configuration.server
         self._listener = listener
-        self._engines = {deployment.name: deployment for deployment in deployments}
-        self._frontends = [f"frontend {number}" for number in range(1, settings.api_workers + 1)]
+        self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -83,7 +86,7 @@ class ServerProcesses:
         Raises:
             ServerFailed: a model cannot be loaded, or a frontend cannot be kept alive.
         """
-        self._supervisor = Supervisor(LocalLauncher())
+        self._supervisor = Supervisor(LocalLauncher(), handler=self._handle)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -99,13 +102,27 @@ class ServerProcesses:
 
     def _start(self) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
-        for name, deployment in self._engines.items():
-            self._supervisor.add(engine_spec(name, deployment.engine))
-        configuration = FrontendConfiguration(
-            listener=self._listener.fileno(), settings=self._settings, deployments=self._engines
+        self._manager = DeploymentManager(
+            self._supervisor,
+            self._deployments,
+            sources=self._configuration.sources,
+            locate=fetch,
+            configure=self._configure,
         )
         for name in self._frontends:
-            self._supervisor.add(frontend_spec(name, configuration))
+            self._supervisor.add(frontend_spec(name, self._frontend_configuration(self._manager.table)))
+        self._manager.watch(self._frontends)
+
+    async def _handle(self, frontend: str, payload: msgspec.Raw) -> msgspec.Raw:
+        return await self._manager.handle(frontend, payload)
+
+    def _configure(self, table: Table) -> None:
+        """What heirs of the frontends are told."""
+        for name in self._frontends:
+            self._supervisor.reconfigure(name, bytes(raw(self._frontend_configuration(table))))
+
+    def _frontend_configuration(self, table: Table) -> FrontendConfiguration:
+        return FrontendConfiguration(listener=self._listener.fileno(), settings=self._settings, table=table)
 
     def _on_signal(self) -> None:
         if not self._stop.is_set():
@@ -119,27 +136,27 @@ class ServerProcesses:
     async def _until_ready(self, started: float) -> None:
         """Show how far loading is, then what is served where."""
         progress: dict[str, tuple[int, int]] = {}
-        with counting(f"loading {', '.join(each.model for each in self._engines.values())}") as report:
+        engines = {entry.worker: entry.settings.name for entry in self._manager.table.entries}
+        with counting(f"loading {', '.join(each.model for each in self._deployments)}") as report:
 
             def note(status: WorkerStatus) -> None:
-                if status.name in self._engines:
+                if status.name in engines:
                     progress[status.name] = status.progress
                     report(sum(done for done, _ in progress.values()), sum(total for _, total in progress.values()))
 
             unsubscribe = self._supervisor.subscribe(note)
             try:
-                names = (*self._engines, *self._frontends)
+                names = (*engines, *self._frontends)
                 for settled in asyncio.as_completed([self._supervisor.settled(name) for name in names]):
                     status = await settled
                     if status.state is WorkerState.FAILED:
                         raise ServerFailed(str(status.failure))
             finally:
                 unsubscribe()
-        for name in self._engines:
-            self._log_ready(name, started)
+        for worker, name in engines.items():
+            self._log_ready(name, engine_info(self._supervisor.status(worker)), started)
 
-    def _log_ready(self, name: str, started: float) -> None:
-        info = msgspec.json.decode(self._supervisor.status(name).payload, type=ModelInfo)
+    def _log_ready(self, name: str, info: ModelInfo, started: float) -> None:
         log.info(
             "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
             "%d sequences at once, KV cache for %d tokens in %s",

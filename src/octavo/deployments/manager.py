@@ -89,11 +89,6 @@ class DeploymentManager:
         self._applied = dict.fromkeys(frontends)
         self._supervisor.subscribe(self._note_status)
 
-    def close(self) -> None:
-        """The server ends: nothing is waited for any more."""
-        for retirement in self._retirements:
-            retirement.cancel()
-
     # --- what frontends say -------------------------------------------------------------------------------------------
 
     async def handle(self, frontend: str, payload: msgspec.Raw) -> msgspec.Raw:

@@ -1,7 +1,7 @@
 """The deployments of a server by name, and which of them requests are using."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from octavo.deployments.deployment import Deployment
 
@@ -36,12 +36,20 @@ class Deployments:
     def __init__(self, deployments: Iterable[Deployment] = ()) -> None:
         self.uses: set[Use] = set()
         self._changed = asyncio.Event()
+        self._subscribers: list[Callable[[Iterable[Deployment]], None]] = []
         self.offer(deployments)
 
     def offer(self, deployments: Iterable[Deployment]) -> None:
         """Offer these from now on, and no others."""
         self._offered = tuple(deployments)  # the first serves requests that name none
         self._by_name = {name: each for each in self._offered for name in (each.name, *each.aliases)}
+        for subscriber in self._subscribers:
+            subscriber(self._offered)
+
+    def subscribe(self, subscriber: Callable[[Iterable[Deployment]], None]) -> None:
+        """Have what is offered told, now and whenever it changes."""
+        self._subscribers.append(subscriber)
+        subscriber(self._offered)
 
     def __iter__(self) -> Iterator[Deployment]:
         return iter(self._offered)

@@ -1,6 +1,6 @@
 """What one deployment is told: which model, under which names, on what an engine may use."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,6 +61,16 @@ def check_name(name: str) -> None:
             f"a deployment cannot be named {name[:MAX_NAME]!r}; give 1 to {MAX_NAME} characters that can be printed, "
             "without space around them"
         )
+
+
+def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
+    """Refuse deployments that answer to the same name. Raises ConfigError."""
+    owners: dict[str, str] = {}
+    for settings in deployments:
+        for name in settings.names:
+            if name in owners:
+                raise ConfigError(f"{name!r} is a name of two deployments: {owners[name]} and {settings.model}")
+            owners[name] = settings.model
 
 
 def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[DeploymentSettings, Values]:

@@ -9,6 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from octavo import __version__
 from octavo.deployments import Deployments
 from octavo.errors import InvalidRequest
+from octavo.server.admin import Administer, admin_routes
 from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
 from octavo.server.dialects import DIALECTS
@@ -22,8 +23,11 @@ ERROR_WRITERS = {dialect.path: dialect.error for dialect in DIALECTS}
 """Errors as the API of each path has them."""
 
 
-def create_app(settings: ServerSettings, deployments: Deployments) -> FastAPI:
+def create_app(settings: ServerSettings, deployments: Deployments, administer: Administer | None = None) -> FastAPI:
     """Build the application. It neither starts nor stops the engines of the deployments.
+
+    Args:
+        administer: does what administrators want; without it, or without a key for them, there is no /admin.
 
     Raises:
         ConfigError: settings that cannot work.
@@ -63,4 +67,6 @@ def create_app(settings: ServerSettings, deployments: Deployments) -> FastAPI:
     app.include_router(dialect_routes(server, DIALECTS))
     for routes in (model_routes, operation_routes):
         app.include_router(routes(server))
+    if administer is not None and settings.admin_keys:
+        app.include_router(admin_routes(administer))
     return app

@@ -30,13 +30,7 @@ class Server:
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
         self.generation_metrics = GenerationMetrics(self.registry)
-        self.offer(deployments)
-
-    def offer(self, deployments: Iterable[Deployment]) -> None:
-        """Offer these from now on, and no others."""
-        self.deployments.offer(deployments)
-        for each in self.deployments:
-            self.generation_metrics.add(each.name)
+        deployments.subscribe(self._begin_series)
 
     def seed(self) -> int:
         """The next seed for a request that has none."""
@@ -52,6 +46,10 @@ class Server:
         if deployment is None:
             raise ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
         return deployment
+
+    def _begin_series(self, deployments: Iterable[Deployment]) -> None:
+        for each in deployments:
+            self.generation_metrics.add(each.name)
 
     def admit(self, name: str) -> tuple[Deployment, ModelInfo]:
         """The model for a new generation, and what is known of it once it is loaded.

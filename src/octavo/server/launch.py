@@ -2,7 +2,7 @@
 
 import msgspec
 
-from octavo.deployments.settings import DeploymentSettings
+from octavo.deployments.control import Table
 from octavo.server.settings import ServerSettings
 from octavo.worker.control import raw
 from octavo.worker.launcher import WorkerSpec
@@ -14,12 +14,12 @@ class FrontendConfiguration(msgspec.Struct, kw_only=True):
     Attributes:
         listener: the descriptor of the socket that it inherits.
         settings: how it behaves.
-        deployments: what is served, by the name of the worker that computes it.
+        table: the deployments.
     """
 
     listener: int
     settings: ServerSettings
-    deployments: dict[str, DeploymentSettings]
+    table: Table
 
 
 def frontend_spec(name: str, configuration: FrontendConfiguration) -> WorkerSpec:

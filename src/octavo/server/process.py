@@ -7,17 +7,16 @@ Several of them may accept connections on one socket; none knows of the others.
 import asyncio
 import socket
 import sys
-from functools import partial
 
 import msgspec
 import uvloop
 
 from octavo.deployments import Deployments
-from octavo.deployments.loading import open_deployment
-from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
 from octavo.logs import configure_logging
+from octavo.server.app import create_app
 from octavo.server.launch import FrontendConfiguration
+from octavo.server.offering import Offering
 from octavo.server.run import HttpServer
 from octavo.worker.control import Failed, Ready, Stop
 from octavo.worker.link import SupervisorLink
@@ -33,15 +32,14 @@ async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
         if server is not None:
             server.stop(order.drain_seconds)
 
-    link = SupervisorLink(parent, on_stop=stop, on_notice=lambda _: None)
-    deployments = []
-    for worker, settings in configuration.deployments.items():
-        engine = EngineClient(stall_timeout=settings.stall_timeout, on_culprit=partial(link.culprit_found, worker))
-        link.watch(worker, engine.update)
-        deployments.append(await asyncio.to_thread(open_deployment, settings, engine))
+    deployments = Deployments()
+    link = SupervisorLink(parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload))
+    offering = Offering(link, deployments)
+    await offering.begin(configuration.table)
     if not stopped.is_set():
+        app = create_app(configuration.settings, deployments, offering.fulfil)
         listener = socket.socket(fileno=configuration.listener)
-        server = HttpServer(configuration.settings, Deployments(deployments), listener, lambda: parent.report(Ready()))
+        server = HttpServer(configuration.settings, app, listener, lambda: parent.report(Ready()))
         await server.run()
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 from octavo.deployments import Deployments
 from octavo.server.app import create_app
@@ -85,7 +86,7 @@ class HttpServer:
     """The application on a socket.
 
     Args:
-        deployments: what it offers; the engines belong to the caller: started before or meanwhile, stopped afterwards.
+        app: made by `create_app`. The engines belong to the caller: started before or meanwhile, stopped afterwards.
         listener: from `octavo.server.listener`; closed at the end.
         on_started: called when requests are answered from now on.
     """
@@ -93,12 +94,11 @@ class HttpServer:
     def __init__(
         self,
         settings: ServerSettings,
-        deployments: Deployments,
+        app: FastAPI,
         listener: socket.socket,
         on_started: Callable[[], None] = lambda: None,
     ) -> None:
         raise_file_limit()
-        app = create_app(settings, deployments)
         config = uvicorn.Config(
             app,
             http=HttpProtocol,
@@ -144,7 +144,7 @@ class HttpServer:
 
 async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; a second signal skips the wait for requests in flight. See `HttpServer`."""
-    server = HttpServer(settings, deployments, listener)
+    server = HttpServer(settings, create_app(settings, deployments), listener)
     loop = asyncio.get_running_loop()
     handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     for number in handled:

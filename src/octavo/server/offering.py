@@ -1,0 +1,98 @@
+"""A frontend's copy of the supervisor's table: it opens deployments, offers them, and lets go of those that retire."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from octavo.deployments import Deployment, Deployments
+from octavo.deployments.control import Applied, Outcome, Role, Table, Wish, decode_outcome, decode_table
+from octavo.deployments.loading import open_deployment
+from octavo.deployments.settings import DeploymentSettings
+from octavo.engine.client import EngineClient
+from octavo.errors import OctavoError
+from octavo.worker.control import WorkerState, WorkerStatus, raw
+from octavo.worker.link import SupervisorLink
+
+
+class Offering:
+    """Does what the supervisor's tables say, one after the other, and tells it so.
+
+    Args:
+        deployments: what is offered.
+    """
+
+    def __init__(self, link: SupervisorLink, deployments: Deployments) -> None:
+        self._link = link
+        self._deployments = deployments
+        self._revision = -1
+        self._opened: dict[str, Deployment] = {}
+        self._failures: dict[str, str] = {}
+        self._leaving: set[str] = set()
+        self._in_order = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, table: Table) -> None:
+        """Do what the first table says. Raises OctavoError: a deployment cannot be opened."""
+        await self._apply(table)
+        for why in self._failures.values():
+            raise OctavoError(why)
+
+    def on_notice(self, payload: msgspec.Raw) -> None:
+        """The table has changed."""
+        self._run(self._apply(decode_table(payload)))
+
+    async def fulfil(self, wish: Wish) -> Outcome:
+        """Ask the supervisor for what an administrator wants."""
+        return decode_outcome(await self._link.ask(raw(wish)))
+
+    async def _apply(self, table: Table) -> None:
+        async with self._in_order:
+            if table.revision <= self._revision:
+                return
+            wanted = [entry for entry in table.entries if entry.role is not Role.RETIRING]
+            workers = {entry.worker for entry in wanted}
+            self._failures = {worker: why for worker, why in self._failures.items() if worker in workers}
+            for entry in wanted:
+                if entry.worker not in self._opened and entry.worker not in self._failures:
+                    await self._open(entry.worker, entry.settings)
+            offered = (entry.worker for entry in wanted if entry.role is Role.OFFERED)
+            self._deployments.offer(self._opened[worker] for worker in offered if worker in self._opened)
+            for worker in self._opened.keys() - workers - self._leaving:
+                self._leaving.add(worker)
+                self._run(self._let_go(worker))
+            self._revision = table.revision
+            await self._tell()
+
+    async def _open(self, worker: str, settings: DeploymentSettings) -> None:
+        engine = EngineClient(
+            stall_timeout=settings.stall_timeout, on_culprit=partial(self._link.culprit_found, worker)
+        )
+        self._link.watch(worker, partial(self._note_status, engine))
+        try:
+            self._opened[worker] = await asyncio.to_thread(open_deployment, settings, engine)
+        except OctavoError as error:
+            self._failures[worker] = str(error)
+
+    def _note_status(self, engine: EngineClient, status: WorkerStatus) -> None:
+        engine.update(status)
+        if status.state is WorkerState.STOPPED:
+            self._link.unwatch(status.name)
+
+    async def _let_go(self, worker: str) -> None:
+        """Wait until the last request has ended that a deployment took."""
+        await self._deployments.unused(self._opened[worker])
+        del self._opened[worker]
+        self._leaving.remove(worker)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        applied = Applied(revision=self._revision, workers=tuple(self._opened), failures=self._failures)
+        await self._link.ask(raw(applied))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
