@@ -1,8 +1,10 @@
 """From the engine's tokens to parts: the one path that streamed and whole answers share, so that they are equal."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from octavo.engine.request import FinishReason, Output, TokenLogprobs
 from octavo.text import Detokenizer, StopStrings, Tokenizer
@@ -51,8 +53,7 @@ class Score(NamedTuple):
     logprobs: TokenLogprobs | None
 
 
-@dataclass(slots=True)
-class Delta:
+class Delta(Struct):
     """What is added to one choice at a time.
 
     Attributes:
@@ -63,8 +64,8 @@ class Delta:
     """
 
     index: int
-    parts: list[Part] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
+    parts: list[Part] = []
+    token_ids: list[int] = []
     scores: list[Score] | None = None
 
     @property
@@ -79,8 +80,8 @@ class Delta:
     @property
     def finish(self) -> Finish | None:
         """The end of the choice, with its last delta."""
-        last = self.parts[-1] if self.parts else None
-        return last if isinstance(last, Finish) else None
+        parts = self.parts
+        return parts[-1] if parts and isinstance(parts[-1], Finish) else None
 
 
 def join(deltas: Sequence[Delta]) -> Delta:
@@ -108,6 +109,7 @@ class Choice:
         self._detokenizer = Detokenizer(tokenizer, prompt.token_ids, options.skip_special_tokens)
         self._stops = StopStrings(options.stop, options.include_stop) if options.stop else None
         self._parser = options.parser()
+        self._parse = self._parser.push
         self._stopped_by: str | None = None
         self._offset = 0
 
@@ -159,11 +161,11 @@ class Choice:
                 return self._ended(text, token_ids, scores, Finish(str(output.finish_reason), stop))
         if self._stopped_by is not None:
             return self._ended(text, token_ids, scores, Finish(str(FinishReason.STOP), self._stopped_by))
-        return Delta(self.index, self._parser.push(text), token_ids, scores)
+        return Delta(self.index, self._parse(text), token_ids, scores)
 
     def _ended(self, text: str, token_ids: list[int], scores: list[Score] | None, finish: Finish) -> Delta:
         self.finished = True
-        return Delta(self.index, [*self._parser.push(text), *self._parser.flush(), finish], token_ids, scores)
+        return Delta(self.index, [*self._parse(text), *self._parser.flush(), finish], token_ids, scores)
 
     def _released(self, text: str) -> str:
         """The text but for what may be a stop string's beginning; a whole one ends the choice."""

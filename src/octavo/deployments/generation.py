@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from octavo.deployments.choice import Choice, Delta
@@ -111,10 +111,11 @@ class Generation:
         if len(self._streams) == 1:
             try:
                 async for outputs in self._streams[0]:
-                    for deltas in self._advance(0, outputs):
-                        yield deltas
-                        if self._options.echo:  # a prompt comes in pieces, and others have their turn between them
-                            await asyncio.sleep(0)
+                    if self._options.echo:
+                        async for deltas in self._echoed(0, outputs):
+                            yield deltas
+                    else:
+                        yield self._advance(0, outputs)
             except OctavoError as error:
                 raise self.failure(0, error) from error
         else:
@@ -123,10 +124,8 @@ class Generation:
                     raise self.failure(position, item) from item
                 if isinstance(item, Exception):
                     raise item
-                for deltas in self._advance(position, item):
+                async for deltas in self._echoed(position, item):
                     yield deltas
-                    if self._options.echo:
-                        await asyncio.sleep(0)
         if sum(choice.finished for choice in self._choices.values()) < self.num_choices:
             raise self.failure(0, EngineFailed("it ended a request before it was finished"))
 
@@ -165,22 +164,26 @@ class Generation:
             else:
                 yield position, item
 
-    def _advance(self, position: int, outputs: list[Output]) -> Iterator[list[Delta]]:
-        """Turn one step's outputs for one prompt into deltas: one list of them, after one for each piece of an echo."""
-        deltas: list[Delta] = []
+    async def _echoed(self, position: int, outputs: list[Output]) -> AsyncIterator[list[Delta]]:
+        """One step's deltas, those that begin a choice preceded by its echo if there is to be one. That comes in
+        pieces, and others have their turn between them."""
+        if not self._options.echo:
+            yield self._advance(position, outputs)
+            return
         for output in outputs:
-            if output.prompt_logprobs is not None:
-                self.prompt_logprobs[position] = output.prompt_logprobs
-            number = position * self._width + output.index
-            choice = self._choices.get(number)
-            if choice is None:
-                choice = self._choices[number] = self._new_choice(number)
-                if output.index == 0:  # later a resumed request may report what its own tokens have left there
-                    self._cached_tokens[position] = output.cached_tokens or 0
-                if self._options.echo:
-                    for delta in choice.begin(self.prompt_logprobs[position]):
-                        yield [*deltas, delta]
-                        deltas = []
+            begun = self._number(position, output) in self._choices
+            choice = self._choice(position, output)
+            if not begun:
+                for delta in choice.begin(self.prompt_logprobs[position]):
+                    yield [delta]
+                    await asyncio.sleep(0)
+            yield self._advance(position, [output])
+
+    def _advance(self, position: int, outputs: list[Output]) -> list[Delta]:
+        """Turn one step's outputs for one prompt into deltas."""
+        deltas = []
+        for output in outputs:
+            choice = self._choice(position, output)
             if choice.finished:  # by a stop string; the engine had not heard of it yet
                 continue
             delta = choice.push(output)
@@ -188,8 +191,19 @@ class Generation:
             if delta.finish is not None and output.finish_reason is None:
                 self._streams[position].abort(output.index)
             self.note(position, output, delta, choice.tokens)
-        yield deltas
+        return deltas
 
-    def _new_choice(self, number: int) -> Choice:
-        prompt = self.prompts[self.prompt_of(number)]
-        return Choice(number, self.deployment.tokenizer, prompt, self._options)
+    def _number(self, position: int, output: Output) -> int:
+        return position * self._width + output.index
+
+    def _choice(self, position: int, output: Output) -> Choice:
+        """The choice that an output belongs to. With its first one come things that concern the prompt."""
+        number = self._number(position, output)
+        choice = self._choices.get(number)
+        if choice is None:
+            prompt = self.prompts[position]
+            choice = self._choices[number] = Choice(number, self.deployment.tokenizer, prompt, self._options)
+            if output.index == 0:
+                self._cached_tokens[position] = output.cached_tokens or 0
+                self.prompt_logprobs[position] = output.prompt_logprobs
+        return choice

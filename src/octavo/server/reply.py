@@ -69,21 +69,25 @@ class EventStream:
         self._last_write = time.monotonic()
         self._writing = False
         self._pinger: asyncio.Task[None] | None = None
-        self._pinging = asyncio.Lock()
+        self._ping_sent: asyncio.Event | None = None
 
     async def write(self, events: bytes) -> None:
         """Send events in one piece."""
         self._writing = True
-        if self._pinging.locked():
-            async with self._pinging:  # one after the other: the first of both sends the status line
-                pass
-        await self._put(events, more=True)
+        if self._ping_sent is not None:  # one after the other: the first of both sends the status line
+            await self._ping_sent.wait()
+        if not self.started:
+            await self._start()
+        self._last_write = time.monotonic()
+        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": True})
         self._writing = False
 
     async def close(self, events: bytes) -> None:
         """Send the last events and end the response."""
         await self.stop_pings()
-        await self._put(events, more=False)
+        if not self.started:
+            await self._start()
+        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": False})
 
     def keep_alive(self, accepted: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Write a ping whenever nothing was written for so long, before the first event too: but not while the request
@@ -102,21 +106,24 @@ class EventStream:
             await asyncio.wait((self._pinger,))
             self._pinger = None
 
-    async def _put(self, events: bytes, *, more: bool) -> None:
-        if not self.started:
-            await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS.copy()})
-            self.started = True
-        self._last_write = time.monotonic()
-        await self._send({"type": "http.response.body", "body": escape_separators(events), "more_body": more})
+    async def _start(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS.copy()})
+        self.started = True
 
     async def _ping_when_silent(self, accepted: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await accepted()
         while True:
             silent = 0.0 if self._writing else time.monotonic() - self._last_write
             if silent >= self._ping_seconds:
-                async with self._pinging:
-                    await self._put(self._ping, more=True)
-                silent = 0.0
+                self._ping_sent = asyncio.Event()
+                try:
+                    if not self.started:
+                        await self._start()
+                    await self._send({"type": "http.response.body", "body": self._ping, "more_body": True})
+                finally:
+                    self._ping_sent.set()
+                    self._ping_sent = None
+                self._last_write, silent = time.monotonic(), 0.0
             await asyncio.sleep(self._ping_seconds - silent)
 
 

@@ -1,28 +1,29 @@
-"""What a model's answer is made of. A part may be a piece: pieces of the same thing in a row make up all of it."""
+"""What a model's answer is made of. A part may be a piece: pieces of the same thing in a row make up all of it.
+
+Structs, because one is made for every token: dataclasses take four times as long.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
 
+from msgspec import Struct
 
-@dataclass(slots=True)
-class Text:
+
+class Text(Struct):
     """What the client is meant to read."""
 
     text: str
 
 
-@dataclass(slots=True)
-class Reasoning:
+class Reasoning(Struct):
     """What the model thinks before it answers."""
 
     text: str
 
 
-@dataclass(slots=True)
-class ToolCall:
+class ToolCall(Struct):
     """A call of one of the client's functions.
 
     Attributes:
@@ -36,8 +37,7 @@ class ToolCall:
     arguments: str = ""
 
 
-@dataclass(slots=True)
-class Finish:
+class Finish(Struct):
     """The end of an answer, its last part.
 
     Attributes:

@@ -169,13 +169,13 @@ class OpenAIWriter(Writer):
         self._chunk = ChunkWriter(self._head | {"object": self.chunk_kind}, self._include_usage)
         self._begun: set[int] = set()
 
-    def _usage(self) -> dict[str, object] | None:
-        """The usage so far, if the client wants it in every chunk."""
-        return usage_object(self._generation.usage) if self._continuous_usage else None
+    def _usage(self) -> dict[str, object]:
+        """The usage so far."""
+        return usage_object(self._generation.usage)
 
     def end(self) -> bytes:
         """The usage, if the client wants it, and the end."""
-        return (self._chunk.usage(usage_object(self._generation.usage)) if self._include_usage else b"") + DONE
+        return self._chunk.usage(self._usage()) + DONE if self._include_usage else DONE
 
     def error(self, error: ApiError) -> bytes:
         """The error, and the end."""
@@ -196,7 +196,7 @@ class OpenAIWriter(Writer):
             yield separator
             yield from self._choice(choice)
             separator = b","
-        yield b"]" + member("usage", usage_object(self._generation.usage))
+        yield b"]" + member("usage", self._usage())
         yield from self._members()
         yield b"}"
 

@@ -13,6 +13,7 @@ from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
 from octavo.server.schema import Messages, TemplateOptions, Unsupported
+from octavo.text.parts import Finish, Text
 
 
 class ChatCompletionRequest(OpenAIBody, TemplateOptions):
@@ -44,9 +45,13 @@ class ChatWriter(OpenAIWriter):
 
     def events(self, delta: Delta) -> bytes:
         """The role comes together with the first token, so that clients that time the first chunk time that token."""
-        write, usage = self._chunk.choice, self._usage()
-        text, finish = delta.text, delta.finish
-        events = b""
+        write, usage = self._chunk.choice, self._usage() if self._continuous_usage else None
+        text, finish, events = "", None, b""
+        for part in delta.parts:
+            if isinstance(part, Text):
+                text += part.text
+            elif isinstance(part, Finish):
+                finish = part
         if delta.index not in self._begun:
             ids = self._generation.prompts[0].token_ids
             top = member("prompt_token_ids", ids) if self._with_ids and not self._begun else b""

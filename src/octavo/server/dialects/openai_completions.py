@@ -12,6 +12,7 @@ from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
 from octavo.server.schema import Prompts, Unsupported
+from octavo.text.parts import Finish, Text
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's."""
@@ -36,7 +37,12 @@ class CompletionWriter(OpenAIWriter):
 
     def events(self, delta: Delta) -> bytes:
         """One event per step and choice."""
-        text, finish = delta.text, delta.finish
+        text, finish = "", None
+        for part in delta.parts:
+            if isinstance(part, Text):
+                text += part.text
+            elif isinstance(part, Finish):
+                finish = part
         if not (text or delta.scores or finish or (self._with_ids and delta.token_ids)):
             return b""
         logprobs, reason, extra = NULL, NULL, b""
@@ -49,9 +55,9 @@ class CompletionWriter(OpenAIWriter):
             if delta.index not in self._begun:
                 self._begun.add(delta.index)
                 extra += self._prompt_ids(delta)
-        content = b'"text":' + orjson.dumps(text)
+        content, usage = b'"text":' + orjson.dumps(text), self._usage() if self._continuous_usage else None
         return self._chunk.choice(
-            delta.index, content, logprobs=logprobs, finish_reason=reason, usage=self._usage(), extra=extra
+            delta.index, content, logprobs=logprobs, finish_reason=reason, usage=usage, extra=extra
         )
 
     def _choice(self, choice: Delta) -> Iterator[bytes]:
