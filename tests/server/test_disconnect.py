@@ -56,7 +56,8 @@ def test_leaving_in_the_access_log(url: str, engine: FakeEngine, caplog: pytest.
             eventually(lambda: bool(engine.ledger))
         eventually(lambda: bool(caplog.records))
     assert re.fullmatch(
-        r"POST /v1/chat/completions 499 [\d.]+ ms, \d+ prompt and 0 output tokens of \S+, request \w+", caplog.messages[0]
+        r"POST /v1/chat/completions 499 [\d.]+ ms, \d+ prompt and 0 output tokens of \S+, request \w+",
+        caplog.messages[0],
     )
 
 
