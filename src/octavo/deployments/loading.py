@@ -9,6 +9,7 @@ from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.client import EngineClient
 from octavo.models import read_sizes
 from octavo.text import load_tokenizer
+from octavo.weights.catalogue import recommended_sampling
 from octavo.weights.checkpoint import open_checkpoint
 
 
@@ -28,5 +29,5 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
         max_model_len=settings.engine.max_model_len
         or read_sizes(checkpoint.config, str(checkpoint.config_file)).max_position_embeddings,
         created=int(time.time()),
-        defaults=GenerationDefaults.from_config(checkpoint.generation_config),
+        defaults=GenerationDefaults.from_config(checkpoint.generation_config, recommended_sampling(settings.model)),
     )

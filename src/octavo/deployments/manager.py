@@ -1,10 +1,14 @@
 """The supervisor's table of deployments: loading, replacing and unloading them while the server runs."""
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -37,6 +41,8 @@ from octavo.worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class Refused(OctavoError):
     """An administrator's wish that cannot be fulfilled; `status` is HTTP's."""
@@ -66,7 +72,7 @@ class DeploymentManager:
         configure: Callable[[Table], None],
     ) -> None:
         self._supervisor = supervisor
-        self._sources = sources
+        self._sources = [_without_names(source) for source in sources]
         self._locate = locate
         self._configure = configure
         self._revision = 0
@@ -113,9 +119,9 @@ class DeploymentManager:
         try:
             match wish:
                 case Load():
-                    return Outcome(deployments=(self._describe(await self._load(wish)),))
+                    return Outcome(deployments=(await self._load(wish),))
                 case Unload(name):
-                    return Outcome(deployments=(self._describe(await self._unload(name)),))
+                    return Outcome(deployments=(await self._unload(name),))
         finally:
             self._changing = None
 
@@ -131,15 +137,15 @@ class DeploymentManager:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    async def _load(self, wish: Load) -> Entry:
+    async def _load(self, wish: Load) -> Description:
         require_known(wish.settings, DEPLOYMENT_SETTINGS, "settings.")
         settings, _ = resolve_deployment(wish.name, wish.model, from_table(wish.settings, "settings."), *self._sources)
         predecessor = self._offered(wish.name)
         others = [entry.settings for entry in self._entries.values() if entry.settings.name != wish.name]
         require_distinct_names([*others, settings])
         running = self._running()
-        path = await asyncio.to_thread(self._locate, wish.model)
-        [settings] = await asyncio.to_thread(divide, [settings.located(path)], running)
+        path = await _in_thread(lambda: self._locate(wish.model))
+        [settings] = await _in_thread(lambda: divide([settings.located(path)], running))
         entry = self._start(settings, Role.PREPARED)
         try:
             status = await self._supervisor.settled(entry.worker)
@@ -156,18 +162,18 @@ class DeploymentManager:
             self._retire(predecessor)
         await self._publish()
         log.info("%s is served, version %d: %s", wish.name, entry.version, wish.model)
-        return entry
+        return self._describe(entry)
 
-    async def _unload(self, name: str) -> Entry:
+    async def _unload(self, name: str) -> Description:
         entry = self._offered(name)
         if entry is None:
             raise Refused(f"there is no deployment {name!r}", 404)
         if sum(each.role is Role.OFFERED for each in self._entries.values()) == 1:
             raise Refused(f"{name} is the only deployment; load another one first", 409)
-        entry = self._retire(entry)
+        description = self._describe(self._retire(entry))
         await self._publish()
         log.info("%s is no longer served", name)
-        return entry
+        return description
 
     def _start(self, settings: DeploymentSettings, role: Role) -> Entry:
         version = self._versions[settings.name] = self._versions.get(settings.name, 0) + 1
@@ -257,6 +263,34 @@ class DeploymentManager:
             failure=status.failure,
             engine=asdict(engine_info(status)) if loaded else None,
         )
+
+
+def _without_names(source: Source) -> Source:
+    """The command line may name one model; further ones are named by whoever loads them."""
+    return lambda wanted: None if wanted.name == "served_model_name" else source(wanted)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Do something that takes long in a thread that does not keep the process from ending, as those of a pool do."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(settling: Callable[[], None]) -> None:
+        if not done.done():
+            settling()
+
+    def run() -> None:
+        try:
+            result = work()
+        except Exception as error:
+            settling = partial(done.set_exception, error)
+        else:
+            settling = partial(done.set_result, result)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, settling)
+
+    threading.Thread(target=run, name="deployments", daemon=True).start()
+    return await done
 
 
 def engine_info(status: WorkerStatus) -> ModelInfo:

@@ -37,8 +37,9 @@ class Offering:
     async def begin(self, table: Table) -> None:
         """Do what the first table says. Raises OctavoError: a deployment cannot be opened."""
         await self._apply(table)
-        for why in self._failures.values():
-            raise OctavoError(why)
+        for entry in table.entries:
+            if entry.role is Role.OFFERED and entry.worker in self._failures:
+                raise OctavoError(self._failures[entry.worker])
 
     def on_notice(self, payload: msgspec.Raw) -> None:
         """The table has changed."""

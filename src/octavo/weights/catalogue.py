@@ -1,6 +1,7 @@
 """Short names for models that are known to work, and where each can be had."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from octavo.weights.package import PackageFile
 from octavo.weights.repository import Repository
@@ -17,11 +18,22 @@ class Entry:
         name: what the user types.
         description: one line for a listing.
         sources: where it comes from, tried in this order.
+        sampling: what its authors recommend, in their model card or generation_config.json.
     """
 
     name: str
     description: str
     sources: tuple[Source, ...]
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+
+SMOLLM2 = {"temperature": 0.2, "top_p": 0.9}
+LLAMA3 = {"temperature": 0.6, "top_p": 0.9}
+QWEN25_SMALL = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.1}
+QWEN25 = {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05}
+QWEN3 = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+GEMMA3 = {"temperature": 1.0, "top_p": 0.95, "top_k": 64}
+UNSAID: dict[str, float] = {}
 
 
 _ENTRIES = [
@@ -38,25 +50,26 @@ _ENTRIES = [
             ),
             Repository("HuggingFaceTB/SmolLM2-135M-Instruct"),
         ),
+        SMOLLM2,
     ),
     *(
-        Entry(name, description, (Repository(repo_id),))
-        for name, description, repo_id in [
-            ("smollm2:360m", "SmolLM2 360M Instruct, bfloat16", "HuggingFaceTB/SmolLM2-360M-Instruct"),
-            ("smollm2:1.7b", "SmolLM2 1.7B Instruct, bfloat16", "HuggingFaceTB/SmolLM2-1.7B-Instruct"),
-            ("llama3.2:1b", "Llama 3.2 1B Instruct, bfloat16, gated", "meta-llama/Llama-3.2-1B-Instruct"),
-            ("llama3.2:3b", "Llama 3.2 3B Instruct, bfloat16, gated", "meta-llama/Llama-3.2-3B-Instruct"),
-            ("llama3.1:8b", "Llama 3.1 8B Instruct, bfloat16, gated", "meta-llama/Llama-3.1-8B-Instruct"),
-            ("mistral:7b", "Mistral 7B Instruct v0.3, bfloat16", "mistralai/Mistral-7B-Instruct-v0.3"),
-            ("qwen2.5:0.5b", "Qwen2.5 0.5B Instruct, bfloat16", "Qwen/Qwen2.5-0.5B-Instruct"),
-            ("qwen2.5:1.5b", "Qwen2.5 1.5B Instruct, bfloat16", "Qwen/Qwen2.5-1.5B-Instruct"),
-            ("qwen2.5:7b", "Qwen2.5 7B Instruct, bfloat16", "Qwen/Qwen2.5-7B-Instruct"),
-            ("qwen3:0.6b", "Qwen3 0.6B, bfloat16", "Qwen/Qwen3-0.6B"),
-            ("qwen3:1.7b", "Qwen3 1.7B, bfloat16", "Qwen/Qwen3-1.7B"),
-            ("qwen3:8b", "Qwen3 8B, bfloat16", "Qwen/Qwen3-8B"),
-            ("gemma3:270m", "Gemma 3 270M Instruct, bfloat16, gated", "google/gemma-3-270m-it"),
-            ("gemma3:1b", "Gemma 3 1B Instruct, bfloat16, gated", "google/gemma-3-1b-it"),
-            ("gpt2", "GPT-2 124M, float32, a base model without chat", "openai-community/gpt2"),
+        Entry(name, description, (Repository(repo_id),), sampling)
+        for name, description, repo_id, sampling in [
+            ("smollm2:360m", "SmolLM2 360M Instruct, bfloat16", "HuggingFaceTB/SmolLM2-360M-Instruct", SMOLLM2),
+            ("smollm2:1.7b", "SmolLM2 1.7B Instruct, bfloat16", "HuggingFaceTB/SmolLM2-1.7B-Instruct", SMOLLM2),
+            ("llama3.2:1b", "Llama 3.2 1B Instruct, bfloat16, gated", "meta-llama/Llama-3.2-1B-Instruct", LLAMA3),
+            ("llama3.2:3b", "Llama 3.2 3B Instruct, bfloat16, gated", "meta-llama/Llama-3.2-3B-Instruct", LLAMA3),
+            ("llama3.1:8b", "Llama 3.1 8B Instruct, bfloat16, gated", "meta-llama/Llama-3.1-8B-Instruct", LLAMA3),
+            ("mistral:7b", "Mistral 7B Instruct v0.3, bfloat16", "mistralai/Mistral-7B-Instruct-v0.3", UNSAID),
+            ("qwen2.5:0.5b", "Qwen2.5 0.5B Instruct, bfloat16", "Qwen/Qwen2.5-0.5B-Instruct", QWEN25_SMALL),
+            ("qwen2.5:1.5b", "Qwen2.5 1.5B Instruct, bfloat16", "Qwen/Qwen2.5-1.5B-Instruct", QWEN25_SMALL),
+            ("qwen2.5:7b", "Qwen2.5 7B Instruct, bfloat16", "Qwen/Qwen2.5-7B-Instruct", QWEN25),
+            ("qwen3:0.6b", "Qwen3 0.6B, bfloat16", "Qwen/Qwen3-0.6B", QWEN3),
+            ("qwen3:1.7b", "Qwen3 1.7B, bfloat16", "Qwen/Qwen3-1.7B", QWEN3),
+            ("qwen3:8b", "Qwen3 8B, bfloat16", "Qwen/Qwen3-8B", QWEN3),
+            ("gemma3:270m", "Gemma 3 270M Instruct, bfloat16, gated", "google/gemma-3-270m-it", GEMMA3),
+            ("gemma3:1b", "Gemma 3 1B Instruct, bfloat16, gated", "google/gemma-3-1b-it", GEMMA3),
+            ("gpt2", "GPT-2 124M, float32, a base model without chat", "openai-community/gpt2", UNSAID),
         ]
     ),
 ]
@@ -67,3 +80,11 @@ CATALOGUE = {entry.name: entry for entry in _ENTRIES}
 def catalogue() -> list[Entry]:
     """Every model that has a short name, the default first."""
     return list(CATALOGUE.values())
+
+
+def recommended_sampling(model: str) -> Mapping[str, float]:
+    """The sampling parameters that the authors of a model recommend, by its short name or repository id; else none."""
+    for entry in _ENTRIES:
+        if model == entry.name or Repository(model) in entry.sources:
+            return entry.sampling
+    return {}
