@@ -239,3 +239,10 @@ def test_chat_brings_its_own_server(tiny_model: Path) -> None:
     result = octavo("chat", str(tiny_model), "-p", "the quick", "--seed", "3", "--max-tokens", "8")
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.strip()) > 0
+
+
+def test_the_server_that_chat_brings_is_for_the_chat_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SERVED_MODEL_NAME", "other"), ("API_KEY_FILE", "/no/such/file"), ("CONFIG", "/no/such/file")):
+        monkeypatch.setenv(f"OCTAVO_{name}", value)
+    result = octavo("chat", str(tiny_model), "-p", "the quick", "--seed", "3", "--max-tokens", "8")
+    assert result.returncode == 0, result.stderr

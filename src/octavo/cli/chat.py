@@ -1,6 +1,7 @@
 """`octavo chat`: talk to a model in the terminal, on a server that is running or on one of its own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from octavo.cli.configuration import environment_of_a_model
 from octavo.cli.console import console, fetch, output
 from octavo.errors import OctavoError
 
@@ -171,7 +173,9 @@ def _server(model: str) -> Iterator[httpx.Client]:
         socket = str(Path(folder, "server"))
         command = [sys.executable, "-m", "octavo", "serve", model, "--uds", socket, "--log-level", "warning"]
         # Its own session: Ctrl-C stops an answer, not the server.
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment_of_a_model(os.environ)
+        )
         try:
             with httpx.Client(
                 transport=httpx.HTTPTransport(uds=socket), base_url="http://octavo", timeout=httpx.Timeout(600)

@@ -129,6 +129,13 @@ def choose_model(argument: str | None, option: str | None = None) -> str:
     return DEFAULT_MODEL if given is None else _named(given)
 
 
+def environment_of_a_model(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables for a server of our own with one model: without those that say what to serve, where and to whom."""
+    others = {**settings_of(Selection), **settings_of(ServerSettings)}
+    names = {each.variable for each in others.values()} | {DEPLOYMENT_SETTINGS["served_model_name"].variable}
+    return {name: value for name, value in environment.items() if name not in names}
+
+
 def _named(model: str) -> str:
     if not model.strip():
         raise ConfigError("the model's name is empty; leave it out for the default model")

@@ -8,6 +8,7 @@ from typing import Any
 from octavo.cli.console import fetch
 from octavo.deployments import Deployment
 from octavo.deployments.loading import open_deployment
+from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
 from octavo.engine.local import LocalEngines
 from octavo.settings import from_table, require_known
@@ -36,8 +37,9 @@ async def running(found: Sequence[DeploymentSettings], *, in_process: bool) -> A
     """Start engines, and stop them at the end of the context. They may still be loading.
 
     Raises:
-        OctavoError: a model's files cannot be read.
+        OctavoError: a model's files cannot be read, or all together do not fit.
     """
     async with LocalEngines(on_threads=in_process) as engines:
-        clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in found]
-        yield [await asyncio.to_thread(open_deployment, *pair) for pair in zip(found, clients, strict=True)]
+        divided = await asyncio.to_thread(divide, found)
+        clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in divided]
+        yield [await asyncio.to_thread(open_deployment, *pair) for pair in zip(divided, clients, strict=True)]
