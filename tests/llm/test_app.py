@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -134,6 +135,18 @@ def test_a_test_client_has_a_loop_for_every_request(app: FastAPI) -> None:
         assert response.read().endswith(b"data: [DONE]\n\n")
 
 
+def test_several_models(model: str, tiny_model: Path) -> None:
+    ai = octavo.create_app(model, str(tiny_model), in_process=True, kv_cache_memory_bytes="1MiB", threads=1)
+    try:
+        client = TestClient(ai)
+        names = [card["id"] for card in client.get("/v1/models").json()["data"]]
+        assert names == [model, str(tiny_model)]
+        for name in names:
+            assert client.post("/v1/completions", json={**BODY, "model": name}).json()["model"] == name
+    finally:
+        ai.close()
+
+
 def test_keys_and_settings(model: str) -> None:
     ai = octavo.create_app(model, in_process=True, api_key=["secret"], max_body_bytes="1k", max_model_len=64)
     app = FastAPI()
@@ -155,6 +168,7 @@ def test_keys_and_settings(model: str) -> None:
     [
         ([], {}, "name at least one model"),
         (["m"], {"max_num_seq": 1}, "the setting max_num_seq is unknown; did you mean max_num_seqs?"),
+        (["m", "m"], {}, "'m' is a name of two deployments"),
         (["m"], {"port": 1}, "the setting port is unknown"),
         (["m"], {"max_num_seqs": 0}, "max_num_seqs is 0, but must be a whole number from 1 to 65,536"),
         (["m"], {"api_key": [""]}, "api_key must not be empty"),

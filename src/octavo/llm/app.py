@@ -14,7 +14,8 @@ from starlette.datastructures import State
 from starlette.types import Receive, Scope, Send
 
 from octavo.deployments import Deployments
-from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings
+from octavo.deployments.resources import divide
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, require_distinct_names
 from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
 from octavo.llm.background import Background
@@ -37,7 +38,7 @@ ASGI_KEYS = (
 """What a request is made of. Frameworks add things of their own, which must not be taken for ours."""
 
 NOT_MOUNTED = (
-    *("host", "port", "uds", "log_level", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
+    *("host", "port", "uds", "api_workers", "log_level", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
     *("max_connections", "request_head_timeout", "request_body_timeout", "keep_alive_timeout"),
 )
 """Settings of a server that is one of its own: connections and logs are the outer application's."""
@@ -97,7 +98,7 @@ class Application:
         """Find or fetch the models and start their engines, if that is not done yet. They go on loading meanwhile."""
         with self._starting:
             if self._background is None or not self._background.alive:  # not alive: this process was forked
-                found = [find(settings) for settings in self._deployments]
+                found = divide([find(settings) for settings in self._deployments])
                 self._background = Background(
                     "application", partial(_serving, found, self._settings, in_process=self._in_process)
                 )
@@ -151,7 +152,9 @@ def create_app(*models: str, in_process: bool = False, **settings: Any) -> Appli
     server: ServerSettings = resolve(settings_of(ServerSettings).values(), source).build(ServerSettings).with_keys()
     server.validate()
     own = {name: value for name, value in given.items() if name in DEPLOYMENT_SETTINGS}
-    return Application([deployment_settings(model, own) for model in models], server, in_process=in_process)
+    deployments = [deployment_settings(model, own) for model in models]
+    require_distinct_names(deployments)
+    return Application(deployments, server, in_process=in_process)
 
 
 @asynccontextmanager
