@@ -24,6 +24,7 @@ def raw_stream(url: str, body: dict[str, Any], path: str = "/v1/chat/completions
     """Send a request on a socket of one's own; the caller reads what comes, and when."""
     connection = connect(url)
     data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    fields = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+    head = f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n"
     connection.sendall(head.encode() + data)
     return connection

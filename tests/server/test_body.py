@@ -169,7 +169,9 @@ def test_probes_are_answered_while_large_bodies_are_read(http: httpx.Client, eng
 def test_many_large_bodies_at_once_are_bounded(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unfinished ones are held up to a limit; beyond it large bodies are refused, and small ones are not."""
     monkeypatch.setattr(body, "LARGE_BODIES_HELD", 3)
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {LIMIT}\r\n\r\n"
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {LIMIT}\r\n\r\n"
+    )
     large = BODY + b" " * (LIMIT - len(BODY) - 1)
     with running(ServerSettings(max_body_bytes=LIMIT), served(engine)) as url:
         clients = [connect(url) for _ in range(3)]

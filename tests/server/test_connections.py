@@ -20,7 +20,7 @@ from tests.server.fake import FakeEngine, running, served
 from tests.server.raw import connect, raw_stream, read_answer
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
-HALF = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+HALF = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
 LIMIT = 3
 
 

@@ -249,10 +249,9 @@ def test_routes_and_methods(http: httpx.Client) -> None:
     assert "GET /v2/nothing" in error_of(http.get("/v2/nothing"), 404)["message"]
     assert error_of(http.post("/v1/chat/completions/", json={}), 404)
     for method, path, allowed in (
-        ("GET", CHAT, "POST"),
-        ("PUT", "/v1/models", "GET"),
-        ("POST", "/health", "GET"),
-        ("OPTIONS", TEXT, "POST"),
+        ("GET", CHAT, "OPTIONS, POST"),
+        ("PUT", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
     ):
         response = http.request(method, path)
         assert error_of(response, 405)

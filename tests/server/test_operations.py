@@ -232,3 +232,38 @@ def test_a_model_without_a_chat_template(engine: FakeEngine, monkeypatch: pytest
         assert response.status_code == 400
         assert "no chat template" in response.json()["error"]["message"]
         assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/version", "/metrics", "/v1/models", f"/v1/models/{ALIAS}"])
+def test_head_is_get_without_a_body(http: httpx.Client, path: str) -> None:
+    get, head = http.get(path), http.head(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    assert head.headers["content-type"] == get.headers["content-type"]
+    if path != "/metrics":
+        assert head.headers["content-length"] == get.headers["content-length"]
+    assert http.get(path).status_code == 200  # on the same connection
+
+
+def test_head_of_what_cannot_be_had(http: httpx.Client, engine: FakeEngine) -> None:
+    assert http.head("/v1/chat/completions").status_code == 405
+    assert http.head("/nope").status_code == 404
+    engine.state = EngineState.LOADING
+    answer = http.head("/ready")
+    assert (answer.status_code, answer.content) == (503, b"")
+    assert answer.headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/health", "GET, HEAD, OPTIONS"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        ("/v1/chat/completions", "OPTIONS, POST"),
+        ("/tokenize", "OPTIONS, POST"),
+    ],
+)
+def test_options_lists_methods(http: httpx.Client, path: str, methods: str) -> None:
+    answer = http.options(path)
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (204, methods, b"")
+    assert http.options("/nope").status_code == 404

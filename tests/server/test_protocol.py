@@ -105,12 +105,12 @@ def test_a_websocket_handshake_is_a_request_like_others(url: str, engine: FakeEn
     ("sent", "status", "words"),
     [
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04\x00\x00\x00\x00\x00", 505, "HTTP/1.1"),
-        (b"GET / HTTP/3.0\r\nhost: x\r\n\r\n", 505, "HTTP/1.1"),
+        (b"GET / HTTP/3.0\r\nhost: localhost\r\n\r\n", 505, "HTTP/1.1"),
         (b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n", 501, "CONNECT"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "Invalid HTTP"),
-        (b"GET /a b HTTP/1.1\r\nhost: x\r\n\r\n", 400, "Invalid HTTP"),
-        (b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400, "Invalid HTTP"),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\nx : y\r\n\r\n", 400, "Invalid HTTP"),
+        (b"GET /a b HTTP/1.1\r\nhost: localhost\r\n\r\n", 400, "Invalid HTTP"),
+        (b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n", 400, "Invalid HTTP"),
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\nx : y\r\n\r\n", 400, "Invalid HTTP"),
         (b"GET /health HTTP/1.1\r\n\r\n", 400, "Host header; this one has 0"),
         (b"GET /health HTTP/1.1\r\nhost: localhost\r\nhost: evil\r\n\r\n", 400, "Host header; this one has 2"),
         (head(CHUNKED) + b"zz\r\n", 400, "Invalid HTTP"),
@@ -158,9 +158,9 @@ SMALLER = b"".join(b"x-%d: %b\r\n" % (number, b"y" * 1000) for number in range(1
     ("start", "endless", "words"),
     [
         (b"GET /", b"a" * 70_000, "65,536 bytes"),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\n", LARGE, "65,536 bytes"),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\n", SMALLER, "65,536 bytes"),
-        (b"GET /health HTTP/1.1\r\nhost: x\r\n", MANY, "256 headers"),
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\n", LARGE, "65,536 bytes"),
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\n", SMALLER, "65,536 bytes"),
+        (b"GET /health HTTP/1.1\r\nhost: localhost\r\n", MANY, "256 headers"),
         (b"", b"\r\n" * 50_000, "65,536 bytes"),
         (head(CHUNKED) + b"1\r\n{\r\n0\r\n", LARGE, "65,536 bytes"),
         (head(CHUNKED) + b"1\r\n{\r\n0\r\n", SMALLER, "65,536 bytes"),
@@ -248,7 +248,7 @@ def test_a_head_that_never_ends_is_given_up(hasty: str, before: bytes) -> None:
         if before:
             connection.sendall(before)
             assert read_answer(connection).status == 200
-        answer = dribble(connection, b"GET /health HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 1000)
+        answer = dribble(connection, b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 1000)
         assert answer.status == 408
         assert "head was not complete after 0.3 seconds" in error_of(answer)["message"]
         assert is_closed(connection)
@@ -281,7 +281,7 @@ def test_a_body_that_never_ends_is_given_up(
 
 def test_the_rest_of_a_refused_body_is_awaited_for_a_while(hasty: str) -> None:
     with connect(hasty) as connection:
-        connection.sendall(b"POST /nope HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        connection.sendall(b"POST /nope HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n")
         assert read_answer(connection).status == 404
         assert is_closed(connection)
 

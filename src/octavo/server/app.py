@@ -14,6 +14,7 @@ from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
 from octavo.server.dialects import DIALECTS
 from octavo.server.errors import on_http_exception, on_invalid_request, on_validation_error
+from octavo.server.hosts import ANY, HostMiddleware
 from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
@@ -36,6 +37,8 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
     settings.validate()
     server = Server(settings, deployments)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
+    if settings.allowed_hosts and ANY not in settings.allowed_hosts:
+        middleware.append(Middleware(HostMiddleware, allowed=settings.allowed_hosts))
     if settings.allowed_origins:
         # Outside the check of keys: browsers ask without one, and must be able to read a refusal.
         middleware.append(

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from octavo.errors import InvalidRequest
@@ -154,8 +155,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         message = f"There is no route {request.method} {request.scope['path']}."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        message = f"{request.scope['path']} does not take {request.method}, only {allowed}."
+        allowed = {"Allow": ", ".join(_methods(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)
+        useful = ", ".join(method for method in _methods(request) if method != "OPTIONS")
+        message = f"{request.scope['path']} does not take {request.method}, only {useful}."
+        return error_response(ApiError(405, message, headers=allowed), request.scope)
     else:
         message = error.detail
     return error_response(ApiError(error.status_code, message, headers=error.headers), request.scope)
@@ -167,6 +172,16 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     message = str(error) if str(error).endswith(".") else f"{error}."
     code = None if error.context_length is None else "context_length_exceeded"
     return error_response(invalid(message, error.field, code), request.scope)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the routes of a path take together, and what every path takes."""
+    found = {"OPTIONS"}
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found |= {"GET", "HEAD"} if method == "GET" else {method}
+    return sorted(found)
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -41,6 +41,9 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":  # answered like GET, and the server leaves out the body
+            scope = {**scope, "method": "GET"}
         wanted = Headers(scope=scope).get("x-request-id", "")
         context = RequestContext(wanted if _USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
         scope[SCOPE_KEY] = context
@@ -54,22 +57,22 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, receive, send_named)
         except Exception:
-            log.exception("%s %s failed (request %s)", scope["method"], scope["path"], context.request_id)
+            log.exception("%s %s failed (request %s)", method, scope["path"], context.request_id)
             if context.status is None:
                 await error_response(internal(), scope)(scope, receive, send_named)
         finally:
             context.end()
-            self._note(scope, context)
+            self._note(scope, method, context)
 
-    def _note(self, scope: Scope, context: RequestContext) -> None:
+    def _note(self, scope: Scope, method: str, context: RequestContext) -> None:
         seconds = time.perf_counter() - context.started
         status = context.status or CLIENT_GONE
         route = scope.get("route")
-        self._metrics.observe(scope["method"], getattr(route, "path", "none"), status, seconds)
+        self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
             access_log.info(
                 "%s %s %d %.1f ms, %d prompt and %d output tokens%s, request %s",
-                scope["method"],
+                method,
                 scope["raw_path"].decode("latin-1"),  # still escaped: a path must not begin a new line
                 status,
                 seconds * 1e3,

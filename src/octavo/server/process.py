@@ -17,7 +17,7 @@ from octavo.logs import configure_logging
 from octavo.server.app import create_app
 from octavo.server.launch import FrontendConfiguration
 from octavo.server.offering import Offering
-from octavo.server.run import HttpServer
+from octavo.server.run import HttpServer, settings_on
 from octavo.worker.control import Failed, Ready, Stop
 from octavo.worker.link import SupervisorLink
 from octavo.worker.process import Parent
@@ -37,9 +37,10 @@ async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
     offering = Offering(link, deployments)
     await offering.begin(configuration.table)
     if not stopped.is_set():
-        app = create_app(configuration.settings, deployments, offering.fulfil)
         listener = socket.socket(fileno=configuration.listener)
-        server = HttpServer(configuration.settings, app, listener, lambda: parent.report(Ready()))
+        settings = settings_on(listener, configuration.settings)
+        app = create_app(settings, deployments, offering.fulfil)
+        server = HttpServer(settings, app, listener, lambda: parent.report(Ready()))
         await server.run()
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +18,7 @@ from octavo.deployments import Deployments
 from octavo.server.app import create_app
 from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
+from octavo.server.hosts import local_hosts
 from octavo.server.listener import BACKLOG
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
@@ -41,6 +43,11 @@ def raise_file_limit() -> None:
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def settings_on(listener: socket.socket, settings: ServerSettings) -> ServerSettings:
+    """The settings for a socket: unless they say which hosts are allowed, its address does."""
+    return settings if settings.allowed_hosts else replace(settings, allowed_hosts=local_hosts(listener))
 
 
 def connection_limits(settings: ServerSettings) -> ConnectionLimits:
@@ -144,7 +151,7 @@ class HttpServer:
 
 async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; a second signal skips the wait for requests in flight. See `HttpServer`."""
-    server = HttpServer(settings, create_app(settings, deployments), listener)
+    server = HttpServer(settings, create_app(settings_on(listener, settings), deployments), listener)
     loop = asyncio.get_running_loop()
     handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     for number in handled:

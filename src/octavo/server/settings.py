@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo.errors import ConfigError
+from octavo.server.hosts import is_pattern
 from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
 from octavo.settings import QUANTITY, check, setting
 
@@ -54,6 +55,12 @@ class ServerSettings:
     allowed_origins: tuple[str, ...] = setting(
         (), help="Web origins whose pages may call the server (CORS); * is all.", metavar="ORIGIN", without="none"
     )
+    allowed_hosts: tuple[str, ...] = setting(
+        (),
+        help="Names under which clients may call the server, besides addresses; *.NAME is all below one, * is all.",
+        metavar="NAME",
+        without="on a loopback address this machine's names, elsewhere all",
+    )
     seed: int | None = setting(
         None,
         help="Makes requests without a seed of their own repeatable from start to start.",
@@ -102,6 +109,12 @@ class ServerSettings:
     def validate(self) -> None:
         """Check every setting. Raises ConfigError."""
         check(self)
+        for host in self.allowed_hosts:
+            if not is_pattern(host):
+                raise ConfigError(
+                    f"allowed_hosts has {host!r}; write a name alone, such as example.com or *.example.com",
+                    "allowed_hosts",
+                )
         if set(self.admin_api_key) & {key.key for key in self.client_keys}:
             raise ConfigError("an admin API key is an API key, too; it must be another one", "admin_api_key", "api_key")
 
