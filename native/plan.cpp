@@ -127,7 +127,12 @@ void Plan::enter_phase(Worker& worker) {
 
 void Plan::run(const Step& step) {
   reserve(step);
-  team_.run([&](int index) { work(step, workers_[index]); });
+  try {
+    team_.run([&](int index) { work(step, workers_[index]); });
+  } catch (...) {
+    for (Worker& worker : workers_) worker.reset();  // threads have stopped at different phases
+    throw;
+  }
 }
 
 // Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that

@@ -72,11 +72,15 @@ struct RotaryTable {
 // Memory on a cache line's boundary that grows to what was once asked of it; its content is lost then.
 class Arena {
  public:
+  // Throws std::bad_alloc; the arena is empty then, and may be asked again.
   void reserve(int64_t bytes) {
     if (bytes <= size_) return;
-    size_ = (bytes + 63) / 64 * 64;
-    data_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, size_)));
+    const int64_t size = (bytes + 63) / 64 * 64;
+    data_.reset();
+    size_ = 0;
+    data_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, size)));
     if (!data_) throw std::bad_alloc();
+    size_ = size;
   }
   uint8_t* data() const { return data_.get(); }
 
@@ -135,6 +139,11 @@ class Plan {
     alignas(64) std::atomic<int64_t> taken[2] = {0, 0};
     Arena floats, records;
     Sampler sampler;  // keeps its memory from step to step
+
+    void reset() {
+      phase = 0;
+      for (std::atomic<int64_t>& count : taken) count.store(0, std::memory_order_relaxed);
+    }
   };
 
   float* at(const Worker& worker, Value value, int64_t row) {

@@ -49,7 +49,7 @@ void Sampler::sample(const Kernels& kernels, const float* logits, int64_t vocab,
   kernels_ = &kernels;
   vocab_ = vocab;
   maxima_.resize((vocab + kRun - 1) / kRun);
-  if (static_cast<int64_t>(ids_.size()) < vocab) {
+  if (static_cast<int64_t>(weights_.size()) < vocab) {  // the last one to grow
     ids_.resize(vocab);
     order_.resize(vocab);
     values_.resize(vocab);

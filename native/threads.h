@@ -6,11 +6,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace octavo {
@@ -29,6 +32,8 @@ class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
 
+  struct Abandoned {};  // thrown to who waits for a thread that will not come
+
   void wait() {
     const uint32_t round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == threads_ - 1) {
@@ -37,6 +42,7 @@ class Barrier {
       return;
     }
     for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
+      if (abandoned_.load(std::memory_order_relaxed)) throw Abandoned();
       if (spins < 2000)
         pause_cpu();
       else
@@ -44,8 +50,18 @@ class Barrier {
     }
   }
 
+  // A thread will not come: nobody shall wait for it.
+  void abandon() { abandoned_.store(true, std::memory_order_relaxed); }
+
+  // As at the beginning, once no thread is waiting.
+  void reset() {
+    arrived_.store(0, std::memory_order_relaxed);
+    abandoned_.store(false, std::memory_order_relaxed);
+  }
+
  private:
   const int threads_;
+  std::atomic<bool> abandoned_{false};
   std::atomic<int> arrived_{0};
   std::atomic<uint32_t> round_{0};
 };
@@ -66,21 +82,39 @@ class Team {
 
   ~Team() { stop(); }
 
-  // Run job(index) on every thread of the team, the caller's having index 0; returns when all have ended it.
+  // Run job(index) on every thread of the team, the caller's having index 0; returns when all have ended it. When one
+  // of them throws, those that wait at the barrier leave it, and the first exception is the caller's.
   void run(const std::function<void(int)>& job) {
     job_ = &job;
     running_.store(size - 1, std::memory_order_relaxed);
     start_.fetch_add(1, std::memory_order_release);
     start_.notify_all();
-    job(0);
+    attempt(0);
     for (int spins = 0; running_.load(std::memory_order_acquire) > 0; spins++)
       spins < 2000 ? pause_cpu() : (void)sched_yield();
+    if (failure_) {
+      barrier.reset();
+      std::rethrow_exception(std::exchange(failure_, nullptr));
+    }
   }
 
   Barrier barrier;
   const int size;
 
  private:
+  void attempt(int index) {
+    try {
+      (*job_)(index);
+    } catch (const Barrier::Abandoned&) {
+    } catch (...) {
+      {
+        const std::lock_guard<std::mutex> lock(failing_);
+        if (!failure_) failure_ = std::current_exception();
+      }
+      barrier.abandon();
+    }
+  }
+
   void stop() {
     stop_ = true;
     start_.fetch_add(1, std::memory_order_release);
@@ -98,7 +132,7 @@ class Team {
       start_.wait(seen, std::memory_order_acquire);
       seen = start_.load(std::memory_order_acquire);
       if (stop_) return;
-      (*job_)(index);
+      attempt(index);
       running_.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -108,6 +142,8 @@ class Team {
   std::atomic<int> running_{0};
   std::atomic<bool> stop_{false};
   const std::function<void(int)>* job_ = nullptr;
+  std::mutex failing_;
+  std::exception_ptr failure_;  // the first one of a job
 };
 
 }  // namespace octavo
