@@ -1,6 +1,8 @@
 """However a program ends, its engine ends with it, and what is said about it is short."""
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.llm.conftest import run
 
 BEGIN = """
 import gc, os, signal, sys, threading, time
@@ -205,3 +209,51 @@ print("".join(parts) == whole)
     with program(text, model) as (process, _):
         out, _err = process.communicate("\n", timeout=60)
         assert out == "True\n"
+
+
+@pytest.mark.parametrize("policy", ["uvloop.EventLoopPolicy", "asyncio.DefaultEventLoopPolicy"])
+def test_whatever_event_loops_the_program_has(model: str, policy: str) -> None:
+    begin = f"import asyncio, uvloop; asyncio.set_event_loop_policy({policy}())" + BEGIN
+    text = """
+async def program():
+    outputs = await llm.agenerate(["the"] * 3, LONG)
+    return [len(output.token_ids) for output in outputs]
+print(asyncio.run(program()), len(llm.generate("the", LONG)[0].token_ids))
+"""
+    with program(text, model, begin) as (process, engines):
+        assert go_on(process) == "[200, 200, 200] 200\n"
+        assert_ended(engines)
+
+
+BARS = "import sys; from octavo import LLM; llm = LLM(sys.argv[1]{}); llm.generate(['the'] * {}{})"
+
+
+@pytest.mark.parametrize(
+    ("options", "prompts", "arguments", "shown"),
+    [
+        ("", 3, "", {"loading", "prompts"}),
+        ("", 1, "", {"loading"}),
+        (", progress=False", 3, "", set()),
+        (", progress=False", 3, ", progress=True", {"prompts"}),
+    ],
+)
+def test_bars_on_a_terminal(model: str, options: str, prompts: int, arguments: str, shown: set[str]) -> None:
+    command = [sys.executable, "-c", BARS.format(options, prompts, arguments), model]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        os.close(theirs)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while more := os.read(ours, 4096):
+                seen += more
+        os.close(ours)
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    assert process.returncode == 0, seen
+    assert {name for name in ("loading", "prompts") if name.encode() in seen} == shown
+
+
+def test_no_bars_elsewhere(model: str) -> None:
+    result = run(BARS.format("", 3, ""), model)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert "prompts" in run(BARS.format("", 3, ", progress=True"), model).stderr

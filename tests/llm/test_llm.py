@@ -1,6 +1,8 @@
 """A model in a program, asked by many at once and in all ways."""
 
 import asyncio
+import copy
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -224,3 +226,10 @@ def test_closing_ends_what_others_wait_for(model: str) -> None:
                 call()
         with pytest.raises(OctavoError, match="this LLM was closed"):
             asyncio.run(llm.agenerate("the"))
+
+
+def test_it_cannot_be_pickled(llm: LLM) -> None:
+    with pytest.raises(TypeError, match="an LLM cannot be sent to another process; make one there"):
+        pickle.dumps(llm)
+    with pytest.raises(TypeError):
+        copy.copy(llm)

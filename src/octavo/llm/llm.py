@@ -3,12 +3,12 @@
 import asyncio
 import queue
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from octavo.deployments.prepare import SEED_BITS, Prepared, prepare
 from octavo.deployments.request import GenerationRequest
@@ -16,10 +16,10 @@ from octavo.deployments.settings import DeploymentSettings
 from octavo.errors import InvalidRequest
 from octavo.llm.background import Background, tell
 from octavo.llm.generation import Generator
-from octavo.llm.loading import deployment_settings, find, running
+from octavo.llm.loading import deployment_settings, find, ready, running
 from octavo.llm.outputs import RequestOutput, StreamChunk
 from octavo.llm.params import SamplingParams
-from octavo.llm.progress import counting_prompts
+from octavo.llm.progress import counting_prompts, counting_weights
 from octavo.llm.prompts import Messages, Params, PromptLike, chat_requests, raw_requests, stream_request
 from octavo.text import Tokenizer
 
@@ -58,8 +58,10 @@ class LLM:
         self.model = model
         self._progress = progress
         self._seeds = random.Random(seed)
-        found = find(deployment_settings(model, settings))
-        self._background = Background("LLM", partial(_generating, found, in_process=in_process))
+        found = find(deployment_settings(model, settings), progress=progress)
+        with counting_weights(model, progress) as report:
+            generating = partial(_generating, found, in_process=in_process, report=report)
+            self._background = Background("LLM", generating)
         self._generator = self._background.value
 
     def __enter__(self) -> Self:
@@ -69,6 +71,9 @@ class LLM:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an LLM cannot be sent to another process; make one there")
 
     def __repr__(self) -> str:
         return f"LLM({self.model!r})"
@@ -245,7 +250,9 @@ class LLM:
 
 
 @asynccontextmanager
-async def _generating(found: DeploymentSettings, *, in_process: bool) -> AsyncIterator[Generator]:
+async def _generating(
+    found: DeploymentSettings, *, in_process: bool, report: Callable[[int, int], None]
+) -> AsyncIterator[Generator]:
     async with running([found], in_process=in_process) as [deployment]:
-        await deployment.engine.ready()
+        await ready(deployment, report)
         yield Generator(deployment, found.engine)

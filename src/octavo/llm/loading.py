@@ -1,7 +1,7 @@
 """From a model's name to a model that answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,10 @@ from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
 from octavo.engine.local import LocalEngines
 from octavo.settings import from_table, require_known
+from octavo.weights.hub import resolve
+
+REPORT_SECONDS = 0.1
+"""Between two reports of how far loading is."""
 
 
 def deployment_settings(model: str, given: Mapping[str, Any]) -> DeploymentSettings:
@@ -27,9 +31,29 @@ def deployment_settings(model: str, given: Mapping[str, Any]) -> DeploymentSetti
     return settings
 
 
-def find(settings: DeploymentSettings) -> DeploymentSettings:
-    """Find a model's files on this machine, or fetch them. Raises OctavoError."""
-    return settings.located(fetch(settings.model))
+def find(settings: DeploymentSettings, *, progress: bool | None = None) -> DeploymentSettings:
+    """Find a model's files on this machine, or fetch them. Raises OctavoError.
+
+    Args:
+        progress: False says nothing about it.
+    """
+    return settings.located(resolve(settings.model) if progress is False else fetch(settings.model))
+
+
+async def ready(deployment: Deployment, report: Callable[[int, int], None]) -> None:
+    """Wait until a model takes requests; `report` is called with (weights loaded, weights in all) meanwhile.
+
+    Raises:
+        EngineFailed: it never will.
+    """
+    loading = asyncio.create_task(deployment.engine.ready())
+    try:
+        while not loading.done():
+            await asyncio.wait({loading}, timeout=REPORT_SECONDS)
+            report(*deployment.engine.load_progress)
+        loading.result()
+    finally:
+        loading.cancel()
 
 
 @asynccontextmanager
