@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -134,7 +135,7 @@ class FakeEngine:
             raise EngineUnavailable("the engine failed: it broke")
         self._loop = asyncio.get_running_loop()
         stream = OutputStream(self, request)
-        self.requests.append(request)
+        self.requests.append(replace(request, prompt_token_ids=list(request.prompt_token_ids)))  # for tests to compare
         refusal = self.refuse
         if len(self.ledger) >= self.capacity:
             refusal = RequestRefused(Refusal.OVERLOADED, "the queue is full", 1.0)
@@ -178,7 +179,7 @@ class FakeEngine:
     def _script(self, request: Request, index: int) -> list[int]:
         if self.tokens is not None:
             return self.tokens
-        prompt = self.tokenizer.decode(request.prompt_token_ids)
+        prompt = self.tokenizer.decode(list(request.prompt_token_ids))
         end = max(self.tokenizer.stop_token_ids)
         return [*self.tokenizer.encode(self.reply(prompt, index), add_special_tokens=False), end]
 

@@ -1,5 +1,7 @@
 """Tokens to text, against the tokenizer's own decoding of everything at once."""
 
+from array import array
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,7 +140,7 @@ def test_scores_come_with_their_step_even_if_their_text_waits(tokenizer: Tokeniz
 
 def test_echo(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("où")
-    choice = Choice(3, tokenizer, Prompt(ids), TextOptions(echo=True))
+    choice = Choice(3, tokenizer, Prompt(array("i", ids)), TextOptions(echo=True))
     scores = [TokenLogprobs(-1.0, [], [])] * (len(ids) - 1)
     [begun] = choice.begin(scores)
     assert (begun.index, begun.text) == (3, "où")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def request(name: str, prompt: tuple[int, ...] = (5, 6, 7, 8), **params: object) -> Request:
     """A short prompt, and how to go on."""
-    return Request(request_id=name, prompt_token_ids=list(prompt), params=SamplingParams(**params))  # type: ignore[arg-type]
+    return Request(request_id=name, prompt_token_ids=array("i", prompt), params=SamplingParams(**params))  # type: ignore[arg-type]
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

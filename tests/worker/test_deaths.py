@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
-from octavo.engine.request import Refusal, Request, RequestRefused, SamplingParams
+from octavo.engine.request import Refusal, RequestRefused
 from octavo.worker.supervisor import RestartPolicy
 from tests.worker.engines import collect, request, run, running, until
 
@@ -44,8 +44,7 @@ def test_a_request_that_kills_the_engine_is_given_up_and_others_survive(tiny_mod
         # The slow backend takes some 200 steps for the prompt, and produces nothing until then: time to kill.
         async with running(tiny_model, backend="reference", max_num_seqs=1, max_num_batched_tokens=1) as engine:
             client = engine.client
-            poison = Request(request_id="poison", prompt_token_ids=[9] * 200, params=SamplingParams(max_tokens=1))
-            lost = client.submit(poison)
+            lost = client.submit(request("poison", (9,) * 200, max_tokens=1))
             while client.ledger:
                 await until(lambda: client.state is EngineState.READY and lost.in_worker)
                 await engine.kill()

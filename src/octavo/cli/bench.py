@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -156,7 +157,7 @@ def _run(
     """Queue the prompts and step until all are answered."""
     params = SamplingParams(max_tokens=output_len, temperature=0.0)
     for number in range(num_prompts):
-        prompt = rng.integers(0, engine.executor.vocab_size, input_len).tolist()
+        prompt = array("i", rng.integers(0, engine.executor.vocab_size, input_len).tolist())
         engine.add(Request(request_id=str(number), prompt_token_ids=prompt, params=params))
     tally = _Tally(started=time.perf_counter())
     generated, before = 0, tally.started

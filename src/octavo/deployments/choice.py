@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from octavo.engine.request import FinishReason, Output, TokenLogprobs
+from octavo.engine.request import FinishReason, Output, TokenIds, TokenLogprobs
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 from octavo.text.parser import Parser, PlainParser
 from octavo.text.parts import Finish, Part, Text, join_parts
@@ -19,7 +19,7 @@ ECHO_PIECE = 512
 class Prompt:
     """What a model continues: its ids, and the text they were made from if there was one."""
 
-    token_ids: list[int]
+    token_ids: TokenIds
     text: str | None = None
 
 
@@ -118,7 +118,7 @@ class Choice:
         the first delta, long lists of scores with several."""
         prompt, skip_special = self._prompt, self._options.skip_special_tokens
         if prompt.text is None:
-            text = self._tokenizer.decode(prompt.token_ids, skip_special_tokens=skip_special)
+            text = self._tokenizer.decode(prompt.token_ids.tolist(), skip_special_tokens=skip_special)
         else:
             text = prompt.text
         parts: list[Part] = [Text(text)] if text else []

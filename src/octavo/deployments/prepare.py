@@ -3,9 +3,10 @@
 All of it is synchronous, and takes its time for a long prompt.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from octavo.deployments.choice import Prompt, TextOptions
 from octavo.deployments.deployment import Deployment
@@ -60,17 +61,22 @@ def prepare(
         InvalidRequest: it names the field.
     """
     _check(request, info)
-    prompts = encode(deployment.tokenizer, request.prompt)
-    params = []
-    for prompt in prompts:
-        _check_prompt(prompt, request.prompt.field, info)
-        params.append(_sampling_params(request, prompt, deployment, info, draw_seed()))
+    field = request.prompt.field
+    prompts = [_checked(encoded, field, info) for encoded in encode(deployment.tokenizer, request.prompt)]
+    params = [_sampling_params(request, prompt, deployment, info, draw_seed()) for prompt in prompts]
     return Prepared(
         request=request, deployment=deployment, prompts=prompts, params=params, options=_text_options(request)
     )
 
 
-def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Prompt]:
+class Encoded(NamedTuple):
+    """A prompt's ids, as they come, and the text they were made from if the client sent text."""
+
+    token_ids: list[int]
+    text: str | None = None
+
+
+def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Encoded]:
     """The tokens to continue.
 
     Raises:
@@ -80,12 +86,12 @@ def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Prom
         return [_encode_chat(tokenizer, prompt)]
     special = prompt.add_special_tokens
     return [
-        Prompt(tokenizer.encode(item, add_special_tokens=special), item) if isinstance(item, str) else Prompt(item)
+        Encoded(tokenizer.encode(item, add_special_tokens=special), item) if isinstance(item, str) else Encoded(item)
         for item in prompt.prompts
     ]
 
 
-def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Prompt:
+def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Encoded:
     if tokenizer.chat_template is None:
         raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
     if clash := RESERVED.intersection(chat.variables):
@@ -103,7 +109,7 @@ def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Prompt:
         )
     except TemplateError as error:
         raise InvalidRequest(str(error), chat.field) from error
-    return Prompt(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens), text)
+    return Encoded(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens), text)
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:
@@ -127,10 +133,11 @@ def _check_ids(field: str, ids: Iterable[int], info: ModelInfo) -> None:
         )
 
 
-def _check_prompt(prompt: Prompt, field: str, info: ModelInfo) -> None:
-    if not prompt.token_ids:
+def _checked(encoded: Encoded, field: str, info: ModelInfo) -> Prompt:
+    if not encoded.token_ids:
         raise InvalidRequest(f"'{field}' is empty: there must be at least one token to continue", field)
-    _check_ids(field, (min(prompt.token_ids), max(prompt.token_ids)), info)
+    _check_ids(field, (min(encoded.token_ids), max(encoded.token_ids)), info)
+    return Prompt(array("i", encoded.token_ids), encoded.text)
 
 
 def _room(request: GenerationRequest, prompt: Prompt, limit: int) -> int:

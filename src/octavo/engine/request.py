@@ -1,9 +1,17 @@
 """What an engine is asked for and what it answers. Token ids only: the engine knows no text."""
 
+from array import array
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from octavo.errors import OctavoError
+
+if TYPE_CHECKING:
+    TokenIds = array[int]
+else:
+    TokenIds = array  # which has no parameters before Python 3.12
+"""Int32, compact: a server may hold millions of them."""
 
 
 class FinishReason(StrEnum):
@@ -74,7 +82,7 @@ class Request:
 
     Attributes:
         request_id: unique among the live requests of an engine.
-        prompt_token_ids: at least one id, each below the vocabulary size.
+        prompt_token_ids: Int32, at least one id, each below the vocabulary size.
         params: how tokens are drawn.
         outputs: choice -> tokens already delivered, when a request resumes after an engine was lost.
         finished: choices that had already ended then.
@@ -85,7 +93,7 @@ class Request:
     """
 
     request_id: str
-    prompt_token_ids: list[int]
+    prompt_token_ids: TokenIds
     params: SamplingParams
     outputs: dict[int, list[int]] = field(default_factory=dict)
     finished: list[int] = field(default_factory=list)

@@ -69,7 +69,8 @@ class Sequence:
         self.delivered = len(outputs)
         self.max_length = len(prompt) + params.max_tokens
         self.tokens: Int32 = np.empty(self.max_length, np.int32)
-        self.tokens[: self.length] = prompt + outputs
+        self.tokens[: self.prompt_length] = prompt
+        self.tokens[self.prompt_length : self.length] = outputs
         self.salt_key = salt_key
         self.pages: list[int] = []
         self.keys: list[bytes] = []

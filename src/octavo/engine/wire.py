@@ -1,9 +1,11 @@
 """What frontends and engines send each other: msgpack, one message per step to every frontend that has outputs."""
 
+from array import array
+
 import msgspec
 
 from octavo.engine.engine import EngineStats
-from octavo.engine.request import Output, Refusal, Request
+from octavo.engine.request import Output, Refusal, Request, TokenIds
 
 
 class Submit(msgspec.Struct, tag=True):
@@ -49,8 +51,20 @@ class Stats(msgspec.Struct, tag=True):
 ToEngine = Submit | Abort
 ToFrontend = Accepted | Refused | StepDone | Stats
 
-_encoder = msgspec.msgpack.Encoder()
-_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+
+def _encode_ids(ids: object) -> bytes:
+    assert isinstance(ids, array)
+    return ids.tobytes()
+
+
+def _decode_ids(_: type, data: bytes) -> TokenIds:
+    ids = array("i")
+    ids.frombytes(data)
+    return ids
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_ids)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, dec_hook=_decode_ids)
 _to_frontend: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend)
 
 

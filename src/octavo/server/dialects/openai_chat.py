@@ -54,7 +54,7 @@ class ChatWriter(OpenAIWriter):
                 finish = part
         if delta.index not in self._begun:
             ids = self._generation.prompts[0].token_ids
-            top = member("prompt_token_ids", ids) if self._with_ids and not self._begun else b""
+            top = member("prompt_token_ids", ids.tolist()) if self._with_ids and not self._begun else b""
             self._begun.add(delta.index)
             events = write(delta.index, b'"delta":{"role":"assistant","content":""}', usage=usage, top=top)
         if text or delta.scores or (self._with_ids and delta.token_ids):
@@ -78,7 +78,7 @@ class ChatWriter(OpenAIWriter):
 
     def _members(self) -> Iterator[bytes]:
         if self._with_ids:
-            yield member("prompt_token_ids", self._generation.prompts[0].token_ids)
+            yield member("prompt_token_ids", self._generation.prompts[0].token_ids.tolist())
         yield from self._prompt_scores(0)
 
 

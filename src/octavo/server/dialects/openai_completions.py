@@ -71,7 +71,7 @@ class CompletionWriter(OpenAIWriter):
 
     def _prompt_ids(self, delta: Delta) -> bytes:
         generation = self._generation
-        return member("prompt_token_ids", generation.prompts[generation.prompt_of(delta.index)].token_ids)
+        return member("prompt_token_ids", generation.prompts[generation.prompt_of(delta.index)].token_ids.tolist())
 
 
 class Completions(OpenAIDialect[CompletionRequest]):
