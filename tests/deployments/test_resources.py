@@ -70,6 +70,8 @@ def test_what_runs_keeps_what_it_has(machine: None, tiny_model: Path) -> None:
     running = {"a": info, "b": info}
     [further] = divide([settings("c", tiny_model)], running)
     assert further.engine.threads == 2 + 1  # of eight cores, three sharers
+    [heir] = divide([settings("a", tiny_model)], {"b": info}, {"a": info})
+    assert heir.engine.threads == 4  # beside the one that stays
     with pytest.raises(ConfigError, match=r"need [\d,]+ bytes of memory together \(a [\d,]+, b [\d,]+, c [\d,]+\)"):
         divide([settings("c", tiny_model, kv_cache_memory_bytes=99_000_000)], running)
 

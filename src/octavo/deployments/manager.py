@@ -143,9 +143,9 @@ class DeploymentManager:
         predecessor = self._offered(wish.name)
         others = [entry.settings for entry in self._entries.values() if entry.settings.name != wish.name]
         require_distinct_names([*others, settings])
-        running = self._running()
+        staying, leaving = self._running(predecessor)
         path = await _in_thread(lambda: self._locate(wish.model))
-        [settings] = await _in_thread(lambda: divide([settings.located(path)], running))
+        [settings] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
         entry = self._start(settings, Role.PREPARED)
         try:
             status = await self._supervisor.settled(entry.worker)
@@ -236,16 +236,22 @@ class DeploymentManager:
         found = (each for each in self._entries.values() if each.settings.name == name and each.role is Role.OFFERED)
         return next(found, None)
 
-    def _running(self) -> dict[str, ModelInfo]:
-        """What every engine that is loaded takes. Raises Refused while some are still loading."""
-        running = {}
-        for worker in self._entries:
+    def _running(self, predecessor: Entry | None) -> tuple[dict[str, ModelInfo], dict[str, ModelInfo]]:
+        """What every engine that is loaded takes: of those that stay, and of those that will end.
+
+        Raises:
+            Refused: some are still loading.
+        """
+        staying: dict[str, ModelInfo] = {}
+        leaving: dict[str, ModelInfo] = {}
+        for worker, entry in self._entries.items():
             status = self._supervisor.status(worker)
             if status.state is WorkerState.LOADING:
                 raise Refused(f"{worker} is still loading; wait until it is ready", 409)
             if status.state in (WorkerState.READY, WorkerState.RESTARTING):
-                running[worker] = engine_info(status)
-        return running
+                stays = entry.role is Role.OFFERED and entry is not predecessor
+                (staying if stays else leaving)[worker] = engine_info(status)
+        return staying, leaving
 
     def _describe(self, entry: Entry) -> Description:
         status = self._supervisor.status(entry.worker)

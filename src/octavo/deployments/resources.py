@@ -12,7 +12,9 @@ from octavo.errors import ConfigError, OctavoError
 
 
 def divide(
-    deployments: Sequence[DeploymentSettings], running: Mapping[str, ModelInfo] | None = None
+    deployments: Sequence[DeploymentSettings],
+    staying: Mapping[str, ModelInfo] | None = None,
+    leaving: Mapping[str, ModelInfo] | None = None,
 ) -> list[DeploymentSettings]:
     """Say for every deployment how many threads and how much KV memory it has.
 
@@ -21,15 +23,17 @@ def divide(
     itself is returned as it is: its engine decides.
 
     Args:
-        running: what is loaded already, by name. It keeps what it has.
+        staying: what is loaded already, by name. It keeps what it has.
+        leaving: what is loaded, too, but will end soon. Its memory is still taken, its threads are not counted.
 
     Raises:
         ConfigError: a model's files cannot be read, settings cannot work for it, or all together do not fit.
     """
-    running = running or {}
+    staying = staying or {}
+    running = {**staying, **(leaving or {})}
     if len(deployments) == 1 and not running:
         return list(deployments)
-    configs = _with_threads([each.engine for each in deployments], len(running))
+    configs = _with_threads([each.engine for each in deployments], len(staying))
     footprints = []
     for each, config in zip(deployments, configs, strict=True):
         with _about(each):
@@ -50,13 +54,13 @@ def divide(
     return divided
 
 
-def _with_threads(configs: Sequence[EngineConfig], running: int) -> list[EngineConfig]:
+def _with_threads(configs: Sequence[EngineConfig], staying: int) -> list[EngineConfig]:
     """Those that name no number of threads share what is left of the cores; each has one at least."""
     left = physical_cores() - sum(config.threads or 0 for config in configs)
     sharers = [position for position, config in enumerate(configs) if config.threads is None]
     shares = dict.fromkeys(sharers, 1)
     for number, position in enumerate(sharers):
-        share, rest = divmod(max(left, 0), len(sharers) + running)
+        share, rest = divmod(max(left, 0), len(sharers) + staying)
         shares[position] = max(share + (number < rest), 1)
     return [replace(config, threads=shares.get(position, config.threads)) for position, config in enumerate(configs)]
 
