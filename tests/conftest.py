@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def default_server() -> Iterator[str]:
     """The URL of a server of the default model, fetched and started as a user would do it."""
-    subprocess.run([sys.executable, "-m", "octavo.cli.main", "pull"], check=True, timeout=200)
+    subprocess.run([sys.executable, "-m", "octavo", "pull"], check=True, timeout=200)
     with serving("--port", "0") as url:
         yield url
 
@@ -42,7 +42,7 @@ def default_server() -> Iterator[str]:
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
     """`octavo serve` with these arguments. Yields its URL when all its models are ready."""
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", *arguments]
+    command = [sys.executable, "-m", "octavo", "serve", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = []

@@ -149,6 +149,8 @@ class Setting:
     def read(self, raw: object, origin: str) -> Any:
         """The value that was written as `raw`. Raises ConfigError that names `origin`, the place where it was."""
         items = (raw if isinstance(raw, list | tuple) else (raw,)) if self.many else (raw,)
+        if self.many and not items:
+            raise self._wrong("", origin)
         values = []
         for item in items:
             try:

@@ -131,6 +131,8 @@ def test_two_settings_that_do_not_fit_are_named_with_their_places() -> None:
             ["is a name of two deployments: m and n"],
         ),
         ('[deployments." "]\nmodel="m"', ["cannot be named ' '"]),
+        ("[server]\napi_key = []", ["api_key must not be empty"]),
+        ("[server.keys]", ["server.keys has no key"]),
         ("[server.keys.ann]\npriorities = [0, 1]", ["server.keys.ann has no key"]),
         ('[server.keys.ann]\nkey = "k"\npriorites = [0, 1]', ["keys.ann.priorites is unknown", "priorities?"]),
         ('[server.keys.ann]\nkey = "k"\npriorities = [1, 0]', ["priorities is [1, 0]"]),

@@ -31,7 +31,7 @@ def llm(model: str, request: pytest.FixtureRequest) -> Iterator[LLM]:
 
 @pytest.fixture(scope="package")
 def server(model: str) -> Iterator[httpx.Client]:
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", model, "--port", "0", "--max-num-seqs", "8"]
+    command = [sys.executable, "-m", "octavo", "serve", model, "--port", "0", "--max-num-seqs", "8"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = []

@@ -15,7 +15,7 @@ from octavo.deployments.settings import (
     resolve_deployment,
 )
 from octavo.errors import ConfigError
-from octavo.server.keys import read_named_keys
+from octavo.server.keys import ApiKey, read_named_keys
 from octavo.server.settings import ServerSettings
 from octavo.settings import (
     Setting,
@@ -148,7 +148,9 @@ def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[Serve
     require_known(table, (*known, "keys"), where)
     values = resolve(known.values(), *sources, from_table(table, where))
     try:
-        keys = read_named_keys(_table(table.get("keys", {}), f"{where}keys", keep=True), f"{where}keys.")
+        keys: tuple[ApiKey, ...] = ()
+        if "keys" in table:
+            keys = read_named_keys(_table(table["keys"], f"{where}keys", keep=True), f"{where}keys.")
         settings: ServerSettings = replace(values.build(ServerSettings), keys=keys).with_keys()
         settings.validate()
     except ConfigError as error:
@@ -158,7 +160,7 @@ def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[Serve
 
 def _read_file(path: str) -> dict[str, Any]:
     try:
-        tables = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        tables = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, RuntimeError, ValueError) as error:  # a TOMLDecodeError is a ValueError
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot read {path}: {reason}") from None

@@ -180,7 +180,3 @@ def main() -> None:
 def _fail(message: str, status: int) -> None:
     console.print(f"octavo: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -75,6 +75,8 @@ class KeySettings:
 
 def read_named_keys(tables: Mapping[str, object], where: str) -> tuple[ApiKey, ...]:
     """The keys of a file's tables, by name. Raises ConfigError."""
+    if not tables:
+        raise ConfigError(f"{where.rstrip('.')} has no key; give one as [server.keys.NAME], or leave it out")
     keys: list[ApiKey] = []
     for name, table in tables.items():
         place = f"{where}{name}."
@@ -103,7 +105,7 @@ def read_key_file(path: str, name: str) -> list[str]:
         ConfigError: the file cannot be read, has no key, or one that no client could send.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ConfigError(f"cannot read keys from {path}: {reason}", name) from None

@@ -1,6 +1,7 @@
 """A frontend's copy of the supervisor's table: it opens deployments, offers them, and lets go of those that retire."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -15,6 +16,8 @@ from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
+
+log = logging.getLogger(__name__)
 
 
 class Offering:
@@ -76,6 +79,9 @@ class Offering:
             self._opened[worker] = await asyncio.to_thread(open_deployment, settings, engine)
         except OctavoError as error:
             self._failures[worker] = str(error)
+        except Exception as error:  # a defect of ours: others wait to hear of it
+            log.exception("cannot open %s", settings.name)
+            self._failures[worker] = f"{type(error).__name__}; the log says where"
 
     def _note_status(self, engine: EngineClient, status: WorkerStatus) -> None:
         engine.update(status)

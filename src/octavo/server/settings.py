@@ -64,8 +64,8 @@ class ServerSettings:
     seed: int | None = setting(
         None,
         help="Makes requests without a seed of their own repeatable from start to start.",
-        least=0,
-        most=2**63,
+        least=-(2**63),
+        most=2**63 - 1,
         without="another one at every start",
     )
     max_body_bytes: int = setting(
