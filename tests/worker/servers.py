@@ -1,5 +1,6 @@
 """`octavo serve` in processes of its own, for tests of what becomes of requests when one of these dies."""
 
+import contextlib
 import os
 import re
 import resource
@@ -23,8 +24,12 @@ class Server:
 
     def find(self, module: str) -> list[psutil.Process]:
         """Its processes that run this module."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if module in child.cmdline()]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                if module in child.cmdline():
+                    found.append(child)
+        return found
 
     def engine(self, name: str) -> psutil.Process:
         """The engine of a deployment."""
