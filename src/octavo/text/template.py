@@ -1,22 +1,21 @@
 """Chat templates: a conversation to the prompt text a model was trained on, through sandboxed Jinja.
 
-A template is code from whoever published the model. The sandbox keeps it away from Python; what its loops may count
-through is bounded. Messages only ever reach it as data.
+A template is code from whoever published the model. The sandbox keeps it away from Python and bounds its work, its
+memory and its output. Messages only ever reach it as data.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from functools import cache, cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import OctavoError
+from octavo.text.bounds import WORK_LIMIT, Budget, OutOfBounds, RaisedByTemplate
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Message = dict[str, Any]
 
@@ -24,7 +23,7 @@ Message = dict[str, Any]
 # private-use characters keep it apart from anything a message says.
 _CONTINUE_TAG = "\ue0c7continue\ue0c7 "
 _PROBE = "probe"
-_RANGE_LIMIT = 100_000
+_PROBE_WORK = 1 << 20
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 """Variables of templates that have arguments of their own, and cannot be set beside them."""
 
@@ -96,24 +95,39 @@ class _Template:
         self._source = source
 
     @cached_property
-    def _compiled(self) -> Template:
-        return _environment().from_string(self._source)
-
-    def run(self, variables: dict[str, Any]) -> str:
+    def _compiled(self) -> Template | TemplateError:
+        """The template, or why there is none, found once."""
         import jinja2
 
+        from octavo.text.sandbox import environment
+
         try:
-            return self._compiled.render(variables, range=_counted_range())
-        except _RaisedByTemplate as error:
-            raise TemplateError(f"The chat template rejects the messages: {_one_line(error)}") from error
+            with Budget():
+                compiled: Template = environment().from_string(self._source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(
+            return TemplateError(
                 f"The model's chat template is not valid Jinja (line {error.lineno}): {_one_line(error)}"
-            ) from error
+            )
+        except OutOfBounds as error:
+            return TemplateError(f"The model's chat template takes more than it may: {_one_line(error)}.")
+        except Exception as error:  # what the compiler lets through of Python's, which may be anything
+            return TemplateError(f"The model's chat template cannot be compiled: {_kind(error)}")
+        return compiled
+
+    def run(self, variables: dict[str, Any], work: int = WORK_LIMIT) -> str:
+        """Raises TemplateError; `work` bounds what this rendering may take, in the units of `octavo.text.bounds`."""
+        template = self._compiled
+        if isinstance(template, TemplateError):
+            raise template
+        try:
+            with Budget(work):
+                return template.render(variables)
+        except RaisedByTemplate as error:
+            raise TemplateError(f"The chat template rejects the messages: {_one_line(error)}") from error
+        except OutOfBounds as error:
+            raise TemplateError(f"The chat template takes more than it may: {_one_line(error)}.") from error
         except Exception as error:  # whatever foreign code runs into, it is this request's failure alone
-            raise TemplateError(
-                f"The chat template fails on these messages: {type(error).__name__}: {_one_line(error)}"
-            ) from error
+            raise TemplateError(f"The chat template fails on these messages: {_kind(error)}") from error
 
     @cached_property
     def _wants_parts(self) -> bool:
@@ -122,7 +136,7 @@ class _Template:
 
         def shows(content: Any) -> bool:
             try:
-                return _PROBE in self.run({"messages": [{"role": "user", "content": content}]})
+                return _PROBE in self.run({"messages": [{"role": "user", "content": content}]}, _PROBE_WORK)
             except TemplateError:
                 return False
 
@@ -134,7 +148,8 @@ class _Template:
         return [self._prepare(message) for message in messages]
 
     def _prepare(self, message: Message) -> Message:
-        prepared = {key: value for key, value in message.items() if value is not None}
+        # Absent, null and empty are one for a list that may be left out: templates only ask whether it is there.
+        prepared = {key: value for key, value in message.items() if value is not None and value != []}
         # OpenAI's newer name for the same thing; templates that know it are few.
         if prepared.get("role") == "developer" and "developer" not in self._source:
             prepared["role"] = "system"
@@ -190,65 +205,9 @@ def _cut_at_tag(text: str) -> str:
     return text[:position].rstrip()
 
 
-class _RaisedByTemplate(Exception):
-    """`raise_exception(message)` in a template."""
-
-
-def _raise_exception(message: str) -> None:
-    raise _RaisedByTemplate(message)
+def _kind(error: Exception) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _counted_range() -> Callable[..., range]:
-    """`range` with one budget for a whole rendering: nested loops over ranges cannot run for ever."""
-    left = _RANGE_LIMIT
-
-    def counted(*arguments: int) -> range:
-        nonlocal left
-        numbers = range(*arguments)
-        left -= len(numbers)
-        if left < 0:
-            raise OverflowError(f"loops over more than {_RANGE_LIMIT} numbers")
-        return numbers
-
-    return counted
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-@cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as Hugging Face sets it up for chat templates."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what training takes a loss on; here its body is simply rendered."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda format_: datetime.now().astimezone().strftime(format_)
-    return environment
+    return " ".join(str(error)[:1000].split())[:300]
