@@ -217,6 +217,8 @@ class JsonRoute(APIRoute):
         model = wanted if isinstance(wanted, type) and issubclass(wanted, BaseModel) else None
 
         async def handle_json(request: Request) -> Response:
+            if model is not None:
+                await request.app.state.server.entrance.enter()
             async with AsyncExitStack() as held:
                 return await handle(JsonRequest(request, model, held))
 

@@ -10,6 +10,7 @@ from octavo.deployments.prepare import SEED_BITS
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.server.body import LargeBodies
+from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.reply import InFlight
@@ -24,6 +25,7 @@ class Server:
         self.settings = settings
         self.deployments = deployments
         self.in_flight = InFlight()
+        self.entrance = Entrance()
         self.large_bodies = LargeBodies(settings.max_body_bytes)
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(EngineCollector(deployments))

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from octavo.deployments import Deployments
+from octavo.server.acceptor import Acceptor
 from octavo.server.app import create_app
 from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
@@ -76,8 +77,14 @@ class _Uvicorn(uvicorn.Server):
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        assert sockets is not None
+        await self.lifespan.startup()
+        self.servers = [Acceptor(listener, self._new_protocol) for listener in sockets]  # type: ignore[misc]
+        self.started = True
         self._on_started()
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        return HttpProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_SECOND == 0:

@@ -1,0 +1,167 @@
+"""What comes all at once holds nobody up: counted in turns of the event loop, not in seconds."""
+
+import asyncio
+import errno
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvloop
+
+from octavo.server import acceptor
+from octavo.server.acceptor import CONNECTIONS_PER_TURN, Acceptor
+from octavo.server.dialects.logprobs import LogprobFormat
+from octavo.server.entrance import Entrance
+from octavo.server.settings import ServerSettings
+from tests.server.fake import FakeEngine, running, served
+from tests.server.sse import events
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """On the loop that the server uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(test(), 30))
+
+
+def test_requests_are_begun_a_few_in_a_turn_and_in_their_order() -> None:
+    async def test() -> None:
+        entrance, turn, begun = Entrance(per_turn=3), 0, []
+
+        async def begin(number: int) -> None:
+            await entrance.enter()
+            begun.append((number, turn))
+
+        tasks = [asyncio.create_task(begin(number)) for number in range(100)]
+        tasks[50].cancel()
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            turn += 1
+        assert [number for number, _ in begun] == [number for number in range(100) if number != 50]
+        assert max(Counter(when for _, when in begun).values()) <= 3
+        await entrance.enter()  # and later ones go straight in
+        await entrance.enter()
+
+    run(test)
+
+
+@contextmanager
+def knocking(listener: socket.socket, count: int) -> Iterator[None]:
+    """So many clients have connected."""
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for client in clients:
+            client.close()
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        yield listener
+
+
+class Counting(asyncio.Protocol):
+    connected = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Counting.connected += 1
+        transport.close()
+
+
+def test_many_connections_are_accepted_in_a_turn(listener: socket.socket) -> None:
+    async def test() -> None:
+        Counting.connected, turns = 0, 0
+        server = Acceptor(listener, Counting)
+        while Counting.connected < 200:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < 200 // CONNECTIONS_PER_TURN + 10  # and not two hundred
+        server.close()
+        await server.wait_closed()
+        with knocking(listener, 1):
+            await asyncio.sleep(0.05)
+        assert Counting.connected == 200
+
+    with knocking(listener, 200):
+        run(test)
+
+
+def test_accepting_goes_on_when_there_are_descriptors_again(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Exhausted:
+        left = 2
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(listener, name)
+
+        def accept(self) -> Any:
+            if self.left:
+                self.left -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return listener.accept()
+
+    async def test() -> None:
+        Counting.connected = 0
+        server = Acceptor(Exhausted(), Counting)  # type: ignore[arg-type]
+        while Counting.connected < 5:
+            await asyncio.sleep(0.01)
+        server.close()
+
+    monkeypatch.setattr(acceptor, "PAUSE_SECONDS", 0.01)
+    with knocking(listener, 5):
+        run(test)
+    assert caplog.text.count("Too many open files") == 2
+
+
+def test_a_crowd_is_answered(engine: FakeEngine) -> None:
+    with running(ServerSettings(), served(engine)) as url:
+
+        async def test() -> None:
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=url, limits=limits, timeout=25) as client:
+                body = {"prompt": "hi", "max_tokens": 1}
+                posts = [client.post("/v1/completions", json=body) for _ in range(150)]
+                answers = await asyncio.gather(*posts, client.get("/health"))
+                assert {answer.status_code for answer in answers} == {200}
+
+        run(test)
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_log_probabilities_of_whole_answers_are_written_in_threads(
+    http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    """Those of a long prompt take a second, in which everything else would stand still."""
+    names = set()
+    ranked, tops = LogprobFormat._ranked, LogprobFormat._tops
+
+    def note(self: LogprobFormat, *arguments: Any) -> Any:
+        names.add(threading.current_thread().name)
+        return (tops if len(arguments) == 1 else ranked)(self, *arguments)
+
+    monkeypatch.setattr(LogprobFormat, "_ranked", note)
+    monkeypatch.setattr(LogprobFormat, "_tops", note)
+    content = "word " * 40
+    body = {"messages": [{"role": "user", "content": content}], "prompt": content, "max_tokens": 3}
+    scored = {"prompt_logprobs": 2, "logprobs": True if route.startswith("chat") else 2}
+    assert "prompt_logprobs" in http.post(f"/v1/{route}", json=body | scored).text
+    assert len(names) >= 1
+    assert all(name.startswith("octavo-text") for name in names)
+
+
+def test_a_long_echo_comes_in_pieces(http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.deployments.choice.ECHO_PIECE", 16)
+    body = {"prompt": [40 + i for i in range(100)], "echo": True, "logprobs": 1, "max_tokens": 1}
+    whole = http.post("/v1/completions", json=body).json()["choices"][0]
+    chunks = [chunk["choices"][0] for chunk in events(http.post("/v1/completions", json=body | {"stream": True}).text)]
+    assert len(chunks) == 8
+    assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
+    for key, values in whole["logprobs"].items():
+        assert [value for chunk in chunks for value in chunk["logprobs"][key]] == values
