@@ -11,6 +11,7 @@ import pytest
 
 from octavo.engine.client import EngineClient, EngineState, OutputStream
 from octavo.engine.local import LocalEngines
+from octavo.engine.request import RequestRefused
 from tests.tiny import write_tiny_model
 from tests.worker.engines import Engine, collect, config, request, run, running, until
 
@@ -44,6 +45,21 @@ def test_many_frontends_get_what_they_asked_for(tiny_model: Path) -> None:
             assert all(client.state is EngineState.RESTARTING for client in clients)
             assert await asyncio.gather(*map(collect, streams)) == expected * 4
             await until(lambda: all(client.stats.steps > 0 and client.stats.kv_usage == 0.0 for client in clients))
+
+    run(test)
+
+
+def test_a_frontend_that_comes_while_the_engine_restarts_waits_for_it_within_bounds(tiny_model: Path) -> None:
+    async def test() -> None:
+        async with running(tiny_model, max_num_seqs=2, max_num_queued_reqs=0) as engine:
+            await engine.kill()
+            async with frontend(engine) as client:
+                assert client.state is EngineState.RESTARTING
+                assert client.info is not None
+                stream = client.submit(request("it", n=2, max_tokens=5))
+                with pytest.raises(RequestRefused, match="queue is full"):
+                    await collect(client.submit(request("too many", max_tokens=5)))
+                assert [len(tokens) for tokens in (await collect(stream)).values()] == [5, 5]
 
     run(test)
 

@@ -216,10 +216,29 @@ def test_an_informed_process_hears_of_the_others_and_gets_answers() -> None:
             await until(lambda: all(("toy", item) in observer.heard for item in expected))
             assert not any(name == "uninformed" for name, _ in observer.heard)
             assert not any(item[:2] == ["status", "toy"] for _, item in observer.heard)
+            supervisor.notify(raw("last"))
+            await asyncio.wait_for(supervisor.synced("toy"), 20)
+            assert observer.heard[-2:] == [("toy", ["notice", "last"]), ("toy", ["sync"])]
             await asyncio.wait_for(supervisor.finish("toy", 30), 20)
             assert ("toy", ["stop", 30.0]) in observer.heard
             assert supervisor.status("toy").state is WorkerState.STOPPED
             assert supervisor.status("toy").incarnation == 1
+
+    run(test)
+
+
+def test_nobody_waits_for_a_process_that_died_before_it_heard() -> None:
+    async def test() -> None:
+        async with supervising() as (supervisor, observer):
+            supervisor.add(toy(READY, informed=True))
+            pid = (await supervisor.settled("toy")).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            waiting = asyncio.create_task(supervisor.synced("toy"))
+            await asyncio.sleep(0)
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(waiting, 20)
+            assert ("toy", ["sync"]) not in observer.heard
 
     run(test)
 

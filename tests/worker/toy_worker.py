@@ -20,6 +20,8 @@ from octavo.worker.control import (
     Order,
     Ready,
     Stop,
+    Sync,
+    Synced,
     WorkerStatus,
     raw,
 )
@@ -67,6 +69,9 @@ def main() -> None:
                     tell("answer", number, msgspec.json.decode(payload or NOTHING), error)
             case Notice(payload):
                 tell("notice", msgspec.json.decode(payload))
+            case Sync(number):
+                tell("sync")
+                parent.report(Synced(number))
             case Stop(seconds):
                 tell("stop", seconds)
                 stopped.set()

@@ -153,6 +153,8 @@ class ServerProcesses:
                         raise ServerFailed(str(status.failure))
             finally:
                 unsubscribe()
+        # Whoever reads that a model is ready may ask for it at once: every frontend knows it.
+        await asyncio.gather(*map(self._supervisor.synced, self._frontends))
         for worker, name in engines.items():
             self._log_ready(name, engine_info(self._supervisor.status(worker)), started)
 

@@ -13,7 +13,7 @@ from octavo.engine.request import FinishReason, Output, Refusal, Request, Reques
 from octavo.engine.stream import EngineFailed, EngineUnavailable, OutputStream
 from octavo.engine.wire import Abort, Accepted, Refused, Stats, StepDone, Submit, ToEngine, decode_for_frontend, encode
 from octavo.worker.channel import LEASE_SECONDS, Channel
-from octavo.worker.control import WorkerState, WorkerStatus
+from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 from octavo.worker.ledger import Ledger
 
 __all__ = ["EngineClient", "EngineFailed", "EngineState", "EngineUnavailable", "OutputStream"]
@@ -160,6 +160,8 @@ class EngineClient:
         """Learn where the engine's process stands."""
         previous, self.state = self.state, status.state
         self.failure, self.load_progress = status.failure, status.progress
+        if status.payload != NOTHING:
+            self.info = msgspec.json.decode(status.payload, type=ModelInfo)
         if status.state is previous:
             return
         if previous is EngineState.READY:
@@ -167,7 +169,6 @@ class EngineClient:
         match status.state:
             case EngineState.READY:
                 assert status.address is not None
-                self.info = msgspec.json.decode(status.payload, type=ModelInfo)
                 self._restart_seconds = max(time.monotonic() - self._restart_began, 1.0)
                 self._channel = Channel(status.address, self, lease_seconds=self._lease_seconds)
                 self._settled.set()

@@ -96,14 +96,26 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
     payload: msgspec.Raw
 
 
+class Sync(msgspec.Struct, frozen=True, tag="sync"):
+    """Say `Synced` with the same number when everything before this has been handled."""
+
+    number: int
+
+
+class Synced(msgspec.Struct, frozen=True, tag="synced"):
+    """Everything before the `Sync` of that number has been handled."""
+
+    number: int
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """End what is under way, for so many seconds at most, and then yourself. A second one ends the waiting."""
 
     drain_seconds: float
 
 
-Report = Loading | Ready | Failed | CulpritFound | Ask
-Order = WorkerStatus | Answer | Notice | Stop
+Report = Loading | Ready | Failed | CulpritFound | Ask | Synced
+Order = WorkerStatus | Answer | Notice | Sync | Stop
 
 _encoder = msgspec.json.Encoder()
 _reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)

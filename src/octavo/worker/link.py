@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from octavo.errors import OctavoError
-from octavo.worker.control import Answer, Ask, CulpritFound, Notice, Order, Stop, WorkerStatus
+from octavo.worker.control import Answer, Ask, CulpritFound, Notice, Order, Stop, Sync, Synced, WorkerStatus
 from octavo.worker.process import Parent
 
 
@@ -81,5 +81,7 @@ class SupervisorLink:
                     asked.set_exception(AskFailed(error))
             case Notice(payload):
                 self._on_notice(payload)
+            case Sync(number):
+                self._parent.report(Synced(number))
             case Stop():
                 self._on_stop(order)

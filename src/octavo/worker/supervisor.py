@@ -24,6 +24,8 @@ from octavo.worker.control import (
     Ready,
     Report,
     Stop,
+    Sync,
+    Synced,
     WorkerState,
     WorkerStatus,
     decode_report,
@@ -148,6 +150,10 @@ class Supervisor:
             if worker.spec.informed:
                 worker.send(Notice(payload))
 
+    async def synced(self, name: str) -> None:
+        """Wait until an informed process has handled all that it was told before, or has ended."""
+        await self._workers[name].synced()
+
     def reconfigure(self, name: str, configuration: bytes) -> None:
         """Have the heirs of a worker's process start with another configuration."""
         worker = self._workers[name]
@@ -213,6 +219,8 @@ class _Worker:
         self.unexplained: deque[float] = deque()
         self._supervisor = supervisor
         self._process: Process | None = None
+        self._syncs = 0
+        self._unsynced: dict[int, asyncio.Event] = {}
         self._stopping = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"supervise {spec.name}")
 
@@ -220,6 +228,15 @@ class _Worker:
         """Write to the process that runs now, if there is one."""
         if self._process is not None:
             self._process.write(encode(order))
+
+    async def synced(self) -> None:
+        """Wait until the process that runs now has handled what it was told, or has ended."""
+        if self._process is None:
+            return
+        number = self._syncs = self._syncs + 1
+        handled = self._unsynced[number] = asyncio.Event()
+        self.send(Sync(number))
+        await handled.wait()
 
     async def stop(self) -> None:
         """End the process and the watching."""
@@ -304,6 +321,9 @@ class _Worker:
             return await process.wait()
         finally:
             self._process = None
+            for handled in self._unsynced.values():
+                handled.set()
+            self._unsynced.clear()
             self._change(address=None, pid=None)
 
     def _note_report(self, report: Report) -> None:
@@ -321,6 +341,8 @@ class _Worker:
                 self._supervisor.culprit_found(worker)
             case Ask():
                 self._supervisor.answer(self, report)
+            case Synced(number):
+                self._unsynced.pop(number).set()
 
     def _note_death(self) -> None:
         now = time.monotonic()
