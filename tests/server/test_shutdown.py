@@ -49,7 +49,7 @@ def process(step_seconds: float, drain_seconds: float) -> Iterator[tuple[subproc
 
 def test_drain() -> None:
     """Readiness goes first, new work is refused, what runs ends as if nothing had happened, then the process ends."""
-    with process(step_seconds=0.05, drain_seconds=20) as (child, client):
+    with process(step_seconds=0.2, drain_seconds=60) as (child, client):
         with client.stream("POST", "/v1/chat/completions", json=STREAM) as response:
             chunks = response.iter_text()
             raw = next(chunks)
