@@ -347,8 +347,14 @@ REPOSITORY = {
     # All different: the cache stores equal files once, and downloads them once.
     "config.json": b'{"model_type": "llama"}',
     "tokenizer.json": b'{"version": "1.0"}',
-    "model-00001-of-00001.safetensors": bytes(3_000_000),
-    "model.safetensors.index.json": b'{"weight_map": {}}',
+    "model-00001-of-00002.safetensors": bytes(3_000_000),
+    "model-00002-of-00002.safetensors": bytes(2_000_000),
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    ).encode(),
+    "additional_chat_templates/tool_use.jinja": b"tools",
+    "tokenizer.model": b"for another library",
+    "merges.txt": b"for another still",
     "pytorch_model.bin": b"the weights again",
     "consolidated.safetensors": b"and again",
     "README.md": b"",
@@ -376,8 +382,8 @@ class Hub(BaseHTTPRequestHandler):
                         for path, content in self.files(name).items()
                     ]
                 )
-            case ["owner", "tiny" | "onlybin" as name, "resolve", _, path] if path in self.files(name):
-                content = self.files(name)[path]
+            case ["owner", "tiny" | "onlybin" as name, "resolve", _, *path] if "/".join(path) in self.files(name):
+                content = self.files(name)["/".join(path)]
                 self.reply(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'})
             case _:
                 self.reply(401, b"", {"X-Error-Code": "RepoNotFound"})
@@ -437,8 +443,9 @@ print(json.dumps(answer | {"reports": reports, "imported": sorted({"huggingface_
 def test_a_repository_is_fetched_once(endpoint: ThreadingHTTPServer, cache: Path, tmp_path: Path) -> None:
     first = resolve_elsewhere("owner/tiny")
     folder = Path(str(first["path"]))
-    wanted = [name for name in REPOSITORY if name not in ("pytorch_model.bin", "consolidated.safetensors", "README.md")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted(wanted)
+    other = ("pytorch_model.bin", "consolidated.safetensors", "README.md", "tokenizer.model", "merges.txt")
+    wanted = [name for name in REPOSITORY if name not in other]
+    assert left_in(folder) == sorted(wanted)
     assert all((folder / name).read_bytes() == REPOSITORY[name] for name in wanted)
     assert folder.is_relative_to(tmp_path / "huggingface")
     total = sum(len(REPOSITORY[name]) for name in wanted)
@@ -465,6 +472,33 @@ def test_a_repository_that_cannot_be_had_says_why(
     assert re.search(said, answer), answer
     assert "\n" not in answer
     assert not (cache / "huggingface").exists()
+
+
+@pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "tokenizer.json", "model.safetensors.index.json"])
+def test_half_a_model_is_not_taken_for_a_whole_one(
+    lost: str, endpoint: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without network, Hugging Face's library gives what an interrupted download left. Octavo linked it for good."""
+    folder = Path(str(resolve_elsewhere("owner/tiny")["path"]))
+    link = cache / "huggingface" / "owner--tiny"
+    assert link.resolve() == folder
+    (folder / lost).resolve().unlink()
+    (folder / lost).unlink()
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "error" in resolve_elsewhere("owner/tiny")  # though there is a link, as an earlier version made it
+    with monkeypatch.context() as library:
+        library.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+        link.unlink()
+        with pytest.raises(ModelNotFoundError, match=f"{lost} is missing"):
+            resolve("owner/tiny")
+        assert not link.exists()
+    link.symlink_to(folder)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert resolve_elsewhere("owner/tiny")["path"] == str(folder)
+    assert (folder / lost).read_bytes() == REPOSITORY[lost]
+    assert resolve_elsewhere("owner/tiny")["reports"] == []
 
 
 def test_a_hub_that_is_down_is_said_to_be(endpoint: ThreadingHTTPServer) -> None:

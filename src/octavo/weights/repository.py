@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from octavo.errors import CheckpointError
+from octavo.weights.json_file import read_json
 from octavo.weights.sources import Progress, SourceError
 
 _FILES = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
-    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     # Not "*.safetensors": some repositories hold the weights a second time under other names.
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -29,7 +29,8 @@ class Repository:
     """A repository by its id, "owner/name".
 
     The files go to Hugging Face's own cache, which other programs share; Octavo's cache holds a link to the snapshot,
-    made when it is complete. So a later start need not ask, nor import, `huggingface_hub`.
+    made when it is complete. So a later start need not ask, nor import, `huggingface_hub`. Without network that library
+    takes a snapshot for what it could get; what is missing in it is found out here.
     """
 
     repo_id: str
@@ -43,7 +44,7 @@ class Repository:
 
     def cached(self, root: Path) -> Path | None:
         link = self._link(root)
-        return link.resolve() if (link / "config.json").is_file() else None
+        return link.resolve() if _missing(link) is None else None
 
     def fetch(self, root: Path, progress: Progress) -> Path:
         from huggingface_hub import snapshot_download
@@ -72,6 +73,11 @@ class Repository:
                 "it has no config.json with model*.safetensors beside it; from a GGUF repository, "
                 "download one file and give its path"
             )
+        if (missing := _missing(folder)) is not None:
+            raise SourceError(
+                f"{missing} is missing: the repository lacks it, or only a part of it was fetched, and the rest "
+                "cannot be had now (no network, or HF_HUB_OFFLINE)"
+            )
         link = self._link(root)
         link.parent.mkdir(parents=True, exist_ok=True)
         partial = link.with_name(f"{link.name}.partial")
@@ -82,6 +88,23 @@ class Repository:
 
     def _link(self, root: Path) -> Path:
         return root / "huggingface" / self.key
+
+
+def _missing(folder: Path) -> str | None:
+    """The first of the files a model cannot do without that is not in its folder."""
+    wanted = ["config.json", "tokenizer.json"]
+    if not (folder / "model.safetensors").is_file():
+        index = "model.safetensors.index.json"
+        if not (folder / index).is_file():
+            return index
+        try:
+            weight_map = read_json(folder / index).get("weight_map")
+        except CheckpointError:
+            return f"a readable {index}"
+        # What is wrong in a whole index is for the reader of checkpoints to say.
+        files = weight_map.values() if isinstance(weight_map, dict) else ()
+        wanted += sorted({name for name in files if isinstance(name, str)})
+    return next((name for name in wanted if not (folder / name).is_file()), None)
 
 
 def _reporting_bar(stage: str, progress: Progress) -> type[Any]:
