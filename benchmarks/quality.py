@@ -135,7 +135,7 @@ def _texts(tokenizer: Tokenizer, count: int, max_positions: int) -> list[Text]:
         content = "\n".join(path.read_text(encoding="utf-8") for path in paths)
         tokens = tokenizer.encode(content, add_special_tokens=False)
         complete = tokenizer.encode(content)
-        prefix = complete[:1] if complete[0] == tokenizer.bos_token_id and complete[0] != tokens[0] else []
+        prefix = complete[:1] if complete[0] in tokenizer.special_ids and complete[0] != tokens[0] else []
         lengths.append(f"{name} has {len(tokens):,}")
         if len(tokens) < count:
             console.print(f"{name} is left out: it has {len(tokens):,} tokens of {count:,}")

@@ -14,6 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from octavo.errors import CheckpointError, UnsupportedError
+from octavo.text import load_tokenizer
+from octavo.weights.checkpoint import Checkpoint
 from tests.text.conftest import CONTROL, CORPUS, THINK, Trained, from_folder, from_gguf
 
 Write = Callable[..., Path]
@@ -29,7 +31,6 @@ def test_a_folder_equals_transformers(kind: str, tmp_path: Path, request: pytest
     ours = from_folder(tmp_path)
     assert ours.vocab_size == len(theirs)
     assert ours.special_ids == set(theirs.all_special_ids) | {0, 1, 2}
-    assert ours.bos_token_id == theirs.bos_token_id
     for text in TEXTS:
         ids = ours.encode(text, add_special_tokens=False)
         assert ids == theirs.encode(text, add_special_tokens=False)
@@ -174,9 +175,56 @@ def test_tokens_that_only_the_small_files_name(bpe: Trained, write_folder: Write
         from_folder(write_folder(bpe.backend, tokenizer_config=config))
 
 
-def test_bos_of_the_config_where_the_tokenizer_names_none(bpe: Trained, write_folder: Write) -> None:
-    assert from_folder(write_folder(bpe.backend)).bos_token_id is None
-    assert from_folder(write_folder(bpe.backend), config={"bos_token_id": 0}).bos_token_id == 0
+def test_ids_that_the_model_does_not_know_begin_and_end_nothing(
+    spm: Trained, write_folder: Write, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tokenizer of 321 tokens over an embedding of 320 rows: the last one can neither be read nor written."""
+    folder = write_folder(spm.backend, tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"})
+    checkpoint = Checkpoint(folder, {"eos_token_id": [2, 10**6]}, {}, {}, None)
+    whole = load_tokenizer(checkpoint)
+    assert whole.stop_token_ids == {2}
+    assert "ids 1000000, which its files name" in caplog.text
+    cut = load_tokenizer(checkpoint, vocab_size=1)
+    assert cut.stop_token_ids == frozenset()
+    assert "the model knows 1 tokens, so ids 1, 2, 1000000" in caplog.text
+    assert cut.encode("a") == whole.encode("a", add_special_tokens=False)
+    caplog.clear()
+    assert load_tokenizer(Checkpoint(folder, {"eos_token_id": 2}, {}, {}, None), vocab_size=10**6).stop_token_ids == {2}
+    assert caplog.text == ""
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "a number": ("bos_token", 5),
+    "a list": ("eos_token", ["</s>"]),
+    "an object without content": ("unk_token", {"special": True}),
+    "a flag": ("add_bos_token", "yes"),
+    "special tokens": ("additional_special_tokens", {"a": 1}),
+    "one of them": ("additional_special_tokens", [None]),
+    "added tokens": ("added_tokens_decoder", [1]),
+    "an id": ("added_tokens_decoder", {"one": {"content": "x"}}),
+    "options": ("added_tokens_decoder", {"1": "x"}),
+    "no content": ("added_tokens_decoder", {"1": {}}),
+    "a template": ("chat_template", 7),
+    "templates": ("chat_template", [{"name": "default"}]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_values_of_another_type_are_one_line(case: str, spm: Trained, write_folder: Write) -> None:
+    key, value = WRONG[case]
+    folder = write_folder(spm.backend, tokenizer_config={key: value})
+    with pytest.raises(CheckpointError, match=f"tokenizer_config.json: {key}.* is .*, not ") as caught:
+        from_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("model", 1), ("tokens", "abc"), ("token_type", [1.5]), ("merges", [1]), ("bos_token_id", "1"), ("pre", [])],
+)
+def test_metadata_of_another_type_is_one_line(key: str, value: Any, bpe: Trained) -> None:
+    with pytest.raises(CheckpointError, match=rf"tokenizer.ggml.{key} is .*, of another type"):
+        from_gguf(bpe.gguf, **{key: value})
 
 
 def test_truncation_and_padding_of_training_are_dropped(bpe: Trained, write_folder: Write) -> None:
@@ -219,7 +267,7 @@ def test_unreadable_files_are_one_line(bpe: Trained, write_folder: Write, tmp_pa
     (tmp_path / "tokenizer_config.json").write_text("{")
     refused("not valid JSON")
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    refused("not an object")
+    refused("not a JSON object")
     (tmp_path / "tokenizer_config.json").unlink()
     word_piece = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
     word_piece.decoder = decoders.WordPiece()

@@ -20,14 +20,14 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
         OctavoError: the model's files cannot be read.
     """
     checkpoint = open_checkpoint(Path(settings.engine.model))
+    sizes = read_sizes(checkpoint.config, str(checkpoint.config_file))
     return Deployment(
         name=settings.name,
         aliases=settings.names[1:],
         root=settings.model,
-        tokenizer=load_tokenizer(checkpoint),
+        tokenizer=load_tokenizer(checkpoint, sizes.vocab_size),
         engine=engine,
-        max_model_len=settings.engine.max_model_len
-        or read_sizes(checkpoint.config, str(checkpoint.config_file)).max_position_embeddings,
+        max_model_len=settings.engine.max_model_len or sizes.max_position_embeddings,
         created=int(time.time()),
         defaults=GenerationDefaults.from_config(checkpoint.generation_config, recommended_sampling(settings.model)),
     )

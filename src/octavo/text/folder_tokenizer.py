@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tokenizers import AddedToken
 
 from octavo.errors import CheckpointError
 from octavo.text.spec import Pieces, TokenizerSpec
+from octavo.weights.json_file import read_json
 
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -29,12 +29,12 @@ def read_folder_tokenizer(folder: Path) -> TokenizerSpec:
     backend.no_truncation()
     backend.no_padding()
 
-    config = _read_json(folder / "tokenizer_config.json")
-    named = _read_json(folder / "special_tokens_map.json")
+    config = _Config(folder / "tokenizer_config.json")
+    named = _Config(folder / "special_tokens_map.json")
     special_tokens = {}
     for name in _NAMES:
-        if (token := config.get(name) or named.get(name)) is not None:
-            special_tokens[name] = _content(token)
+        if (token := config.token(name) or named.token(name)) is not None:
+            special_tokens[name] = token
     _add_tokens(backend, config, special_tokens)
 
     def ids(name: str) -> tuple[int, ...]:
@@ -44,9 +44,9 @@ def read_folder_tokenizer(folder: Path) -> TokenizerSpec:
     prefix, suffix = _around(backend)
     # Where tokenizer_config.json speaks of it, it overrules the post-processor in tokenizer.json, as it does in
     # the tokenizer classes that read the key.
-    if (add_bos := config.get("add_bos_token")) is not None:
+    if (add_bos := config.flag("add_bos_token")) is not None:
         prefix = ids("bos_token") if add_bos else ()
-    if (add_eos := config.get("add_eos_token")) is not None:
+    if (add_eos := config.flag("add_eos_token")) is not None:
         suffix = ids("eos_token") if add_eos else ()
     highest_added = max(backend.get_added_tokens_decoder(), default=-1)
     return TokenizerSpec(
@@ -61,39 +61,70 @@ def read_folder_tokenizer(folder: Path) -> TokenizerSpec:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, not an object.")
-    return content
+class _Config:
+    """One of the small files, which may be absent, read as the types its values must have."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._values = read_json(path) if path.is_file() else {}
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def wrong(self, key: str, value: Any, wanted: str) -> CheckpointError:
+        return CheckpointError(f"{self._path}: {key} is {value!r:.80}, not {wanted}")
+
+    def flag(self, key: str) -> bool | None:
+        value = self.get(key)
+        if value is not None and type(value) is not bool:
+            raise self.wrong(key, value, "true or false")
+        return value
+
+    def token(self, key: str) -> str | None:
+        """The text of a token, which is written by itself or with options; "" is none."""
+        value = self.get(key)
+        return None if value is None else self._content(key, value) or None
+
+    def tokens(self, key: str) -> list[str]:
+        values = self.get(key) or []
+        if not isinstance(values, list):
+            raise self.wrong(key, values, "a list of tokens")
+        return [self._content(key, value) for value in values]
+
+    def added_tokens(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Id, text and options of the tokens in `added_tokens_decoder`, by id."""
+        key = "added_tokens_decoder"
+        values = self.get(key) or {}
+        if not isinstance(values, dict):
+            raise self.wrong(key, values, "an object")
+        tokens = []
+        for number, options in values.items():
+            if not (number.isascii() and number.isdigit() and len(number) < 10 and isinstance(options, dict)):
+                raise self.wrong(key, {number: options}, "an object from ids to tokens")
+            tokens.append((int(number), self._content(f"{key}.{number}", options), options))
+        return sorted(tokens, key=lambda token: token[0])
+
+    def _content(self, key: str, value: Any) -> str:
+        text = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise self.wrong(key, value, "a token: a string, or an object with its content")
+        return text
 
 
-def _content(token: str | Mapping[str, Any]) -> str:
-    return token if isinstance(token, str) else str(token["content"])
-
-
-def _add_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any], special_tokens: Mapping[str, str]) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, config: _Config, special_tokens: Mapping[str, str]) -> None:
     """Tokens that only tokenizer_config.json declares, or that only it calls special."""
-    declared = sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
     known = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
-    special = {_content(token) for token in config.get("additional_special_tokens") or []}
-    special |= set(special_tokens.values())
-    for token_id, options in declared:
-        content = options["content"]
+    special = {*config.tokens("additional_special_tokens"), *special_tokens.values()}
+    for token_id, content, options in config.added_tokens():
         is_special = bool(options.get("special")) or content in special
         if known.get(content) in (True, is_special):
             continue
         flags = {key: bool(options.get(key)) for key in ("single_word", "lstrip", "rstrip")}
         normalized = bool(options.get("normalized", not is_special))
         backend.add_tokens([AddedToken(content, special=is_special, normalized=normalized, **flags)])
-        if (got := backend.token_to_id(content)) != int(token_id):
+        if (got := backend.token_to_id(content)) != token_id:
             raise CheckpointError(
-                f"tokenizer_config.json gives {content!r} the id {token_id}, but tokenizer.json has it at {got}."
+                f"tokenizer_config.json gives {content!r:.80} the id {token_id}, but tokenizer.json has it at {got}."
             )
         known[content] = is_special
     # A name for a token the vocabulary lacks is left alone: a new id would lie beyond the model's embedding.
@@ -111,16 +142,36 @@ def _around(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, 
     raise CheckpointError("tokenizer.json's post-processor changes the text's own tokens.")
 
 
-def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+def _chat_templates(folder: Path, config: _Config) -> dict[str, str]:
     """Sources by name. Files of their own come before tokenizer_config.json, as transformers has it."""
     templates = {}
     if (path := folder / "chat_template.jinja").is_file():
-        templates["default"] = path.read_text(encoding="utf-8")
+        templates["default"] = _read_text(path)
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = path.read_text(encoding="utf-8")
+        templates[path.stem] = _read_text(path)
     if templates:
         return templates
-    source = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(source, list):
-        return {entry["name"]: entry["template"] for entry in source}
-    return {} if source is None else {"default": source}
+    for file in (config, _Config(folder / "chat_template.json")):
+        match file.get("chat_template"):
+            case None:
+                continue
+            case str(source):
+                return {"default": source}
+            case [*entries] if all(_is_named_template(entry) for entry in entries):
+                return {entry["name"]: entry["template"] for entry in entries}
+            case other:
+                raise file.wrong("chat_template", other, "a template or a list of templates with names")
+    return {}
+
+
+def _is_named_template(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error

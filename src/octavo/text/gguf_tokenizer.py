@@ -81,6 +81,7 @@ _SPLITS: dict[str, _Split] = {
 
 def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> TokenizerSpec:
     """Raises CheckpointError for a file without a usable vocabulary, UnsupportedError for a kind not built here."""
+    _check_types(metadata)
     kind = metadata.get("tokenizer.ggml.model")
     tokens: list[str] = metadata.get("tokenizer.ggml.tokens") or []
     if kind is None or not tokens:
@@ -132,6 +133,35 @@ def read_gguf_tokenizer(metadata: Mapping[str, Any]) -> TokenizerSpec:
         end_ids=frozenset(n for n in (eos, named("eot"), named("eom")) if n is not None),
         chat_templates=_chat_templates(metadata),
     )
+
+
+_LISTS: dict[str, tuple[type, ...]] = {"tokens": (str,), "token_type": (int,), "scores": (float,), "merges": (str,)}
+_SINGLE: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "pre": (str,),
+    **dict.fromkeys(("add_bos_token", "add_eos_token", "add_space_prefix"), (bool,)),
+    **dict.fromkeys((f"{name}_token_id" for name in ("bos", "eos", "eot", "eom", "unknown", "padding")), (int,)),
+}
+
+
+def _check_types(metadata: Mapping[str, Any]) -> None:
+    """Refuse values of other types than the format's definition gives them."""
+    wrong = [key for key, types in _SINGLE.items() if not _is(metadata.get(f"tokenizer.ggml.{key}"), types)]
+    for key, types in _LISTS.items():
+        values = metadata.get(f"tokenizer.ggml.{key}")
+        # A list in a GGUF file has elements of one type.
+        if values is not None and not (isinstance(values, list) and all(_is(value, types) for value in values[:1])):
+            wrong.append(key)
+    templates = [key for key in metadata if key.startswith("tokenizer.chat_template") and key != _NAMED_TEMPLATES]
+    for key in [f"tokenizer.ggml.{key}" for key in wrong] + [k for k in templates if not _is(metadata[k], (str,))]:
+        raise CheckpointError(f"The GGUF file's {key} is {metadata[key]!r:.80}, of another type than it must be.")
+
+
+_NAMED_TEMPLATES = "tokenizer.chat_templates"
+
+
+def _is(value: Any, types: tuple[type, ...]) -> bool:
+    return value is None or type(value) in types
 
 
 def _split(metadata: Mapping[str, Any]) -> _Split:
@@ -198,7 +228,7 @@ def _chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
     templates = {}
     if default := metadata.get("tokenizer.chat_template"):
         templates["default"] = default
-    for name in metadata.get("tokenizer.chat_templates") or []:
+    for name in metadata.get(_NAMED_TEMPLATES) or []:
         if source := metadata.get(f"tokenizer.chat_template.{name}"):
             templates[name] = source
     return templates

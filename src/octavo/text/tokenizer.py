@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octavo.errors import CheckpointError
 from octavo.text.folder_tokenizer import read_folder_tokenizer
 from octavo.text.gguf_tokenizer import read_gguf_tokenizer
 from octavo.text.spec import TokenizerSpec
@@ -27,11 +30,18 @@ _END_TOKENS = (
     "<|end_of_text|>",
     "</s>",
 )
+log = logging.getLogger(__name__)
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def load_tokenizer(checkpoint: Checkpoint, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of a model folder (tokenizer.json) or GGUF file (its metadata).
+
+    Args:
+        checkpoint: the model.
+        vocab_size: ids that the model knows, where it is to be served: tokens beyond them, which it can neither read
+            nor write, begin and end nothing. A warning names them.
 
     Raises CheckpointError for missing or inconsistent files, UnsupportedError for kinds not implemented.
     """
@@ -40,33 +50,41 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     else:
         spec = read_folder_tokenizer(checkpoint.path)
     configs = (checkpoint.generation_config, checkpoint.config)
-    end_ids = frozenset(n for config in configs for n in _ids(config.get("eos_token_id")))
-    bos = next((n for config in configs for n in _ids(config.get("bos_token_id"))), None)
-    return Tokenizer(spec, end_ids=end_ids, bos_token_id=bos)
+    end_ids = frozenset(n for config in configs for n in _ids(checkpoint.path, config.get("eos_token_id")))
+    tokenizer = Tokenizer(spec, end_ids=end_ids, known=vocab_size)
+    if tokenizer.unknown_ids:
+        known = tokenizer.vocab_size if vocab_size is None else min(vocab_size, tokenizer.vocab_size)
+        log.warning(
+            "%s: the model knows %d tokens, so ids %s, which its files name as begin or end, are not used",
+            checkpoint.path,
+            known,
+            ", ".join(map(str, sorted(tokenizer.unknown_ids)[:10])),
+        )
+    return tokenizer
 
 
 class Tokenizer:
     """`vocab_size` counts ids, used or not: every id lies in `range(vocab_size)`. `special_ids` are the tokens that
     decoding leaves out by default. `stop_token_ids` end a generation: the eos of the tokenizer, of the generation
-    config and of the config, and the special tokens that are known to end a turn. `chat_template` is None for a
-    model without one."""
+    config and of the config, and the special tokens that are known to end a turn. `unknown_ids` would be among them, or
+    around every text, if the model knew them. `chat_template` is None for a model without one."""
 
-    def __init__(
-        self, spec: TokenizerSpec, *, end_ids: frozenset[int] = frozenset(), bos_token_id: int | None = None
-    ) -> None:
-        """`end_ids` and `bos_token_id` are what the model's configs say: more ends, and the bos of a tokenizer that
-        names none."""
+    def __init__(self, spec: TokenizerSpec, *, end_ids: frozenset[int] = frozenset(), known: int | None = None) -> None:
+        """`end_ids` are further ends, from the model's configs; `known` is the number of ids that the model has."""
+        known = spec.vocab_size if known is None else min(known, spec.vocab_size)
         self._backend = spec.backend
         self._pieces = spec.pieces
-        self._prefix, self._suffix = list(spec.prefix_ids), list(spec.suffix_ids)
+        self._prefix = [n for n in spec.prefix_ids if n < known]
+        self._suffix = [n for n in spec.suffix_ids if n < known]
         self._added = {n: token.content for n, token in spec.backend.get_added_tokens_decoder().items()}
         self._bytes: dict[int, bytes] = {}
         self.vocab_size = spec.vocab_size
         self.special_ids = frozenset(n for n, token in spec.backend.get_added_tokens_decoder().items() if token.special)
-        named_bos = spec.special_tokens.get("bos_token")
-        self.bos_token_id = bos_token_id if named_bos is None else spec.backend.token_to_id(named_bos)
         known_ends = {n for n in self.special_ids if self._added[n] in _END_TOKENS}
-        self.stop_token_ids = frozenset(n for n in spec.end_ids | end_ids | known_ends if 0 <= n < spec.vocab_size)
+        ends = spec.end_ids | end_ids | known_ends
+        self.stop_token_ids = frozenset(n for n in ends if 0 <= n < known)
+        named = ends.union(spec.prefix_ids, spec.suffix_ids)
+        self.unknown_ids = frozenset(n for n in named if not 0 <= n < known)
         self.strips_space = spec.pieces.strip_space
         self.chat_template = ChatTemplate(spec.chat_templates, spec.special_tokens) if spec.chat_templates else None
 
@@ -129,8 +147,9 @@ class Tokenizer:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def _ids(value: Any) -> list[int]:
+def _ids(path: Path, value: Any) -> list[int]:
     """`eos_token_id` is an id, a list of ids, or null."""
-    if isinstance(value, list):
-        return [n for n in value if isinstance(n, int)]
-    return [value] if isinstance(value, int) else []
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(n) is int for n in ids):
+        raise CheckpointError(f"{path}: eos_token_id is {value!r:.80}, neither an id nor a list of ids")
+    return ids
