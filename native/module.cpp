@@ -13,6 +13,7 @@
 #include <string>
 #include <tuple>
 
+#include "batch.h"
 #include "ceilings.h"
 #include "plan.h"
 
@@ -54,60 +55,7 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(std::string("a step needs ") + what);
-}
-
 Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second, -1}; }
-
-// The row, then the fields of octavo.backends.protocol.Adjustment.
-using RowAdjustment = std::tuple<int64_t, std::optional<Array<const bool>>, std::optional<Array<const int32_t>>, float,
-                                 float, float, std::optional<Array<const int32_t>>, std::optional<Array<const float>>,
-                                 std::optional<Array<const int32_t>>>;
-
-template <typename T>
-const T* data_or_null(const std::optional<Array<const T>>& array) {
-  return array ? array->data() : nullptr;
-}
-
-// What is used as an index comes from requests: an id outside of the vocabulary must be an error, not a stray write.
-void check_ids(const int32_t* ids, int64_t count, int64_t vocab) {
-  for (int64_t i = 0; i < count; i++)
-    if (ids[i] < 0 || ids[i] >= vocab)
-      throw std::out_of_range("token id " + std::to_string(ids[i]) + " is not in the vocabulary");
-}
-
-Adjustment adjustment(const RowAdjustment& row, int64_t vocab) {
-  const auto& [_, seen, counts, repetition, frequency, presence, bias_ids, bias_values, banned_ids] = row;
-  Adjustment result{};
-  result.prompt_seen = data_or_null(seen), result.output_counts = data_or_null(counts);
-  result.repetition = repetition, result.frequency = frequency, result.presence = presence;
-  if (bias_ids && bias_values) {
-    result.num_biases = static_cast<int64_t>(bias_ids->size());
-    result.bias_ids = bias_ids->data(), result.bias_values = bias_values->data();
-  }
-  if (banned_ids) {
-    result.num_banned = static_cast<int64_t>(banned_ids->size());
-    result.banned_ids = banned_ids->data();
-  }
-  check_ids(result.bias_ids, result.num_biases, vocab);
-  check_ids(result.banned_ids, result.num_banned, vocab);
-  return result;
-}
-
-void check_rows(const Sampling& sampling, int64_t vocab) {
-  for (int64_t row = 0; row < sampling.count; row++) {
-    if (sampling.tokens[row] != kSample) check_ids(sampling.tokens + row, 1, vocab);
-    if (sampling.num_logprobs[row] > vocab)
-      throw std::invalid_argument("more log-probabilities are wanted than there are tokens");
-  }
-}
-
-void check_results(const Sampling& sampling) {
-  for (int64_t row = 0; row < sampling.count; row++)
-    if (sampling.tokens[row] == kSample)
-      throw std::domain_error("the logits of row " + std::to_string(row) + " are no distribution: not finite");
-}
 
 }  // namespace
 
@@ -185,62 +133,5 @@ NB_MODULE(_native, m) {
           "kind"_a, "selected"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "function"_a, "reader"_a,
           "records"_a, "factor"_a, "by_position"_a, "weight"_a = nb::none(), "bias"_a = nb::none())
       .def("finish", &Plan::finish)
-      .def(
-          "run",
-          [](Plan& plan, Array<const int32_t> tokens, Array<const int32_t> positions, Array<const int64_t> slots,
-             Array<const int32_t> query_starts, Array<const int32_t> page_table, Array<const int32_t> table_rows,
-             Array<const int32_t> copies, Array<const int32_t> rows, Array<const int64_t> logit_rows,
-             Array<const int64_t> sample_positions, Array<const uint64_t> seeds, Array<const float> temperature,
-             Array<const int32_t> top_k, Array<const float> top_p, Array<const float> min_p,
-             Array<const int32_t> num_logprobs, const std::vector<RowAdjustment>& row_adjustments,
-             Array<int32_t> sampled, Array<float> logprobs, Array<int32_t> top_tokens, Array<float> top_logprobs) {
-            require(positions.size() == tokens.size() && slots.size() == tokens.size(),
-                    "one position and slot per token");
-            require(query_starts.size() == table_rows.size() + 1, "one start more than there are sequences");
-            require(page_table.ndim() == 2 && top_tokens.ndim() == 2, "matrices of pages and of top tokens");
-            require(copies.ndim() == 2 && copies.shape(1) == 2, "pairs of pages to copy");
-            for (size_t size :
-                 {logit_rows.size(), sample_positions.size(), seeds.size(), temperature.size(), top_k.size(),
-                  top_p.size(), min_p.size(), num_logprobs.size(), logprobs.size(), top_tokens.shape(0)})
-              require(size == sampled.size(), "as many of everything as rows to sample");
-            Step step{};
-            step.tokens = static_cast<int64_t>(tokens.size());
-            step.sequences = static_cast<int64_t>(table_rows.size());
-            step.logit_rows = static_cast<int64_t>(rows.size());
-            step.table_width = static_cast<int64_t>(page_table.shape(1));
-            step.num_copies = static_cast<int64_t>(copies.shape(0));
-            step.ids = tokens.data(), step.positions = positions.data(), step.slots = slots.data();
-            step.query_starts = query_starts.data(), step.page_table = page_table.data();
-            step.table_rows = table_rows.data(), step.copies = copies.data(), step.rows = rows.data();
-
-            Sampling& sampling = step.sampling;
-            sampling.count = static_cast<int64_t>(sampled.size());
-            sampling.num_top = static_cast<int64_t>(top_tokens.shape(1));
-            sampling.logit_rows = logit_rows.data(), sampling.positions = sample_positions.data();
-            sampling.seeds = seeds.data(), sampling.temperature = temperature.data();
-            sampling.top_k = top_k.data(), sampling.top_p = top_p.data(), sampling.min_p = min_p.data();
-            sampling.num_logprobs = num_logprobs.data(), sampling.tokens = sampled.data();
-            sampling.logprobs = logprobs.data();
-            sampling.top_tokens = top_tokens.data(), sampling.top_logprobs = top_logprobs.data();
-            check_rows(sampling, plan.vocab());
-            std::vector<Adjustment> adjustments;
-            std::vector<const Adjustment*> adjustment_of_row;
-            if (!row_adjustments.empty()) {
-              adjustments.reserve(row_adjustments.size());
-              adjustment_of_row.resize(sampled.size());
-              for (const RowAdjustment& row : row_adjustments) {
-                adjustments.push_back(adjustment(row, plan.vocab()));
-                adjustment_of_row.at(std::get<0>(row)) = &adjustments.back();
-              }
-              sampling.adjustments = adjustment_of_row.data();
-            }
-
-            nb::gil_scoped_release release;
-            plan.run(step);
-            check_results(sampling);
-          },
-          "tokens"_a, "positions"_a, "slots"_a, "query_starts"_a, "page_table"_a, "table_rows"_a, "copies"_a, "rows"_a,
-          "logit_rows"_a, "sample_positions"_a, "seeds"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
-          "num_logprobs"_a, "adjustments"_a, "sampled"_a.noconvert(), "logprobs"_a.noconvert(),
-          "top_tokens"_a.noconvert(), "top_logprobs"_a.noconvert());
+      .def("run", &run_batch, "batch"_a, "result"_a, "masks_written"_a = nb::none());
 }

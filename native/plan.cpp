@@ -127,12 +127,32 @@ void Plan::enter_phase(Worker& worker) {
 
 void Plan::run(const Step& step) {
   reserve(step);
+  preparation_.store(kWaiting, std::memory_order_relaxed);
   try {
     team_.run([&](int index) { work(step, workers_[index]); });
   } catch (...) {
     for (Worker& worker : workers_) worker.reset();  // threads have stopped at different phases
     throw;
   }
+}
+
+// Whether there is something to sample with. On the thread that runs the step this throws what the caller's function does.
+bool Plan::prepare_sampling(const Step& step, const Worker& worker) {
+  if (worker.index == 0) {
+    const auto tell = [this](uint32_t outcome) {
+      preparation_.store(outcome, std::memory_order_release);
+      preparation_.notify_all();
+    };
+    try {
+      (*step.before_sampling)();
+    } catch (...) {
+      tell(kFailed);
+      throw;
+    }
+    tell(kPrepared);
+  }
+  preparation_.wait(kWaiting, std::memory_order_acquire);
+  return preparation_.load(std::memory_order_relaxed) == kPrepared;
 }
 
 // Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that
@@ -168,6 +188,7 @@ void Plan::work(const Step& step, Worker& worker) {
     meet(worker);
     worker.alone = false;
   }
+  if (step.before_sampling && !prepare_sampling(step, worker)) return;
   const Value logits = ops_.back().out;
   share(worker, step.sampling.count, 1, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)

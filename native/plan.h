@@ -2,8 +2,10 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <new>
 #include <vector>
@@ -62,6 +64,8 @@ struct Step {
   const int32_t *ids, *positions, *query_starts, *page_table, *table_rows, *copies, *rows;
   const int64_t* slots;
   Sampling sampling;  // of the rows of logits
+  // Called once before sampling, on the thread that runs the step, while the others sleep; null: nothing to wait for.
+  const std::function<void()>* before_sampling;
 };
 
 struct RotaryTable {
@@ -178,6 +182,7 @@ class Plan {
     return neighbours_.empty() ? 0 : neighbours_.back().first_span + neighbours_.back().spans;
   }
   void copy_pages(const Step& step, Worker& worker);
+  bool prepare_sampling(const Step& step, const Worker& worker);
 
   // Calls body(first, last) for pieces of [0, count). Every thread has an even share, neighbouring pieces that it takes
   // in their order, or from the last one on; who is done early goes on with the shares of others.
@@ -202,6 +207,8 @@ class Plan {
   std::vector<Worker> workers_;
   Arena records_[2];
   Arena parts_;  // what spans of positions came to
+  enum : uint32_t { kWaiting, kPrepared, kFailed };
+  std::atomic<uint32_t> preparation_{kWaiting};  // of sampling
   std::vector<Neighbours> neighbours_;
 };
 

@@ -56,26 +56,19 @@ void Sampler::sample(const Kernels& kernels, const float* logits, int64_t vocab,
     weights_.resize(vocab);
   }
   int32_t& token = sampling.tokens[row];
-  if (token == kSample) {
-    const Adjustment* adjustment = sampling.adjustments ? sampling.adjustments[row] : nullptr;
-    if (adjustment)
-      adjust(logits, *adjustment);
-    else
-      look_at(logits);
-    if (sampling.temperature[row] == 0.0f)
-      token = best();
-    else
-      token = draw(sampling.temperature[row], sampling.top_k[row], sampling.top_p[row], sampling.min_p[row],
-                   uniform(sampling.seeds[row], static_cast<uint64_t>(sampling.positions[row])));
-  }
+  const int64_t count = sampling.num_logprobs[row];
   int32_t* top_tokens = sampling.top_tokens + row * sampling.num_top;
   float* top_logprobs = sampling.top_logprobs + row * sampling.num_top;
   sampling.logprobs[row] = NAN;
   std::fill_n(top_tokens, sampling.num_top, -1);
   std::fill_n(top_logprobs, sampling.num_top, -INFINITY);
-  const int64_t count = sampling.num_logprobs[row];
-  if (token == kSample || count < 0) return;
-  if (!score(logits, token, count, &sampling.logprobs[row], top_tokens, top_logprobs)) token = kSample;
+  if (token != kSample && count < 0) return;
+  look_at(logits);
+  if (!std::isfinite(highest_))
+    token = kNotFinite;
+  else if (token == kSample)
+    token = choose(sampling, row);
+  if (token >= 0 && count >= 0) score(logits, token, count, &sampling.logprobs[row], top_tokens, top_logprobs);
 }
 
 void Sampler::look_at(const float* logits) {
@@ -83,37 +76,49 @@ void Sampler::look_at(const float* logits) {
   highest_ = kernels_->run_maxima(logits, vocab_, maxima_.data());
 }
 
+// A token for the row whose logits are looked at.
+int32_t Sampler::choose(const Sampling& sampling, int64_t row) {
+  if (sampling.changes(row)) {
+    adjust(sampling, row);
+    if (highest_ == -INFINITY) return kNothingAllowed;
+    if (!std::isfinite(highest_)) return kNotFinite;
+  }
+  if (sampling.temperature[row] == 0.0f) return best();
+  return draw(sampling.temperature[row], sampling.top_k[row], sampling.top_p[row], sampling.min_p[row],
+              uniform(sampling.seeds[row], static_cast<uint64_t>(sampling.positions[row])));
+}
+
 // The arithmetic is the reference's, operation for operation, so that greedy tokens are the same.
-void Sampler::adjust(const float* logits, const Adjustment& adjustment) {
-  adjusted_.assign(logits, logits + vocab_);
-  if (adjustment.prompt_seen && adjustment.output_counts) {
-    for (int64_t i = 0; i < vocab_; i++) {
-      const int32_t count = adjustment.output_counts[i];
-      if (count <= 0 && !adjustment.prompt_seen[i]) continue;
-      float& x = adjusted_[i];
-      if (adjustment.repetition != 1.0f) x = x > 0.0f ? x / adjustment.repetition : x * adjustment.repetition;
-      if (count <= 0) continue;
-      x -= adjustment.frequency * static_cast<float>(count);
-      x -= adjustment.presence;
+void Sampler::adjust(const Sampling& sampling, int64_t row) {
+  adjusted_.assign(logits_, logits_ + vocab_);
+  if (const Penalties& some = sampling.penalties; some.starts) {
+    const float repetition = some.repetition[row], frequency = some.frequency[row], presence = some.presence[row];
+    for (int32_t i = some.starts[row]; i < some.starts[row + 1]; i++) {
+      float& x = adjusted_[some.ids[i]];
+      if (repetition != 1.0f) x = x > 0.0f ? x / repetition : x * repetition;
+      if (some.counts[i] <= 0) continue;
+      x -= frequency * static_cast<float>(some.counts[i]);
+      x -= presence;
     }
   }
-  for (int64_t i = 0; i < adjustment.num_biases; i++) adjusted_[adjustment.bias_ids[i]] += adjustment.bias_values[i];
-  for (int64_t i = 0; i < adjustment.num_banned; i++) adjusted_[adjustment.banned_ids[i]] = -INFINITY;
+  if (const Biases& some = sampling.biases; some.starts)
+    for (int32_t i = some.starts[row]; i < some.starts[row + 1]; i++) adjusted_[some.ids[i]] += some.values[i];
+  if (const Masks& some = sampling.masks; some.of_row && some.of_row[row] >= 0) {
+    const uint32_t* bits = some.bits + some.of_row[row] * some.words;
+    for (int64_t i = 0; i < vocab_; i++)
+      if (!(bits[i / 32] >> (i % 32) & 1)) adjusted_[i] = -INFINITY;
+  }
   look_at(adjusted_.data());
 }
 
-// The lowest id of the highest logit, or of the first nan, as numpy has it.
+// The lowest id of the highest logit.
 int32_t Sampler::best() const {
-  if (std::isnan(highest_))
-    return static_cast<int32_t>(std::find_if(logits_, logits_ + vocab_, [](float x) { return x != x; }) - logits_);
   const int64_t run = std::find(maxima_.begin(), maxima_.end(), highest_) - maxima_.begin();
   return static_cast<int32_t>(std::find(logits_ + run * kRun, logits_ + vocab_, highest_) - logits_);
 }
 
 int32_t Sampler::draw(float temperature, int32_t top_k, float top_p, float min_p, double number) {
   const bool few = (0 < top_k && top_k < vocab_), heavy = min_p > 0.0f, nucleus = top_p < 1.0f;
-  // Without a finite highest logit nothing can be weighed. The reference then cannot truncate, and else takes the last.
-  if (!std::isfinite(highest_)) return few || heavy || nucleus ? kSample : static_cast<int32_t>(vocab_ - 1);
   const double factor = kLog2e / static_cast<double>(temperature), p = top_p;
   double total = 0.0;
   // min_p and top_k each keep the best so many, so that their order does not matter.
@@ -131,7 +136,7 @@ int32_t Sampler::draw(float temperature, int32_t top_k, float top_p, float min_p
   }
   weigh_candidates(factor);
   if (heavy) keep_if([&](int64_t i) { return weights_[i] >= static_cast<double>(min_p); });
-  if (count_ == 0) return kSample;
+  if (count_ == 0) return kNothingAllowed;
   if (nucleus) {
     if (few || heavy) total = std::accumulate(weights_.begin(), weights_.begin() + count_, 0.0);
     keep_first(p * total, [this](int32_t i) { return weights_[i]; });
@@ -261,14 +266,13 @@ int32_t Sampler::draw_from_candidates(double number) const {
 
 // --- log-probabilities -----------------------------------------------------------------------------------------------
 
-// Of the raw logits. False: with nan among them there are no most probable tokens.
-bool Sampler::score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,
+// Of the raw logits.
+void Sampler::score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,
                     float* top_logprobs) {
-  look_at(logits);
-  if (std::isnan(highest_) && count > 0) return false;
-  const double normaliser = std::isfinite(highest_) ? highest_ + std::log(weigh_all(kLog2e)) : NAN;
+  if (logits_ != logits) look_at(logits);
+  const double normaliser = highest_ + std::log(weigh_all(kLog2e));
   *logprob = static_cast<float>(logits[token] - normaliser);
-  if (count == 0) return true;
+  if (count == 0) return;
   gather(cut_of_best(count));
   keep_first(static_cast<double>(count), [](int32_t) { return 1.0; });
   std::iota(order_.begin(), order_.begin() + count, 0);
@@ -277,7 +281,6 @@ bool Sampler::score(const float* logits, int32_t token, int64_t count, float* lo
     top_tokens[i] = ids_[order_[i]];
     top_logprobs[i] = static_cast<float>(values_[order_[i]] - normaliser);
   }
-  return true;
 }
 
 }  // namespace octavo

@@ -1,6 +1,6 @@
 // Tokens and log-probabilities from rows of logits.
 //
-// The meaning is that of octavo.backends.reference.sampling: penalties, bias and bans, then temperature, min_p, top_k,
+// The meaning is that of octavo.backends.reference.sampling: penalties, biases and masks, then temperature, min_p, top_k,
 // top_p; one uniform number per (seed, position), turned into a token by the inverse of the cumulative distribution in
 // order of token ids. Weights are exact to 2e-12 of themselves and summed in double, so that the token can differ from
 // the reference's only where a number is about that close to a bound of its interval. A row's result is a pure function
@@ -15,18 +15,24 @@
 
 namespace octavo {
 
-constexpr int32_t kSample = -1;  // as a target: draw the token; as a token: there was no distribution to draw from
+// See octavo.backends.protocol: as a target, draw the token; as a token, why there is none.
+constexpr int32_t kSample = -1, kNotFinite = -2, kNothingAllowed = -3;
 
-// What changes one row of logits; applied in the order of the fields.
-struct Adjustment {
-  const bool* prompt_seen;       // [vocab], null: no penalties
-  const int32_t* output_counts;  // [vocab], null: no penalties
-  float repetition, frequency, presence;
-  int64_t num_biases;
-  const int32_t* bias_ids;
-  const float* bias_values;
-  int64_t num_banned;
-  const int32_t* banned_ids;
+// The tokens of row i are [starts[i], starts[i + 1]) of ids; null starts: no row has any.
+struct Penalties {
+  const float *repetition, *frequency, *presence;  // [count]
+  const int32_t *starts, *ids, *counts;
+};
+struct Biases {
+  const int32_t *starts, *ids;
+  const float* values;
+};
+
+// Bit t of row of_row[i] says whether row i may draw token t; -1: it may draw any. Null of_row: no row has a mask.
+struct Masks {
+  const uint32_t* bits;  // [][words]
+  int64_t words;
+  const int32_t* of_row;
 };
 
 // Which rows of logits to sample and how; see octavo.backends.protocol.LogitRows. Several may share their logits.
@@ -36,11 +42,18 @@ struct Sampling {
   const uint64_t* seeds;
   const float *temperature, *top_p, *min_p;
   const int32_t *top_k, *num_logprobs;
-  const Adjustment* const* adjustments;  // [count], null: none; null altogether: no row has any
-  int32_t* tokens;                       // the targets before, the tokens after
+  Penalties penalties;
+  Biases biases;
+  Masks masks;
+  int32_t* tokens;  // the targets before, the tokens after
   float* logprobs;
   int32_t* top_tokens;  // [count][num_top]
   float* top_logprobs;
+
+  bool changes(int64_t row) const {  // its logits, before a token is drawn
+    return (penalties.starts && penalties.starts[row] < penalties.starts[row + 1]) ||
+           (biases.starts && biases.starts[row] < biases.starts[row + 1]) || (masks.of_row && masks.of_row[row] >= 0);
+  }
 };
 
 // Samples one row at a time; keeps its memory from row to row, so that each thread has its own.
@@ -51,7 +64,8 @@ class Sampler {
 
  private:
   void look_at(const float* logits);
-  void adjust(const float* logits, const Adjustment& adjustment);
+  int32_t choose(const Sampling& sampling, int64_t row);
+  void adjust(const Sampling& sampling, int64_t row);
   int32_t best() const;
   int32_t draw(float temperature, int32_t top_k, float top_p, float min_p, double number);
   int32_t draw_from_all(double number) const;
@@ -65,7 +79,7 @@ class Sampler {
   void keep_first(double limit, Measure measure);
   template <typename Keep>
   void keep_if(Keep keep);
-  bool score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,
+  void score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,
              float* top_logprobs);
 
   const Kernels* kernels_ = nullptr;

@@ -1,11 +1,60 @@
 """Batches by hand: sequences on pages of one's choosing, and the log-probabilities of every next token."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from octavo.backends.protocol import Batch, Executor, LogitRows
+from octavo.backends.protocol import Batch, Biases, Executor, LogitRows, Penalties
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changes one row of logits. `seen`: token -> how often it was generated. `allowed`: None is any token."""
+
+    seen: Mapping[int, int] = field(default_factory=dict)
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+    biases: Mapping[int, float] = field(default_factory=dict)
+    allowed: Iterable[int] | None = None
+
+
+def changed(wanted: LogitRows, changes: Mapping[int, Change], vocab: int) -> LogitRows:
+    """The same rows with the logits of some of them changed."""
+    count = len(wanted.rows)
+    each = [changes.get(row, Change()) for row in range(count)]
+    masked = [row for row, change in enumerate(each) if change.allowed is not None]
+    mask_of_row = np.full(count, -1, np.int32)
+    mask_of_row[masked] = range(len(masked))
+    return replace(
+        wanted,
+        penalties=Penalties(
+            repetition=np.array([change.repetition for change in each], np.float32),
+            frequency=np.array([change.frequency for change in each], np.float32),
+            presence=np.array([change.presence for change in each], np.float32),
+            starts=np.cumsum([0, *(len(change.seen) for change in each)]).astype(np.int32),
+            ids=np.array([token for change in each for token in change.seen], np.int32),
+            counts=np.array([number for change in each for number in change.seen.values()], np.int32),
+        ),
+        biases=Biases(
+            starts=np.cumsum([0, *(len(change.biases) for change in each)]).astype(np.int32),
+            ids=np.array([token for change in each for token in change.biases], np.int32),
+            values=np.array([value for change in each for value in change.biases.values()], np.float32),
+        ),
+        masks=np.array([mask(each[row].allowed or (), vocab) for row in masked], np.uint32).reshape(len(masked), -1)
+        if masked
+        else None,
+        mask_of_row=mask_of_row if masked else None,
+    )
+
+
+def mask(allowed: Iterable[int], vocab: int) -> np.ndarray:
+    """UInt32[ceil(vocab / 32)] in which the bits of these tokens are set."""
+    words = np.zeros(-(-vocab // 32), np.uint32)
+    for token in allowed:
+        words[token // 32] |= np.uint32(1 << token % 32)
+    return words
 
 
 def rows(count: int, **columns: object) -> LogitRows:

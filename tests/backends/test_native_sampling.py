@@ -3,6 +3,10 @@
 The model is an embedding alone, so that the logits of a step are rows of its table, bit for bit.
 """
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.backends.protocol import SAMPLE, Adjustment, Batch, LogitRows, StepResult
+from octavo.backends.protocol import NOT_FINITE, NOTHING_ALLOWED, SAMPLE, Batch, LogitRows, StepResult
 from octavo.backends.reference.sampling import _distribution, _draw, adjust, sample, uniform
 from octavo.graph.builder import GraphBuilder
 from octavo.weights.tensor import Format, Tensor
-from tests.backends.batches import rows
-from tests.properties import examples
+from tests.backends.batches import Change, changed, rows
 
 native = pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
@@ -36,7 +39,7 @@ class Sampler:
             graph, tensors, vocab_size=vocab, num_pages=1, max_positions=1, threads=threads, isa=isa
         )
 
-    def __call__(self, wanted: LogitRows) -> StepResult:
+    def __call__(self, wanted: LogitRows, masks_written: Callable[[], object] | None = None) -> StepResult:
         batch = Batch(
             tokens=np.arange(self.count, dtype=np.int32),
             positions=np.zeros(self.count, np.int32),
@@ -48,14 +51,12 @@ class Sampler:
             copies=np.zeros((0, 2), np.int32),
             logits=wanted,
         )
-        return self.executor.submit(batch).result()
+        return self.executor.submit(batch, masks_written).result()
 
 
 def near_ties(logits: np.ndarray, wanted: LogitRows, row: int) -> set[int]:
     """What the reference draws when the random number and the thresholds are moved by a billionth."""
-    adjustment = wanted.adjustments.get(row)
-    if adjustment is not None:
-        logits = adjust(logits, adjustment)
+    logits = adjust(logits, wanted, row)
     number = float(uniform(wanted.seeds[row : row + 1], wanted.positions[row : row + 1])[0])
     top_p, min_p = float(wanted.top_p[row]), float(wanted.min_p[row])
     nudges = (-1e-9, 0.0, 1e-9)
@@ -97,24 +98,24 @@ def random_logits(kind: str, count: int, vocab: int, rng: np.random.Generator) -
     return logits.astype(np.float32)
 
 
-def random_adjustment(vocab: int, free: int, rng: np.random.Generator) -> Adjustment:
-    """Any of the changes; token `free` is not banned."""
-    bias = rng.permutation(vocab)[: rng.integers(0, 9)].astype(np.int32)
-    banned = rng.permutation(vocab)[: rng.integers(0, 5)].astype(np.int32)
-    penalties = rng.random() < 0.5
-    return Adjustment(
-        prompt_seen=rng.random(vocab) < 0.1 if penalties else None,
-        output_counts=(rng.integers(0, 4, vocab) * (rng.random(vocab) < 0.1)).astype(np.int32) if penalties else None,
+def random_change(vocab: int, free: int, rng: np.random.Generator) -> Change:
+    """Any of the changes; token `free` may be drawn."""
+    seen = rng.permutation(vocab)[: rng.integers(0, 30)].tolist() if rng.random() < 0.5 else []
+    biases: dict[int, float] = {}
+    if rng.random() < 0.7:
+        biases = {int(token): float(rng.normal() * 3) for token in rng.permutation(vocab)[: rng.integers(0, 9)]}
+    if rng.random() < 0.7:
+        biases |= {int(token): -np.inf for token in rng.permutation(vocab)[: rng.integers(0, 5)] if token != free}
+    return Change(
+        seen={token: int(rng.integers(0, 4)) for token in seen},
         repetition=float(rng.choice([1.0, 1.3, 0.7])),
         frequency=float(rng.choice([0.0, 0.37])),
         presence=float(rng.choice([0.0, -1.1])),
-        bias_ids=bias if rng.random() < 0.7 else None,
-        bias_values=rng.normal(size=len(bias)).astype(np.float32) * 3,
-        banned_ids=banned[banned != free] if rng.random() < 0.7 else None,
+        biases=biases,
+        allowed={free, *rng.permutation(vocab)[: rng.integers(0, vocab + 1)].tolist()} if rng.random() < 0.4 else None,
     )
 
 
-@examples(250)
 @given(
     kind=st.sampled_from(["normal", "ties", "equal", "infinite"]),
     vocab=st.sampled_from(VOCABS),
@@ -144,8 +145,10 @@ def test_any_row_is_sampled_as_by_the_reference(
         top_p=rng.choice([1.0, 1.0, 0.999, 0.9, 0.5, 1e-3, 0.0], total),
         min_p=rng.choice([0.0, 0.0, 1e-4, 0.05, 0.5, 1.0], total),
         num_logprobs=np.minimum(rng.choice([-1, -1, 0, 1, 5, 20, vocab], total), vocab),
-        adjustments={row: random_adjustment(vocab, free, rng) for row in range(total) if rng.random() < 0.3},
     )
+    changes = {row: random_change(vocab, free, rng) for row in range(total) if rng.random() < 0.3}
+    if changes:
+        wanted = changed(wanted, changes, vocab)
     found = Sampler(logits, isa=isa, threads=threads)(wanted)
     assert_same(found, sample(logits[which], wanted), logits[which], wanted)
 
@@ -202,15 +205,15 @@ def test_a_row_does_not_depend_on_batch_or_threads(isa: str) -> None:
         "top_p": rng.choice([1.0, 0.9], count),
         "min_p": rng.choice([0.0, 0.02], count),
     }
-    adjustments = {row: random_adjustment(vocab, 0, rng) for row in range(0, count, 3)}
-    together = [
-        Sampler(logits, isa=isa, threads=threads)(rows(count, num_logprobs=3, adjustments=adjustments, **columns))
-        for threads in (1, 2, 3)
-    ]
+    changes = {row: random_change(vocab, 0, rng) for row in range(0, count, 3)}
+    wanted = changed(rows(count, num_logprobs=3, **columns), changes, vocab)
+    together = [Sampler(logits, isa=isa, threads=threads)(wanted) for threads in (1, 2, 3)]
     for row in range(count):
         own = {name: values[row : row + 1] for name, values in columns.items()}
-        mine = {0: adjustments[row]} if row in adjustments else {}
-        alone = Sampler(logits[row : row + 1], isa=isa)(rows(1, num_logprobs=3, adjustments=mine, **own))
+        mine = rows(1, num_logprobs=3, **own)
+        if row in changes:
+            mine = changed(mine, {0: changes[row]}, vocab)
+        alone = Sampler(logits[row : row + 1], isa=isa)(mine)
         for result in together:
             assert result.tokens[row] == alone.tokens[0]
             assert result.logprobs[row] == alone.logprobs[0]
@@ -221,52 +224,131 @@ def test_a_row_does_not_depend_on_batch_or_threads(isa: str) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("place", [0, 70, 99])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite(isa: str, place: int, value: float) -> None:
-    logits = np.random.default_rng(1).normal(size=(1, 100)).astype(np.float32)
-    logits[0, place] = value
+def test_what_is_not_finite_is_said_of_its_row_alone(isa: str, place: int, value: float) -> None:
+    logits = np.random.default_rng(1).normal(size=(3, 100)).astype(np.float32)
+    expected = Sampler(logits, isa=isa)(rows(3, temperature=0.0)).tokens
+    logits[1, place] = value
     if value == -np.inf:
-        logits[:] = -np.inf
+        logits[1, :] = -np.inf
     sampler = Sampler(logits, isa=isa)
-    with np.errstate(invalid="ignore"):
-        for wanted in (rows(1, temperature=0.0), rows(1, temperature=0.0, num_logprobs=0), rows(1)):
-            assert_same(sampler(wanted), sample(logits, wanted), logits, wanted)
-        for columns in ({"top_k": 1}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 1, "top_p": 0.5}):
-            with pytest.raises((IndexError, ZeroDivisionError)):
-                sample(logits, rows(1, **columns))
-            with pytest.raises(ValueError, match="row 0 are no distribution"):
-                sampler(rows(1, **columns))
-        scored = rows(1, targets=3, num_logprobs=1)
-        if np.isnan(value):
-            with pytest.raises(ValueError, match="row 0 are no distribution"):
-                sampler(scored)
-        else:
-            assert_same_undefined(sampler(scored), sample(logits, scored))
+    ways = [{"temperature": 0.0}, {}, {"top_k": 1}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 1, "top_p": 0.5}]
+    for columns in ways:
+        for more in ({}, {"num_logprobs": 0}, {"num_logprobs": 3}):
+            wanted = rows(3, **columns, **more)
+            found = sampler(wanted)
+            assert_same(found, sample(logits, wanted), logits, wanted)
+            assert (found.tokens == NOT_FINITE).tolist() == [False, True, False]
+            if columns == {"temperature": 0.0}:
+                assert found.tokens[[0, 2]].tolist() == expected[[0, 2]].tolist()
+    banned = changed(rows(3), {1: Change(biases={place: -np.inf})}, 100)
+    elsewhere = changed(rows(3), {1: Change(allowed=[place - 1, place + 1])}, 100) if place == 70 else banned
+    for wanted in (banned, elsewhere, rows(3, targets=np.array([3, 3, 3]), num_logprobs=1)):
+        found = sampler(wanted)
+        assert (found.tokens == NOT_FINITE).tolist() == [False, True, False]
+        assert_same(found, sample(logits, wanted), logits, wanted)
 
 
-def assert_same_undefined(found: StepResult, expected: StepResult) -> None:
-    assert np.array_equal(found.top_tokens, expected.top_tokens)
-    assert np.isnan([found.logprobs[0], expected.logprobs[0], found.top_logprobs[0, 0]]).all()
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("columns", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 1000])
+def test_what_a_mask_forbids_is_never_drawn(isa: str, columns: dict[str, float], vocab: int) -> None:
+    rng = np.random.default_rng(vocab)
+    logits = (rng.normal(size=(1, vocab)) * 5).astype(np.float32)
+    for size in {1, 2, vocab // 2, vocab} - {0}:
+        # The least probable ones: whatever the sampler looks at first is forbidden.
+        allowed = np.argsort(logits[0])[:size].tolist()
+        wanted = rows(300, rows=0, seeds=rng.integers(0, 2**63, 300), num_logprobs=0, **columns)
+        wanted = changed(wanted, dict.fromkeys(range(300), Change(allowed=allowed)), vocab)
+        found = Sampler(logits, isa=isa, threads=2)(wanted)
+        assert set(found.tokens.tolist()) <= set(allowed)
+        again = np.repeat(logits, 300, axis=0)
+        assert_same(found, sample(again, wanted), again, wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_mask_that_allows_nothing_is_said_of_its_row_alone(isa: str) -> None:
+    logits = np.random.default_rng(1).normal(size=(4, 70)).astype(np.float32)
+    changes = {1: Change(allowed=[]), 2: Change(allowed=[4], biases={4: -np.inf}), 3: Change(allowed=[69])}
+    for columns in ({}, {"temperature": 0.0}, {"top_k": 3, "num_logprobs": 2}):
+        wanted = changed(rows(4, **columns), changes, 70)
+        found = Sampler(logits, isa=isa)(wanted)
+        assert found.tokens[1:].tolist() == [NOTHING_ALLOWED, NOTHING_ALLOWED, 69]
+        assert_same(found, sample(logits, wanted), logits, wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_masks_that_arrive_late_give_the_same_bits(isa: str, threads: int) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(24, 3001)).astype(np.float32) * 3
+    changes = {row: Change(allowed=rng.permutation(3001)[:200].tolist()) for row in range(0, 24, 2)}
+    wanted = changed(rows(24, seeds=rng.integers(0, 2**63, 24), num_logprobs=3, top_p=0.9), changes, 3001)
+    sampler = Sampler(logits, isa=isa, threads=threads)
+    expected = sampler(wanted)
+    assert wanted.masks is not None
+    late = replace(wanted, masks=np.zeros_like(wanted.masks))
+    asked = threading.Event()
+
+    def write() -> None:
+        assert asked.wait(30)  # sampling has come to where it needs them
+        assert late.masks is not None
+        assert wanted.masks is not None
+        late.masks[:] = wanted.masks
+
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        found = sampler(late, lambda: (asked.set(), written.result()))
+    for name in ("tokens", "logprobs", "top_tokens", "top_logprobs"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name), equal_nan=name.endswith("logprobs"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_masks_that_never_come_are_the_steps_error(threads: int) -> None:
+    sampler = Sampler(np.zeros((4, 9), np.float32), threads=threads)
+
+    def fail() -> None:
+        raise ArithmeticError("the grammar broke")
+
+    with pytest.raises(ArithmeticError, match="the grammar broke"):
+        sampler(rows(4), fail)
+    assert sampler(rows(4, temperature=0.0)).tokens.tolist() == [0, 0, 0, 0]
+
+
+def _bad(**changes: object) -> LogitRows:
+    """A row with a ban, a penalty and a mask, and then something wrong with these arrays."""
+    wanted = changed(rows(1), {0: Change(seen={3: 1}, biases={4: 1.0}, allowed=[5])}, 9)
+    for name, value in changes.items():
+        group, _, column = name.partition("_of_")
+        part = getattr(wanted, column) if column in ("penalties", "biases") else None
+        wanted = replace(wanted, **({column: replace(part, **{group: value})} if part is not None else {name: value}))
+    return wanted
 
 
 @pytest.mark.parametrize(
-    ("columns", "error"),
+    ("wanted", "error"),
     [
-        ({"targets": 9}, IndexError),
-        ({"targets": -2}, IndexError),
-        ({"num_logprobs": 10}, ValueError),
-        ({"adjustments": {0: Adjustment(banned_ids=np.array([9], np.int32))}}, IndexError),
-        ({"adjustments": {0: Adjustment(banned_ids=np.array([-1], np.int32))}}, IndexError),
-        (
-            {"adjustments": {0: Adjustment(bias_ids=np.array([9], np.int32), bias_values=np.ones(1, np.float32))}},
-            IndexError,
-        ),
+        (rows(1, targets=9), IndexError),
+        (rows(1, targets=-2), IndexError),
+        (rows(1, num_logprobs=10), ValueError),
+        (_bad(ids_of_biases=np.array([9], np.int32)), IndexError),
+        (_bad(ids_of_biases=np.array([-1], np.int32)), IndexError),
+        (_bad(ids_of_penalties=np.array([9], np.int32)), IndexError),
+        (_bad(starts_of_penalties=np.array([0, 2], np.int32)), ValueError),
+        (_bad(starts_of_biases=np.array([1, 0], np.int32)), ValueError),
+        (_bad(counts_of_penalties=np.zeros(0, np.int32)), ValueError),
+        (_bad(values_of_biases=np.zeros(1, np.float64)), ValueError),
+        (_bad(mask_of_row=np.array([1], np.int32)), ValueError),
+        (_bad(mask_of_row=np.array([-2], np.int32)), ValueError),
+        (_bad(masks=np.zeros((1, 2), np.uint32)), ValueError),
+        (rows(1, rows=1), ValueError),
+        (rows(1, rows=-1), ValueError),
     ],
-    ids=str,
+    ids=range(15),
 )
-def test_ids_outside_of_the_vocabulary_are_refused(columns: dict[str, object], error: type[Exception]) -> None:
+def test_arrays_that_do_not_fit_are_refused(wanted: LogitRows, error: type[Exception]) -> None:
     sampler = Sampler(np.zeros((1, 9), np.float32))
     with pytest.raises(error):
-        sampler(rows(1, **columns))
+        sampler(wanted)
     assert sampler(rows(1, temperature=0.0)).tokens.tolist() == [0]
 
 

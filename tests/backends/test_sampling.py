@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
-from octavo.backends.protocol import Adjustment
+from octavo.backends.protocol import NOT_FINITE, NOTHING_ALLOWED
 from octavo.backends.reference.sampling import _distribution, adjust, philox, sample, uniform
-from tests.backends.batches import rows
+from tests.backends.batches import Change, changed, rows
 from tests.properties import examples
 
 VOCAB = 97
@@ -69,25 +69,56 @@ def test_repetition_penalty_is_that_of_transformers() -> None:
     logits = rng.normal(size=VOCAB).astype(np.float32)
     prompt, output = [1, 5, 9], [5, 20, 20]
     expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([prompt + output]), torch.tensor(logits)[None])
-    seen = np.zeros(VOCAB, np.bool_)
-    seen[prompt] = True
-    counts = np.bincount(output, minlength=VOCAB).astype(np.int32)
-    found = adjust(logits, Adjustment(prompt_seen=seen, output_counts=counts, repetition=1.7))
+    seen = {token: output.count(token) for token in prompt + output}
+    found = adjust(logits, changed(rows(1), {0: Change(seen=seen, repetition=1.7)}, VOCAB), 0)
     assert np.array_equal(found, expected[0].numpy())
 
 
 def test_presence_and_frequency_penalties_bias_and_bans() -> None:
-    counts = np.array([0, 1, 3, 0], np.int32)
-    change = Adjustment(
-        prompt_seen=np.ones(4, np.bool_),
-        output_counts=counts,
-        frequency=0.5,
-        presence=1.0,
-        bias_ids=np.array([3], np.int32),
-        bias_values=np.array([2.5], np.float32),
-        banned_ids=np.array([0], np.int32),
-    )
-    assert adjust(np.zeros(4, np.float32), change).tolist() == [-np.inf, -1.5, -2.5, 2.5]
+    change = Change(seen={0: 0, 1: 1, 2: 3}, frequency=0.5, presence=1.0, biases={3: 2.5, 0: -np.inf})
+    assert adjust(np.zeros(4, np.float32), changed(rows(1), {0: change}, 4), 0).tolist() == [-np.inf, -1.5, -2.5, 2.5]
+
+
+def test_a_row_is_changed_by_what_is_its_own() -> None:
+    changes = {1: Change(seen={2: 1}, presence=1.0), 2: Change(biases={0: 3.0}), 4: Change(allowed=[1, 33])}
+    wanted = changed(rows(5), changes, 40)
+    for row in (0, 3):
+        assert adjust(np.zeros(40, np.float32), wanted, row).tolist() == [0.0] * 40
+    assert np.flatnonzero(adjust(np.zeros(40, np.float32), wanted, 1)).tolist() == [2]
+    assert np.flatnonzero(adjust(np.zeros(40, np.float32), wanted, 2)).tolist() == [0]
+    assert np.flatnonzero(adjust(np.zeros(40, np.float32), wanted, 4) == 0).tolist() == [1, 33]
+
+
+def test_logprobs_are_the_models_own_whatever_mask_biases_and_penalties_do() -> None:
+    logits = np.random.default_rng(1).normal(size=(1, VOCAB)).astype(np.float32)
+    change = Change(seen={5: 2}, frequency=1.0, biases={6: 9.0}, allowed=[5, 6, 7])
+    found = sample(logits, changed(rows(1, num_logprobs=VOCAB), {0: change}, VOCAB))
+    assert found.tokens[0] in (5, 6, 7)
+    expected = torch.log_softmax(torch.tensor(logits[0], dtype=torch.float64), -1).numpy()
+    assert found.logprobs[0] == pytest.approx(expected[found.tokens[0]], abs=1e-5)
+    assert np.allclose(found.top_logprobs[0], np.sort(expected)[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "columns", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"num_logprobs": 2}], ids=str
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_said_of_its_row_alone(columns: dict[str, float], value: float) -> None:
+    logits = np.random.default_rng(1).normal(size=(3, VOCAB)).astype(np.float32)
+    expected = sample(logits, rows(3, **columns))
+    logits[1, 7] = value
+    found = sample(logits, rows(3, **columns))
+    assert found.tokens.tolist() == [expected.tokens[0], NOT_FINITE, expected.tokens[2]]
+    assert np.isnan(found.logprobs[1])
+    scored = sample(logits, rows(3, targets=np.array([1, 2, 3]), num_logprobs=0))
+    assert scored.tokens.tolist() == [1, NOT_FINITE, 3]
+
+
+def test_a_mask_that_allows_nothing_is_said_of_its_row_alone() -> None:
+    logits = np.zeros((3, VOCAB), np.float32)
+    changes = {1: Change(allowed=[]), 2: Change(allowed=[4], biases={4: -np.inf})}
+    found = sample(logits, changed(rows(3, temperature=0.0), changes, VOCAB))
+    assert found.tokens.tolist() == [0, NOTHING_ALLOWED, NOTHING_ALLOWED]
 
 
 def test_greedy_takes_the_lowest_id_among_equals() -> None:

@@ -276,12 +276,12 @@ def test_an_idle_engine_takes_work_whatever_the_queue_holds() -> None:
         engine.add(request("c", [1]))
 
 
-def test_a_queue_of_penalties_takes_no_memory_per_vocabulary() -> None:
+def test_what_penalties_count_is_made_when_a_sequence_runs() -> None:
     engine = make_engine(max_num_seqs=1)
     engine.add(request("a", [1], presence_penalty=1.0))
     engine.add(request("b", [1], presence_penalty=1.0))
     engine.step()
-    made = [s.output_counts is not None for live in engine._live.values() for s in live.sequences.values()]
+    made = [s.counts is not None for live in engine._live.values() for s in live.sequences.values()]
     assert made == [True, False]
 
 

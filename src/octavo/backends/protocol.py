@@ -1,15 +1,18 @@
 """What the engine and a backend say to each other: a `Batch` of plain arrays in, a `StepResult` out.
 
-This is the one place where the shapes and dtypes are fixed. Symbols used below:
+This is the one place where the shapes and dtypes are fixed. A batch holds nothing but arrays, so that it can be sent
+to another rank as it is. Symbols used below:
 
     T  tokens of this step, all sequences concatenated, no padding
     S  sequences that take part in this step
-    L  rows of logits wanted (a sequence in the middle of its prompt wants none, a forking one wants several)
+    L  rows of logits wanted (a sequence in the middle of its prompt wants none, one whose prompt is scored several)
     P  width of the page table (pages a sequence may own at most)
     V  vocabulary size
+    M  masks
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -24,29 +28,48 @@ Bool = NDArray[np.bool_]
 SAMPLE = -1
 """The value in `LogitRows.targets` that asks the backend to draw the token."""
 
+NOT_FINITE = -2
+"""In `StepResult.tokens`: the row's logits are no distribution, because some are NaN or infinite or all are -inf."""
+
+NOTHING_ALLOWED = -3
+"""In `StepResult.tokens`: mask and biases leave no token that may be drawn."""
+
 
 @dataclass(frozen=True, slots=True)
-class Adjustment:
-    """Changes to one row of logits that few requests need; applied in the order of the fields.
+class Penalties:
+    """What makes a row's tokens less likely that the sequence has already; applied in the order of the fields.
+
+    Row i has the tokens `ids[starts[i]:starts[i + 1]]`, each once; a row without penalties has none.
 
     Attributes:
-        prompt_seen: Bool[V], tokens of the prompt (for `repetition`), or None when no penalty is set.
-        output_counts: Int32[V], how often each token was generated, or None when no penalty is set.
-        repetition: logits of seen tokens are divided by it when positive, multiplied when negative.
-        frequency: subtracted once per occurrence in the output.
-        presence: subtracted once from every token that occurs in the output.
-        bias_ids: Int32[n] tokens whose logits `bias_values`, Float32[n], are added to.
-        banned_ids: Int32[n] tokens that may not be drawn (end-of-sequence before `min_tokens`).
+        repetition: Float32[L], logits of the row's tokens are divided by it when positive, multiplied when negative.
+        frequency: Float32[L], subtracted once per occurrence in the output.
+        presence: Float32[L], subtracted once from every token that occurs in the output.
+        starts: Int32[L + 1].
+        ids: Int32[n]. counts: Int32[n], how often the token was generated; 0 where the prompt alone has it.
     """
 
-    prompt_seen: Bool | None = None
-    output_counts: Int32 | None = None
-    repetition: float = 1.0
-    frequency: float = 0.0
-    presence: float = 0.0
-    bias_ids: Int32 | None = None
-    bias_values: Float32 | None = None
-    banned_ids: Int32 | None = None
+    repetition: Float32
+    frequency: Float32
+    presence: Float32
+    starts: Int32
+    ids: Int32
+    counts: Int32
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """What is added to logits after penalties. -inf bans a token (end-of-sequence before `min_tokens`).
+
+    Row i has the tokens `ids[starts[i]:starts[i + 1]]`, each once.
+
+    Attributes:
+        starts: Int32[L + 1]. ids: Int32[n]. values: Float32[n].
+    """
+
+    starts: Int32
+    ids: Int32
+    values: Float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +85,10 @@ class LogitRows:
         top_k: Int32[L], 0 is off.
         top_p, min_p: Float32[L]; 1 and 0 are off.
         num_logprobs: Int32[L], -1 for none, else how many of the most probable tokens to report beside the chosen one.
-        adjustments: row -> what changes its logits; rows that change nothing are absent.
+        penalties, biases: None when no row has any.
+        masks: UInt32[M, ceil(V / 32)], token t may be drawn where bit t % 32 of word t // 32 is set. Their content may
+            be written while the forward pass runs (see `Executor.submit`). None when no row has one.
+        mask_of_row: Int32[L], the row of `masks` that holds for it, -1 for none. Comes with `masks`.
     """
 
     rows: Int32
@@ -74,7 +100,10 @@ class LogitRows:
     top_p: Float32
     min_p: Float32
     num_logprobs: Int32
-    adjustments: dict[int, Adjustment] = field(default_factory=dict)
+    penalties: Penalties | None = None
+    biases: Biases | None = None
+    masks: UInt32 | None = None
+    mask_of_row: Int32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +140,11 @@ class Batch:
 class StepResult:
     """What came of a step, row for row as in `Batch.logits`.
 
-    Log-probabilities are those of the model itself: before penalties, bias, temperature and truncation.
+    Log-probabilities are those of the model itself: before penalties, bias, masks, temperature and truncation.
 
     Attributes:
-        tokens: Int32[L], the token drawn (or the target).
-        logprobs: Float32[L], its log-probability; nan where none was asked for.
+        tokens: Int32[L], the token drawn (or the target); `NOT_FINITE` or `NOTHING_ALLOWED` where there can be none.
+        logprobs: Float32[L], its log-probability; nan where none was asked for or there is no token.
         top_tokens: Int32[L, K], the K = max(num_logprobs) most probable tokens, best first, ties by lower id.
         top_logprobs: Float32[L, K].
     """
@@ -130,7 +159,7 @@ class Pending(Protocol):
     """A step that was submitted and may still be running."""
 
     def result(self) -> StepResult:
-        """Wait for the step and return what it produced."""
+        """Wait for the step and return what it produced. When this raises, nothing of the step is running any more."""
         ...
 
 
@@ -157,6 +186,12 @@ class Executor(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
-    def submit(self, batch: Batch) -> Pending:
-        """Start a step. Steps run in the order of submission."""
+    def submit(self, batch: Batch, masks_written: Callable[[], object] | None = None) -> Pending:
+        """Start a step. Steps run in the order of submission; one that raised may be submitted again.
+
+        Args:
+            masks_written: returns once the batch's masks are what they should be, as `Future.result` does; None: they
+                are already. It is called before sampling, while nothing else is left to compute; what it raises is
+                the step's error.
+        """
         ...

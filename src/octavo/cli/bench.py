@@ -66,11 +66,11 @@ class MeteredExecutor:
         self._executor = executor
         self._steps: list[tuple[list[int], list[int], int]] = []
 
-    def submit(self, batch: Batch) -> Pending:
+    def submit(self, batch: Batch, masks_written: Callable[[], object] | None = None) -> Pending:
         """Start a step, as the executor does."""
         counts, contexts = np.diff(batch.query_starts).tolist(), batch.context_lengths.tolist()
         self._steps.append((counts, contexts, len(np.unique(batch.logits.rows))))
-        return self._executor.submit(batch)
+        return self._executor.submit(batch, masks_written)
 
     def ideal_seconds(self, loaded: LoadedEngine, at_best: Ceilings) -> float:
         """The time the steps would take on the roofline."""

@@ -4,7 +4,7 @@ from enum import Enum
 
 import numpy as np
 
-from octavo.backends.protocol import Adjustment, Int32
+from octavo.backends.protocol import Float32, Int32
 from octavo.engine.pages import page_key
 from octavo.engine.request import Request, TokenLogprobs
 
@@ -17,6 +17,34 @@ class Status(Enum):
     FINISHED = "finished"
 
 
+class TokenCounts:
+    """Which tokens penalties fall on, each once, and how often each was generated.
+
+    Attributes:
+        ids: Int32[capacity], counts: Int32[capacity]; the first `size` are known.
+    """
+
+    __slots__ = ("_place", "counts", "ids", "size")
+
+    def __init__(self, prompt: Int32, outputs: Int32, capacity: int) -> None:
+        self.ids: Int32 = np.empty(capacity, np.int32)
+        self.counts: Int32 = np.zeros(capacity, np.int32)
+        distinct = np.unique(prompt)
+        self.size = len(distinct)
+        self.ids[: self.size] = distinct
+        self._place = {token: place for place, token in enumerate(distinct.tolist())}
+        for token in outputs.tolist():
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Count a generated token."""
+        place = self._place.setdefault(token, self.size)
+        if place == self.size:
+            self.ids[place] = token
+            self.size += 1
+        self.counts[place] += 1
+
+
 class Sequence:
     """The tokens of one choice of a request, and the pages that hold their keys and values.
 
@@ -25,17 +53,21 @@ class Sequence:
         pages: the pages it owns, in order.
         keys: keys of its full pages as far as they were needed.
         published: how many of its pages are findable in the pool.
+        paid: how many of its tokens were computed when it last lost its row.
         row: its row in the sequence table, -1 unless running.
         number: order of arrival; also the tie-break of every policy.
         forks: choices that wait for this one's prompt, to share its pages.
         delivered: generated tokens that the client already had when the request arrived (resumption).
+        counts: what penalties need to know, from when it first runs; None without penalties.
+        bias_ids, bias_values: Int32[n], Float32[n], what is added to logits, from when it first runs. Bans are -inf.
     """
 
     __slots__ = (
-        "_adjustment",
-        "_minimum_reached",
         "arrival",
+        "bias_ids",
+        "bias_values",
         "cached_tokens",
+        "counts",
         "delivered",
         "first_scheduled",
         "forks",
@@ -44,12 +76,11 @@ class Sequence:
         "length",
         "max_length",
         "number",
-        "output_counts",
         "pages",
+        "paid",
         "params",
         "prompt_length",
         "prompt_logprobs",
-        "prompt_seen",
         "published",
         "request",
         "row",
@@ -75,6 +106,7 @@ class Sequence:
         self.pages: list[int] = []
         self.keys: list[bytes] = []
         self.published = 0
+        self.paid = 0
         self.row = -1
         self.status = Status.WAITING
         self.forks: list[Sequence] = []
@@ -82,10 +114,9 @@ class Sequence:
         self.cached_tokens: int | None = None
         self.first_scheduled: float | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []
-        self.prompt_seen: np.ndarray[tuple[int], np.dtype[np.bool_]] | None = None
-        self.output_counts: Int32 | None = None
-        self._minimum_reached = False
-        self._adjustment: Adjustment | None = None
+        self.counts: TokenCounts | None = None
+        self.bias_ids: Int32 = np.empty(0, np.int32)
+        self.bias_values: Float32 = np.empty(0, np.float32)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -102,36 +133,33 @@ class Sequence:
         """Whether prompt tokens must be scored: by the first choice alone, and until its first token was drawn."""
         return self.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
-    @property
-    def adjustment(self) -> Adjustment | None:
-        """What changes this sequence's logits now, if anything."""
-        if not self._minimum_reached and self.num_outputs >= self.params.min_tokens:
-            self._minimum_reached = True
-            self._adjustment = self._make_adjustment()
-        return self._adjustment
-
     def begin(self, vocab_size: int) -> None:
-        """Prepare what is needed only while it runs: counts as wide as the vocabulary are too much for a queue."""
+        """Prepare what is needed only once it runs: a queue is long."""
         params, prompt_length = self.params, self.prompt_length
-        if params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0:
-            self.prompt_seen = np.zeros(vocab_size, np.bool_)
-            self.prompt_seen[self.tokens[:prompt_length]] = True
-            outputs = self.tokens[prompt_length : self.length]
-            self.output_counts = np.bincount(outputs, minlength=vocab_size).astype(np.int32)
-        self._minimum_reached = self.num_outputs >= params.min_tokens
-        self._adjustment = self._make_adjustment()
+        if self.counts is None and params.penalises:
+            # The prompt's tokens matter to the repetition penalty alone.
+            prompt = self.tokens[: prompt_length if params.repetition_penalty != 1.0 else 0]
+            self.counts = TokenCounts(prompt, self.tokens[prompt_length : self.length], self.max_length)
+        self.set_biases(vocab_size)
 
-    def end(self) -> None:
-        """Let go of what `begin` made."""
-        self.prompt_seen = self.output_counts = self._adjustment = None
+    def set_biases(self, vocab_size: int) -> None:
+        """Find the biases as they are now: until `min_tokens` are there, stop tokens are banned.
+
+        An id that the model cannot draw needs no ban: end-of-turn tokens may lie beyond the embedding.
+        """
+        biases = dict(self.params.logit_bias)
+        if self.num_outputs < self.params.min_tokens:
+            biases |= {token: -np.inf for token in self.stop_token_ids if 0 <= token < vocab_size}
+        self.bias_ids = np.fromiter(biases.keys(), np.int32, len(biases))
+        self.bias_values = np.fromiter(biases.values(), np.float32, len(biases))
 
     def append(self, tokens: list[int]) -> None:
         """Add generated tokens."""
         for token in tokens:
             self.tokens[self.length] = token
             self.length += 1
-            if self.output_counts is not None:
-                self.output_counts[token] += 1
+            if self.counts is not None:
+                self.counts.add(token)
 
     def key_of_page(self, index: int, page_size: int) -> bytes:
         """The key of its `index`-th page, which must be full; computed once."""
@@ -140,20 +168,3 @@ class Sequence:
             parent = self.keys[-1] if self.keys else self.salt_key
             self.keys.append(page_key(parent, self.tokens[start : start + page_size]))
         return self.keys[index]
-
-    def _make_adjustment(self) -> Adjustment | None:
-        params = self.params
-        banned = np.array(params.stop_token_ids, np.int32) if not self._minimum_reached else None
-        if self.output_counts is None and not params.logit_bias and (banned is None or not len(banned)):
-            return None
-        bias = params.logit_bias
-        return Adjustment(
-            prompt_seen=self.prompt_seen,
-            output_counts=self.output_counts,
-            repetition=params.repetition_penalty,
-            frequency=params.frequency_penalty,
-            presence=params.presence_penalty,
-            bias_ids=np.fromiter(bias.keys(), np.int32, len(bias)) if bias else None,
-            bias_values=np.fromiter(bias.values(), np.float32, len(bias)) if bias else None,
-            banned_ids=banned,
-        )

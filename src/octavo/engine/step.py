@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from octavo.backends.protocol import SAMPLE, Batch, Int32, StepResult
+from octavo.backends.protocol import NOT_FINITE, NOTHING_ALLOWED, SAMPLE, Batch, Int32, StepResult
 from octavo.engine.request import TokenLogprobs
 
 
@@ -57,17 +57,27 @@ def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
         batch: what was computed. places: Int32[L], the place in the step of each row of logits.
     """
     logits = batch.logits
-    drawn, scored = result.tokens.tolist(), (logits.num_logprobs >= 0).nonzero()[0].tolist()
-    if len(drawn) == len(batch.tokens) and not scored:  # decoding alone: a token of every sequence
-        return Accepted([[token] for token in drawn])
+    tokens, scored = result.tokens.tolist(), (logits.num_logprobs >= 0).nonzero()[0].tolist()
+    if len(tokens) == len(batch.tokens) and not scored and min(tokens) >= 0:  # decoding: a token of every sequence
+        return Accepted([[token] for token in tokens])
     accepted = Accepted([[] for _ in batch.table_rows])
-    for place, token, target in zip(places.tolist(), drawn, logits.targets.tolist(), strict=True):
-        if target == SAMPLE:
+    for row, (place, token, target) in enumerate(zip(places.tolist(), tokens, logits.targets.tolist(), strict=True)):
+        if token < 0:
+            accepted.failures[place] = _FAILURES[token].format(position=int(logits.positions[row]))
+        elif target == SAMPLE:
             accepted.tokens[place].append(token)
     for row in scored:
-        entries = accepted.logprobs if logits.targets[row] == SAMPLE else accepted.prompt_logprobs
-        entries.setdefault(int(places[row]), []).append(_logprobs(result, row, int(logits.num_logprobs[row])))
+        if tokens[row] >= 0:
+            entries = accepted.logprobs if logits.targets[row] == SAMPLE else accepted.prompt_logprobs
+            entries.setdefault(int(places[row]), []).append(_logprobs(result, row, int(logits.num_logprobs[row])))
     return accepted
+
+
+_FAILURES = {
+    NOT_FINITE: "the model's logits for position {position} are not finite, so that no token can be drawn; "
+    "its weights are damaged, or this prompt is beyond what they can compute",
+    NOTHING_ALLOWED: "no token is allowed at position {position}: bans and constraints leave none to draw",
+}
 
 
 def _logprobs(result: StepResult, row: int, count: int) -> TokenLogprobs:

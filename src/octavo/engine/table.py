@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.backends.protocol import SAMPLE, Batch, Bool, Float32, Int32, Int64, LogitRows, UInt64
+from octavo.backends.protocol import SAMPLE, Batch, Biases, Bool, Float32, Int32, Int64, LogitRows, Penalties, UInt64
 from octavo.engine.sequence import Sequence
 from octavo.engine.step import Step
 
@@ -22,7 +22,7 @@ class _Rows:
         rows, counts, starts: Int32[S], Int32[S], Int32[S + 1], as in `Step` and `Batch.query_starts`.
         places, owner: Int32[L], the place in the step and the row of the table that a row of logits belongs to.
         token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, min_p: [L], as in `LogitRows`.
-        adjusted: rows of logits that may be changed.
+        penalised: rows of logits that penalties change. biases: as in `LogitRows`.
     """
 
     rows: Int32
@@ -38,7 +38,8 @@ class _Rows:
     top_k: Int32
     top_p: Float32
     min_p: Float32
-    adjusted: list[int]
+    penalised: list[int]
+    biases: Biases | None
 
 
 class SequenceTable:
@@ -47,7 +48,9 @@ class SequenceTable:
     Attributes:
         pages: Int32[rows, P], page table. length: Int32[rows], known tokens. computed: Int32[rows], tokens in pages.
         last_token: Int32[rows], the token at `length - 1`.
-        adjusted: Bool[rows], its logits may be changed. scoring: Bool[rows], its prompt tokens' logprobs are wanted.
+        penalties: Float32[3, rows], repetition, frequency and presence. penalised, biased: Bool[rows], who has any.
+        scoring: Bool[rows], its prompt tokens' logprobs are wanted.
+        paid: Int32[rows], tokens that were computed before the sequence was preempted, and charged then.
         held: Int32[rows], pages the sequence owns. active: Bool[rows], the row is taken.
         sequences: the sequence of each row, None where the row is free.
         departures: how many sequences have left. left: Int64[rows], the count when one last left the row.
@@ -61,6 +64,7 @@ class SequenceTable:
         self.active: Bool = np.zeros(num_rows, np.bool_)
         self.length: Int32 = np.zeros(num_rows, np.int32)
         self.computed: Int32 = np.zeros(num_rows, np.int32)
+        self.paid: Int32 = np.zeros(num_rows, np.int32)
         self.last_token: Int32 = np.zeros(num_rows, np.int32)
         self.seeds = np.zeros(num_rows, np.uint64)
         self.temperature = np.zeros(num_rows, np.float32)
@@ -68,7 +72,9 @@ class SequenceTable:
         self.top_p = np.ones(num_rows, np.float32)
         self.min_p = np.zeros(num_rows, np.float32)
         self.num_logprobs: Int32 = np.full(num_rows, -1, np.int32)
-        self.adjusted: Bool = np.zeros(num_rows, np.bool_)
+        self.penalties: Float32 = np.zeros((3, num_rows), np.float32)
+        self.penalised: Bool = np.zeros(num_rows, np.bool_)
+        self.biased: Bool = np.zeros(num_rows, np.bool_)
         self.scoring: Bool = np.zeros(num_rows, np.bool_)
         self.departures = 0
         self.left: Int64 = np.zeros(num_rows, np.int64)
@@ -93,6 +99,7 @@ class SequenceTable:
         self.pages[row, : len(sequence.pages)] = sequence.pages
         self.length[row] = sequence.length
         self.computed[row] = computed
+        self.paid[row] = sequence.paid
         self.last_token[row] = sequence.tokens[sequence.length - 1]
         self.seeds[row] = (params.seed + sequence.index) % 2**64
         self.temperature[row] = params.temperature
@@ -100,18 +107,20 @@ class SequenceTable:
         self.top_p[row] = params.top_p
         self.min_p[row] = params.min_p
         self.num_logprobs[row] = -1 if params.logprobs is None else params.logprobs
-        self.adjusted[row] = sequence.adjustment is not None
+        self.penalties[:, row] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+        self.penalised[row] = params.penalises
+        self.biased[row] = len(sequence.bias_ids) > 0
         self.scoring[row] = sequence.wants_prompt_logprobs
         self._everyone = None
 
     def leave(self, sequence: Sequence) -> None:
         """Free the sequence's row."""
         self.sequences[sequence.row] = None
+        sequence.paid = max(sequence.paid, int(self.computed[sequence.row]))
         self.active[sequence.row] = False
         self.departures += 1
         self.left[sequence.row] = self.departures
         self._everyone = None
-        sequence.end()
         self._free.append(sequence.row)
         sequence.row = -1
 
@@ -128,9 +137,14 @@ class SequenceTable:
 
     def append(self, sequence: Sequence, tokens: list[int]) -> None:
         """Add generated tokens, at least one, to the sequence and to its row."""
+        row, banning = sequence.row, sequence.num_outputs < sequence.params.min_tokens
         sequence.append(tokens)
-        self.length[sequence.row] = sequence.length
-        self.last_token[sequence.row] = tokens[-1]
+        self.length[row] = sequence.length
+        self.last_token[row] = tokens[-1]
+        if banning and sequence.num_outputs >= sequence.params.min_tokens:
+            sequence.set_biases(self.vocab_size)
+            self.biased[row] = len(sequence.bias_ids) > 0
+            self._everyone = None
 
     def everyone(self) -> tuple[Int32, Int32]:
         """All taken rows, ascending, and one token for each: the same arrays until a sequence comes or goes."""
@@ -206,16 +220,44 @@ class SequenceTable:
             top_k=self.top_k[owner],
             top_p=self.top_p[owner],
             min_p=self.min_p[owner],
-            adjusted=self.adjusted[owner].nonzero()[0].tolist(),
+            penalised=[] if not self.penalised.any() else self._drawn(self.penalised[owner], targets),
+            biases=self._biases(owner, targets) if self.biased.any() else None,
         )
 
+    def _biases(self, owner: Int32, targets: Int32) -> Biases | None:
+        rows = self._drawn(self.biased[owner], targets)
+        some = [self.sequence(int(owner[row])) for row in rows]
+        starts = _starts(len(owner), rows, [len(sequence.bias_ids) for sequence in some])
+        if not some:
+            return None
+        return Biases(
+            starts=starts,
+            ids=np.concatenate([sequence.bias_ids for sequence in some]),
+            values=np.concatenate([sequence.bias_values for sequence in some]),
+        )
+
+    def _penalties(self, common: "_Rows") -> Penalties | None:
+        some = [self.sequence(int(common.owner[row])).counts for row in common.penalised]
+        counts = [count for count in some if count is not None]
+        if not counts:
+            return None
+        repetition, frequency, presence = self.penalties.take(common.owner, axis=1)
+        return Penalties(
+            repetition=repetition,
+            frequency=frequency,
+            presence=presence,
+            starts=_starts(len(common.owner), common.penalised, [count.size for count in counts]),
+            ids=np.concatenate([count.ids[: count.size] for count in counts]),
+            counts=np.concatenate([count.counts[: count.size] for count in counts]),
+        )
+
+    @staticmethod
+    def _drawn(wanted: Bool, targets: Int32) -> list[int]:
+        """Rows of logits that a token is drawn from, of those wanted."""
+        rows: list[int] = (wanted & (targets == SAMPLE)).nonzero()[0].tolist()
+        return rows
+
     def _logit_rows(self, common: "_Rows", positions: Int32) -> LogitRows:
-        adjustments = {}
-        for i in common.adjusted:
-            if common.targets[i] == SAMPLE:
-                adjustment = self.sequence(int(common.owner[i])).adjustment
-                if adjustment is not None:
-                    adjustments[i] = adjustment
         return LogitRows(
             rows=common.token_rows,
             targets=common.targets,
@@ -226,7 +268,8 @@ class SequenceTable:
             top_p=common.top_p,
             min_p=common.min_p,
             num_logprobs=common.num_logprobs,
-            adjustments=adjustments,
+            penalties=self._penalties(common) if common.penalised else None,
+            biases=common.biases,
         )
 
     def sequence(self, row: int) -> Sequence:
@@ -234,3 +277,10 @@ class SequenceTable:
         sequence = self.sequences[row]
         assert sequence is not None, f"row {row} of the sequence table is free"
         return sequence
+
+
+def _starts(count: int, rows: list[int], sizes: list[int]) -> Int32:
+    """Where the entries of each of `count` rows begin when `rows` have so many and the others none."""
+    starts = np.zeros(count + 1, np.int32)
+    starts[np.array(rows, np.intp) + 1] = sizes
+    return np.cumsum(starts, out=starts)

@@ -1,5 +1,9 @@
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+
+from octavo.backends.protocol import Batch, StepResult
 
 def instruction_sets() -> list[str]: ...
 def check_instruction_set(isa: str) -> None: ...
@@ -8,19 +12,6 @@ def tile(isa: str) -> int:
 
 def measure_ceilings(isa: str, threads: int) -> tuple[float, float, float]: ...
 def page_bytes(kv_heads: int, head_dim: int, page_size: int, kv_type: int) -> int: ...
-
-_RowAdjustment = tuple[
-    int,
-    NDArray[np.bool_] | None,
-    NDArray[np.int32] | None,
-    float,
-    float,
-    float,
-    NDArray[np.int32] | None,
-    NDArray[np.float32] | None,
-    NDArray[np.int32] | None,
-]
-"""The row, then the fields of `octavo.backends.protocol.Adjustment`."""
 
 class Plan:
     def __init__(self, isa: str, threads: int) -> None: ...
@@ -72,28 +63,5 @@ class Plan:
         bias: NDArray[np.float32] | None = None,
     ) -> None: ...
     def finish(self) -> None: ...
-    def run(
-        self,
-        tokens: NDArray[np.int32],
-        positions: NDArray[np.int32],
-        slots: NDArray[np.int64],
-        query_starts: NDArray[np.int32],
-        page_table: NDArray[np.int32],
-        table_rows: NDArray[np.int32],
-        copies: NDArray[np.int32],
-        rows: NDArray[np.int32],
-        logit_rows: NDArray[np.int64],
-        sample_positions: NDArray[np.int64],
-        seeds: NDArray[np.uint64],
-        temperature: NDArray[np.float32],
-        top_k: NDArray[np.int32],
-        top_p: NDArray[np.float32],
-        min_p: NDArray[np.float32],
-        num_logprobs: NDArray[np.int32],
-        adjustments: list[_RowAdjustment],
-        sampled: NDArray[np.int32],
-        logprobs: NDArray[np.float32],
-        top_tokens: NDArray[np.int32],
-        top_logprobs: NDArray[np.float32],
-    ) -> None:
-        """Compute a step. `sampled` has the targets before and the tokens after; what follows it is written."""
+    def run(self, batch: Batch, result: StepResult, masks_written: Callable[[], object] | None = None) -> None:
+        """Compute a step. `result.tokens` has the targets before and the tokens after; all else of it is written."""

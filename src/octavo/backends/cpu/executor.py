@@ -83,58 +83,17 @@ class CpuExecutor:
         self.weight_bytes = lowering.weight_bytes
         self._arrays = lowering.arrays  # which the plan points to; the checkpoint's own memory is let go
 
-    def submit(self, batch: Batch) -> FinishedStep:
+    def submit(self, batch: Batch, masks_written: Callable[[], object] | None = None) -> FinishedStep:
         """Compute a step. Nothing is left to wait for."""
         rows = batch.logits
-        count = len(rows.rows)
-        if (rows.rows[1:] > rows.rows[:-1]).all():  # as always, unless prompts are scored
-            wanted, logit_rows = rows.rows, np.arange(count)
-        else:
-            wanted, logit_rows = np.unique(rows.rows, return_inverse=True)
-        width = max(int(rows.num_logprobs.max(initial=0)), 0)
+        count, width = len(rows.rows), max(int(rows.num_logprobs.max(initial=0)), 0)
         result = StepResult(
             tokens=rows.targets.copy(),
             logprobs=np.empty(count, np.float32),
             top_tokens=np.empty((count, width), np.int32),
             top_logprobs=np.empty((count, width), np.float32),
         )
-        adjustments = [
-            (
-                row,
-                change.prompt_seen,
-                change.output_counts,
-                change.repetition,
-                change.frequency,
-                change.presence,
-                change.bias_ids,
-                change.bias_values,
-                change.banned_ids,
-            )
-            for row, change in rows.adjustments.items()
-        ]
-        self._plan.run(
-            batch.tokens,
-            batch.positions,
-            batch.slots,
-            batch.query_starts,
-            batch.page_table,
-            batch.table_rows,
-            batch.copies,
-            wanted,
-            logit_rows,
-            rows.positions,
-            rows.seeds,
-            rows.temperature,
-            rows.top_k,
-            rows.top_p,
-            rows.min_p,
-            rows.num_logprobs,
-            adjustments,
-            result.tokens,
-            result.logprobs,
-            result.top_tokens,
-            result.top_logprobs,
-        )
+        self._plan.run(batch, result, masks_written)
         return FinishedStep(result)
 
 

@@ -1,4 +1,4 @@
-"""The reference executor: a graph run op by op in numpy, float32, on the calling thread.
+"""The reference executor: a graph run op by op in numpy, float32, on a few threads.
 
 It is plain so that it can be right: every other backend is held against it. It is deterministic bit for bit: a token's
 logits depend on the tokens before it and on the weights, never on the batch (see `kernels` and `attention`).
@@ -95,12 +95,14 @@ class ReferenceExecutor:
         self._workers = Workers(threads or physical_cores())
         self._last_uses = _last_uses(self._graph)
 
-    def submit(self, batch: Batch) -> FinishedStep:
+    def submit(self, batch: Batch, masks_written: Callable[[], object] | None = None) -> FinishedStep:
         """Compute a step. Nothing is left to wait for."""
         for cache in self._caches:
             cache.copy_pages(batch.copies)
         wanted, row_of = np.unique(batch.logits.rows, return_inverse=True)
         logits = self._logits(self._prepare(batch, wanted.astype(np.int64)))
+        if masks_written is not None:
+            masks_written()
         return FinishedStep(sample(logits[row_of], batch.logits))
 
     def _prepare(self, batch: Batch, wanted: Int64) -> _Step:

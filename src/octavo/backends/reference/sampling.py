@@ -1,6 +1,6 @@
 """Sampling, plain and exact: what every other backend's sampler is held against.
 
-The order is vLLM's: bans and bias, penalties, temperature, min_p, top_k, top_p. One uniform number per token, from a
+The order is: penalties, biases, mask, temperature, min_p, top_k, top_p. One uniform number per token, from a
 counter-based generator keyed by (seed, position), is turned into a token through the inverse of the cumulative
 distribution in order of token ids. So a token depends on its own row, seed and position alone.
 """
@@ -8,7 +8,17 @@ distribution in order of token ids. So a token depends on its own row, seed and 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.backends.protocol import SAMPLE, Adjustment, Float32, Int32, LogitRows, StepResult
+from octavo.backends.protocol import (
+    NOT_FINITE,
+    NOTHING_ALLOWED,
+    SAMPLE,
+    Bool,
+    Float32,
+    Int32,
+    LogitRows,
+    StepResult,
+    UInt32,
+)
 
 Float64 = NDArray[np.float64]
 
@@ -57,43 +67,58 @@ def sample(logits: Float32, rows: LogitRows) -> StepResult:
         rows: what to do with each row.
     """
     tokens = rows.targets.copy()
-    drawn = np.flatnonzero(tokens == SAMPLE)
     numbers = uniform(rows.seeds, rows.positions)
-    for row in drawn:
-        adjusted = logits[row]
-        adjustment = rows.adjustments.get(int(row))
-        if adjustment is not None:
-            adjusted = adjust(adjusted, adjustment)
-        if rows.temperature[row] == 0.0:
-            tokens[row] = int(np.argmax(adjusted))
-        else:
-            ids, weights = _distribution(
-                adjusted,
-                temperature=float(rows.temperature[row]),
-                top_k=int(rows.top_k[row]),
-                top_p=float(rows.top_p[row]),
-                min_p=float(rows.min_p[row]),
-            )
-            tokens[row] = _draw(ids, weights, float(numbers[row]))
+    for row in np.flatnonzero((tokens == SAMPLE) | (rows.num_logprobs >= 0)).tolist():
+        if not np.isfinite(logits[row].max()):
+            tokens[row] = NOT_FINITE
+        elif tokens[row] == SAMPLE:
+            tokens[row] = _choose(adjust(logits[row], rows, row), rows, row, float(numbers[row]))
     return _with_logprobs(logits, tokens, rows.num_logprobs)
 
 
-def adjust(logits: Float32, adjustment: Adjustment) -> Float32:
-    """A copy of one row, Float32[V], with penalties, bias and bans applied."""
+def adjust(logits: Float32, rows: LogitRows, row: int) -> Float32:
+    """One row of logits, Float32[V], with its penalties, biases and mask applied."""
     logits = logits.copy()
-    if adjustment.prompt_seen is not None and adjustment.output_counts is not None:
-        generated = adjustment.output_counts > 0
-        if adjustment.repetition != 1.0:
-            seen = np.flatnonzero(adjustment.prompt_seen | generated)
-            values, factor = logits[seen], np.float32(adjustment.repetition)
-            logits[seen] = np.where(values > 0, values / factor, values * factor)
-        logits -= np.float32(adjustment.frequency) * adjustment.output_counts.astype(np.float32)
-        logits -= np.float32(adjustment.presence) * generated.astype(np.float32)
-    if adjustment.bias_ids is not None and adjustment.bias_values is not None:
-        logits[adjustment.bias_ids] += adjustment.bias_values
-    if adjustment.banned_ids is not None:
-        logits[adjustment.banned_ids] = -np.inf
+    if rows.penalties is not None:
+        penalties = rows.penalties
+        own = slice(penalties.starts[row], penalties.starts[row + 1])
+        ids, counts = penalties.ids[own], penalties.counts[own]
+        values, factor = logits[ids], penalties.repetition[row]
+        if factor != 1.0:
+            values = np.where(values > 0, values / factor, values * factor)
+        values -= penalties.frequency[row] * counts.astype(np.float32)
+        logits[ids] = values - penalties.presence[row] * (counts > 0).astype(np.float32)
+    if rows.biases is not None:
+        own = slice(rows.biases.starts[row], rows.biases.starts[row + 1])
+        logits[rows.biases.ids[own]] += rows.biases.values[own]
+    if rows.masks is not None and rows.mask_of_row is not None and rows.mask_of_row[row] >= 0:
+        logits[~allowed(rows.masks[rows.mask_of_row[row]], len(logits))] = -np.inf
     return logits
+
+
+def allowed(mask: UInt32, vocab_size: int) -> Bool:
+    """Bool[V] from a mask's bits, UInt32[ceil(V / 32)]."""
+    bits = np.unpackbits(mask.astype("<u4").view(np.uint8), bitorder="little", count=vocab_size)
+    return bits.astype(np.bool_)
+
+
+def _choose(logits: Float32, rows: LogitRows, row: int, number: float) -> int:
+    """The token drawn from a row's adjusted logits, or why there is none."""
+    highest = logits.max()
+    if highest == -np.inf:
+        return NOTHING_ALLOWED
+    if not np.isfinite(highest):
+        return NOT_FINITE
+    if rows.temperature[row] == 0.0:
+        return int(np.argmax(logits))
+    ids, weights = _distribution(
+        logits,
+        temperature=float(rows.temperature[row]),
+        top_k=int(rows.top_k[row]),
+        top_p=float(rows.top_p[row]),
+        min_p=float(rows.min_p[row]),
+    )
+    return _draw(ids, weights, number) if len(ids) else NOTHING_ALLOWED
 
 
 def _distribution(
@@ -124,12 +149,14 @@ def _draw(ids: NDArray[np.intp], weights: Float64, number: float) -> int:
     """The token at which the cumulative distribution passes `number` in [0, 1)."""
     cumulative = np.cumsum(weights)
     index = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
-    return int(ids[min(index, len(ids) - 1)])
+    if index == len(ids):  # by rounding: the last one that weighs anything
+        index = int(np.flatnonzero(weights)[-1])
+    return int(ids[index])
 
 
 def _with_logprobs(logits: Float32, tokens: Int32, num_logprobs: Int32) -> StepResult:
     """Add the log-probabilities that were asked for; rows that asked for fewer than K have -1 in the rest."""
-    wanted = np.flatnonzero(num_logprobs >= 0)
+    wanted = np.flatnonzero((num_logprobs >= 0) & (tokens >= 0))
     width = max(int(num_logprobs.max(initial=0)), 0)
     logprobs = np.full(len(tokens), np.nan, np.float32)
     top_tokens = np.full((len(tokens), width), -1, np.int32)
