@@ -198,7 +198,7 @@ class EngineMachine(RuleBasedStateMachine):
             return
         pool = self.engine.scheduler.pool
         for request in self.requests.values():
-            parent = root_key(request.cache_salt)
+            parent = root_key(request.tenant, request.cache_salt)
             tokens = np.array(request.prompt_token_ids, np.int32)
             for start in range(0, len(tokens) - pool.page_size + 1, pool.page_size):
                 parent = page_key(parent, tokens[start : start + pool.page_size])

@@ -93,7 +93,7 @@ class Engine:
         self._check(request)
         now = time.monotonic()
         live = self._live[request.request_id] = _Live(request)
-        salt_key = root_key(request.cache_salt)
+        salt_key = root_key(request.tenant, request.cache_salt)
         leader: Sequence | None = None
         for index in range(request.params.n):
             if index in request.finished:
@@ -134,14 +134,7 @@ class Engine:
             raise RequestRefused(Refusal.INVALID, f"request id {request.request_id!r} is already in use")
         if length == 0:
             raise RequestRefused(Refusal.INVALID, "the prompt is empty; it needs at least one token")
-        highest = max(max(request.prompt_token_ids), max(params.logit_bias, default=0))
-        lowest = min(min(request.prompt_token_ids), min(params.logit_bias, default=0))
-        if lowest < 0 or highest >= self.executor.vocab_size:
-            wrong = lowest if lowest < 0 else highest
-            raise RequestRefused(
-                Refusal.INVALID,
-                f"token id {wrong} is not in the vocabulary; ids go from 0 to {self.executor.vocab_size - 1}",
-            )
+        self._check_ids(request)
         if length + params.max_tokens > self.max_model_len:
             raise RequestRefused(
                 Refusal.TOO_LONG,
@@ -155,10 +148,28 @@ class Engine:
                 f"{length} prompt tokens and max_tokens {params.max_tokens} need {needed} pages of {pool.page_size} "
                 f"tokens, but the KV cache has {pool.num_pages}",
             )
-        if params.min_tokens > 0 and len(set(params.stop_token_ids)) >= self.executor.vocab_size:
+        banned = {token for token in params.stop_token_ids if 0 <= token < self.executor.vocab_size}
+        if params.min_tokens > 0 and len(banned) == self.executor.vocab_size:
             raise RequestRefused(Refusal.INVALID, "min_tokens bans the stop tokens, and these are the whole vocabulary")
         if not request.resumed:
             self._check_queue(params.n, length)
+
+    def _check_ids(self, request: Request) -> None:
+        """Refuse token ids that index nothing. Stop tokens need no check: one that cannot be drawn stops nothing."""
+        params, vocab_size = request.params, self.executor.vocab_size
+        known = (request.prompt_token_ids, params.logit_bias, *request.outputs.values())
+        lowest, highest = min(min(ids, default=0) for ids in known), max(max(ids, default=0) for ids in known)
+        if lowest < 0 or highest >= vocab_size:
+            wrong = lowest if lowest < 0 else highest
+            raise RequestRefused(
+                Refusal.INVALID,
+                f"token id {wrong} is not in the vocabulary; ids go from 0 to {vocab_size - 1}",
+            )
+        most = max(map(len, request.outputs.values()), default=0)
+        if most > params.max_tokens:
+            raise RequestRefused(
+                Refusal.INVALID, f"{most} tokens were delivered already, more than max_tokens {params.max_tokens}"
+            )
 
     def _check_queue(self, choices: int, length: int) -> None:
         """Refuse what neither the free rows nor the queue can take."""
@@ -271,7 +282,7 @@ class Engine:
         logprobs = accepted.logprobs.get(place)
         request, reason = sequence.request, None
         output = Output(request_id=request.request_id, index=sequence.index, token_ids=tokens, logprobs=logprobs)
-        if sequence.length - sequence.prompt_length == sequence.delivered:
+        if sequence.length == sequence.prompt_length:
             _note_first(output, sequence, now)
         for count, token in enumerate(tokens, 1):
             if token in sequence.stop_token_ids:

@@ -12,9 +12,10 @@ from octavo.backends.protocol import Int32
 KEY_BYTES = 16
 
 
-def root_key(salt: str) -> bytes:
-    """The parent of a sequence's first page. Different salts (tenants, adapters) never share pages."""
-    return blake2b(salt.encode(), digest_size=KEY_BYTES).digest()
+def root_key(tenant: str, salt: str) -> bytes:
+    """The parent of a sequence's first page. Tenants never share pages, nor requests with different salts."""
+    own = tenant.encode()
+    return blake2b(len(own).to_bytes(8) + own + salt.encode(), digest_size=KEY_BYTES).digest()
 
 
 def page_key(parent: bytes, token_ids: Int32) -> bytes:

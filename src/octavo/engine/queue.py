@@ -9,13 +9,17 @@ class WaitingQueue:
     """Sequences that hold no row and no page.
 
     Fairness is that of virtual token counters (Sheng et al., "Fairness in serving large language models", 2024): the
-    tenant served the fewest tokens so far goes first, and one that was idle is lifted to the least active tenant's
-    count, so that idling earns no credit. Preempted sequences return to the head of their tenant's line.
+    tenant that was served the fewest tokens goes first. What counts is what was computed, as it is computed (`charge`).
+    A tenant that begins to wait starts at the virtual time, the count of the tenant served least among those that
+    wait, so that idling earns no credit and being new is no handicap. While nobody waits everybody has what they ask
+    for: counts begin anew, equal for all, with the next one that must wait. Preempted sequences return to the head of
+    their tenant's line.
     """
 
     def __init__(self) -> None:
         self._lines: dict[int, dict[str, deque[Sequence]]] = {}
         self._served: dict[str, int] = {}
+        self._virtual_time = 0
         self._waiting_of_tenant: dict[str, int] = {}
         self.requests = 0
         self.tokens = 0
@@ -27,9 +31,7 @@ class WaitingQueue:
         """Add a sequence behind its tenant's others, or before them when it was preempted."""
         tenant = sequence.request.tenant
         if tenant not in self._waiting_of_tenant:
-            active = [self._served[other] for other in self._waiting_of_tenant]
-            self._served[tenant] = max(self._served.get(tenant, 0), min(active, default=0))
-            self._waiting_of_tenant[tenant] = 0
+            self._begin_to_wait(tenant)
         self._waiting_of_tenant[tenant] += 1
         line = self._lines.setdefault(sequence.request.priority, {}).setdefault(tenant, deque())
         if front:
@@ -39,20 +41,25 @@ class WaitingQueue:
         self.requests += 1
         self.tokens += sequence.length
 
+    def _begin_to_wait(self, tenant: str) -> None:
+        if self._waiting_of_tenant:
+            least = min(self._served[other] for other in self._waiting_of_tenant)
+            self._virtual_time = max(self._virtual_time, least)
+        else:
+            self._served.clear()
+        self._served[tenant] = max(self._served.get(tenant, 0), self._virtual_time)
+        self._waiting_of_tenant[tenant] = 0
+
+    def charge(self, tenant: str, tokens: int) -> None:
+        """Note that tokens of a tenant were computed while somebody waited."""
+        self._served[tenant] = self._served.get(tenant, self._virtual_time) + tokens
+
     def peek(self) -> Sequence | None:
         """The sequence whose turn it is."""
         if not self._lines:
             return None
         tenants = self._lines[min(self._lines)]
         return min(tenants.values(), key=lambda line: (self._served[line[0].request.tenant], line[0].number))[0]
-
-    def pop(self) -> Sequence:
-        """Take the sequence whose turn it is and charge its tenant with the tokens it brings and may generate."""
-        sequence = self.peek()
-        assert sequence is not None, "the queue is empty"
-        self._served[sequence.request.tenant] += sequence.max_length - sequence.num_outputs
-        self.remove(sequence)
-        return sequence
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it stands."""

@@ -75,6 +75,11 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
 
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that are there already become less likely."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -88,8 +93,8 @@ class Request:
         finished: choices that had already ended then.
         resumed: an engine had taken it before it was lost, so it is not refused for load.
         priority: lower runs first.
-        tenant: whose fair share the request counts against.
-        cache_salt: separates prefix-cache entries; requests share pages only under equal salts.
+        tenant: whose fair share the request counts against; pages are shared within a tenant only.
+        cache_salt: separates prefix-cache entries further; requests share pages only under equal salts.
     """
 
     request_id: str
@@ -122,9 +127,9 @@ class Output:
         logprobs: one entry per new token, when asked for.
         prompt_logprobs: one entry per prompt token but the first, with the first output of choice 0 only.
         finish_reason: set with the last tokens of the choice.
-        cached_tokens: prompt tokens that came from the prefix cache, with the first output of each choice.
-        queue_seconds: from arrival to first scheduling, with the first output.
-        prefill_seconds: from first scheduling to first token, with the first output.
+        cached_tokens: prompt tokens that came from the prefix cache. This and the next two come with the first output
+            of each choice alone, never again after a preemption or a resumption.
+        queue_seconds: from arrival to first scheduling. prefill_seconds: from then to the first token.
         error: one line, when `finish_reason` is ERROR.
     """
 

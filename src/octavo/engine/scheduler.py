@@ -5,6 +5,8 @@ step spends a budget of tokens: first one token for every sequence that is up to
 the prompts, which share what is left so that a long one cannot stop a short one (Sarathi-Serve: Agrawal et al., 2024).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from octavo.backends.protocol import Int32
@@ -13,6 +15,26 @@ from octavo.engine.queue import WaitingQueue
 from octavo.engine.sequence import Sequence, Status
 from octavo.engine.step import Step
 from octavo.engine.table import SequenceTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Blocked:
+    """The head of the queue, and why it was not admitted: so that its prefix is not looked up again in every step.
+
+    It needs fewer pages only when the next page of its prefix becomes findable: what others let go of becomes free.
+
+    Attributes:
+        needed: pages it was to take from the free ones. next_key: of the first page that was not found, if any.
+    """
+
+    sequence: Sequence
+    needed: int
+    next_key: bytes | None
+
+    def stays(self, head: Sequence, available: int, pool: PagePool) -> bool:
+        """Whether looking again would come to the same."""
+        found = self.next_key is not None and pool.lookup(self.next_key) is not None
+        return head is self.sequence and available < self.needed and not found
 
 
 class Scheduler:
@@ -46,6 +68,7 @@ class Scheduler:
         self._copies: dict[Sequence, tuple[int, int]] = {}
         # Sequences that share the page they write next with another one, since a fork.
         self._shared_tails: list[Sequence] = []
+        self._blocked: _Blocked | None = None
 
     @property
     def num_running(self) -> int:
@@ -106,6 +129,8 @@ class Scheduler:
         before = table.computed[rows]
         after = np.minimum(before + counts, table.length[rows] - 1)
         table.computed[rows] = after
+        if len(self.waiting):
+            self._charge(rows, before, after)
         if self._copies:
             for row in rows.tolist():
                 self._forget_copy(table.sequence(row))
@@ -116,6 +141,12 @@ class Scheduler:
             for index in range(sequence.published, int(after[i]) // page_size):
                 self.pool.publish(sequence.pages[index], sequence.key_of_page(index, page_size))
             sequence.published = int(after[i]) // page_size
+
+    def _charge(self, rows: Int32, before: Int32, after: Int32) -> None:
+        """Charge tenants with what was computed: not what a cached prefix spared, nor again after a preemption."""
+        new = np.maximum(after - np.maximum(before, self.table.paid[rows]), 0)
+        for row, tokens in zip(rows.tolist(), new.tolist(), strict=True):
+            self.waiting.charge(self.table.sequence(row).request.tenant, tokens)
 
     def _continue_running(self) -> int:
         """One token for every sequence that lacks just one. Returns how many these are."""
@@ -169,13 +200,18 @@ class Scheduler:
         reserved = int((-(-table.length[prompts] // pool.page_size) - table.held[prompts]).sum())
         places = max(budget // pool.page_size, 1) - len(prompts)
         while places > 0 and table.free_count and (sequence := self.waiting.peek()) is not None:
-            cached = self._cached_pages(sequence)
-            missing = self.pages_for(sequence.length) - len(cached)
-            revived = sum(pool.references(page) == 0 for page in cached)
             watermark = self.watermark if self.num_running else 0
-            if reserved + missing + revived + watermark > pool.free_count:
+            available = pool.free_count - reserved - watermark
+            if self._blocked is not None and self._blocked.stays(sequence, available, pool):
                 break
-            self.waiting.pop()
+            cached, next_key = self._cached_pages(sequence)
+            missing = self.pages_for(sequence.length) - len(cached)
+            needed = missing + sum(pool.references(page) == 0 for page in cached)
+            if needed > available:
+                self._blocked = _Blocked(sequence, needed, next_key)
+                break
+            self._blocked = None
+            self.waiting.remove(sequence)
             for page in cached:
                 pool.share(page)
             reserved += missing
@@ -205,17 +241,21 @@ class Scheduler:
 
     # --- pages ----------------------------------------------------------------------------------------------------
 
-    def _cached_pages(self, sequence: Sequence) -> list[int]:
-        """Pages of the pool that hold the sequence's beginning; at least its last token is always left to compute."""
+    def _cached_pages(self, sequence: Sequence) -> tuple[list[int], bytes | None]:
+        """Pages of the pool that hold the sequence's beginning, and the key of the first one that is not there, if any.
+
+        At least its last token is always left to compute.
+        """
+        pages: list[int] = []
         if not self.prefix_caching or sequence.wants_prompt_logprobs:
-            return []
-        pages = []
+            return pages, None
         for index in range((sequence.length - 1) // self.pool.page_size):
-            page = self.pool.lookup(sequence.key_of_page(index, self.pool.page_size))
+            key = sequence.key_of_page(index, self.pool.page_size)
+            page = self.pool.lookup(key)
             if page is None:
-                break
+                return pages, key
             pages.append(page)
-        return pages
+        return pages, None
 
     def _grow(self, sequence: Sequence, pages: int) -> None:
         """Give the sequence pages until it owns this many, or preempt it."""
@@ -251,6 +291,7 @@ class Scheduler:
         for which no row is free join the queue; the prefix cache still spares them most of the prompt.
         """
         children, sequence.forks = sequence.forks, []
+        self._blocked = None
         pages = sequence.pages[: self.pages_for(sequence.prompt_length)]
         for child in children:
             if self.table.free_count:
