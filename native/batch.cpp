@@ -121,7 +121,8 @@ class Reader {
     step.rows = rows, step.logit_rows = count_;
     logit_rows_.resize(count_);
     std::iota(logit_rows_.begin(), logit_rows_.end(), 0);
-    if (std::is_sorted(rows, rows + count_, std::less_equal<int32_t>())) return;  // as always, unless prompts are scored
+    if (std::is_sorted(rows, rows + count_, std::less_equal<int32_t>()))
+      return;  // as always, unless prompts are scored
     distinct_.assign(rows, rows + count_);
     std::sort(distinct_.begin(), distinct_.end());
     distinct_.erase(std::unique(distinct_.begin(), distinct_.end()), distinct_.end());

@@ -136,7 +136,8 @@ void Plan::run(const Step& step) {
   }
 }
 
-// Whether there is something to sample with. On the thread that runs the step this throws what the caller's function does.
+// Whether there is something to sample with. On the thread that runs the step this throws what the caller's function
+// does.
 bool Plan::prepare_sampling(const Step& step, const Worker& worker) {
   if (worker.index == 0) {
     const auto tell = [this](uint32_t outcome) {

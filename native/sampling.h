@@ -1,10 +1,10 @@
 // Tokens and log-probabilities from rows of logits.
 //
-// The meaning is that of octavo.backends.reference.sampling: penalties, biases and masks, then temperature, min_p, top_k,
-// top_p; one uniform number per (seed, position), turned into a token by the inverse of the cumulative distribution in
-// order of token ids. Weights are exact to 2e-12 of themselves and summed in double, so that the token can differ from
-// the reference's only where a number is about that close to a bound of its interval. A row's result is a pure function
-// of the row: threads and neighbours change nothing.
+// The meaning is that of octavo.backends.reference.sampling: penalties, biases and masks, then temperature, min_p,
+// top_k, top_p; one uniform number per (seed, position), turned into a token by the inverse of the cumulative
+// distribution in order of token ids. Weights are exact to 2e-12 of themselves and summed in double, so that the token
+// can differ from the reference's only where a number is about that close to a bound of its interval. A row's result is
+// a pure function of the row: threads and neighbours change nothing.
 
 #pragma once
 
