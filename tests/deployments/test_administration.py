@@ -1,6 +1,8 @@
 """Deployments are loaded, replaced and unloaded while the server runs."""
 
 import json
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +40,7 @@ def server(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     config = tmp_path_factory.mktemp("config") / "octavo.toml"
     config.write_text(
         '[server]\napi_key = "client-key"\nadmin_api_key = "admin-key"\napi_workers = 2\n'
+        '[server.keys.batch]\nkey = "batch-key"\npriorities = [10, 20]\n'
         f"[deployments.first]\nmodel = '{models['one']}'\nkv_cache_memory_bytes = '1MiB'\nmax_num_seqs = 8\n"
     )
     with serving("--config", config) as server:
@@ -218,6 +221,30 @@ def test_a_frontend_that_dies_meanwhile_does_not_hold_up_the_others(
     assert len({text(server.url, "first") for _ in range(8)}) == 1
 
 
+def test_one_change_at_a_time_and_a_signal_does_not_wait_for_it(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as pool:  # whoever fetches there waits
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path))
+        flags = ("--admin-api-key", "admin-key", "--kv-cache-memory-bytes", "1MiB")
+        with (
+            serving(tiny_model, *flags) as server,
+            httpx.Client(base_url=server.url, timeout=60, headers=ADMIN) as http,
+        ):
+            loading = pool.submit(load, http, "slow", "someone/slow")
+            eventually(lambda: http.delete("/admin/deployments/none").status_code == 409)
+            refused = load(http, "other", tiny_model)
+            assert refused.status_code == 409
+            assert "slow is being changed" in refused.json()["error"]["message"]
+            assert httpx.get(f"{server.url}/ready").status_code == 200
+            server.process.send_signal(signal.SIGTERM)
+            assert loading.result().status_code == 503
+            assert server.process.wait(60) == 0
+            assert server.process.stderr is not None
+            assert "Traceback" not in server.process.stderr.read()
+
+
 def test_the_last_deployment_stays(http: httpx.Client) -> None:
     refused = http.delete("/admin/deployments/first")
     assert refused.status_code == 409
@@ -254,6 +281,15 @@ def test_the_keys_open_what_they_are_for(server: Server) -> None:
             assert plain.get("/v1/models", headers=headers).status_code == of_clients
             assert plain.get("/admin/deployments", headers=headers).status_code == of_administrators
         assert plain.get("/health").status_code == 200
+
+
+def test_a_named_key_has_its_range_of_priorities(server: Server) -> None:
+    batch = {"authorization": "Bearer batch-key"}
+    fields = PROMPT | {"model": "first"}
+    for priority, status in ((10, 200), (None, 200), (0, 400)):
+        answer = httpx.post(f"{server.url}/v1/completions", json=fields | {"priority": priority}, headers=batch)
+        assert answer.status_code == status
+    assert "from 10 to 20" in answer.json()["error"]["message"]
 
 
 def test_without_a_key_there_is_no_administration(tiny_model: Path) -> None:

@@ -36,6 +36,8 @@ class Offering:
         self._leaving: set[str] = set()
         self._in_order = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._asked: set[asyncio.Future[msgspec.Raw]] = set()
+        self._stopping = False
 
     async def begin(self, table: Table) -> None:
         """Do what the first table says. Raises OctavoError: a deployment cannot be opened."""
@@ -50,7 +52,22 @@ class Offering:
 
     async def fulfil(self, wish: Wish) -> Outcome:
         """Ask the supervisor for what an administrator wants."""
-        return decode_outcome(await self._link.ask(raw(wish)))
+        asked = asyncio.ensure_future(self._link.ask(raw(wish)))
+        self._asked.add(asked)
+        try:
+            return decode_outcome(await asked)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return Outcome(error="the server is shutting down", status=503)
+        finally:
+            self._asked.discard(asked)
+
+    def stop(self) -> None:
+        """Wait for no answer any more."""
+        self._stopping = True
+        for asked in self._asked:
+            asked.cancel()
 
     async def _apply(self, table: Table) -> None:
         async with self._in_order:

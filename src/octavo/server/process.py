@@ -30,6 +30,7 @@ async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
     def stop(order: Stop) -> None:
         stopped.set()
         if server is not None:
+            offering.stop()
             server.stop(order.drain_seconds)
 
     deployments = Deployments()
