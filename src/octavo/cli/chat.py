@@ -5,25 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from octavo.cli.configuration import environment_of_a_model
 from octavo.cli.console import console, fetch, output
-from octavo.errors import OctavoError
+from octavo.cli.events import events
+from octavo.cli.remote import RemoteError, connect, connect_unix, error_message, lost, status_error
+from octavo.worker.folder import PrivateFolder
 
 HELP = "Ctrl-C stops an answer, Ctrl-D ends. /clear forgets the conversation, /exit ends."
-
-
-class ChatError(OctavoError):
-    """The server did not answer as asked."""
 
 
 @dataclass
@@ -52,17 +48,12 @@ class Chat:
             with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     response.read()
-                    raise ChatError(_error_message(response))
-                for event in _events(response):
-                    if "error" in event:
-                        raise ChatError(event["error"]["message"])
-                    for choice in event["choices"]:
-                        piece = choice["delta"].get("content")
-                        if piece:
-                            pieces.append(piece)
-                            yield piece
+                    raise status_error(response)
+                for piece in _pieces(response):
+                    pieces.append(piece)
+                    yield piece
         except httpx.HTTPError as error:
-            raise ChatError(f"lost the server at {self.client.base_url}: {error}") from error
+            raise lost(self.client, error) from error
         finally:
             if pieces:
                 self.messages.append({"role": "assistant", "content": "".join(pieces)})
@@ -70,18 +61,34 @@ class Chat:
                 self.messages.pop()
 
 
-def _events(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The JSON of a stream of server-sent events."""
-    for line in response.iter_lines():
-        if line.startswith("data: ") and line != "data: [DONE]":
-            yield json.loads(line.removeprefix("data: "))
+def _pieces(response: httpx.Response) -> Iterator[str]:
+    """The text in a stream of chunks. Raises RemoteError: the stream is none, or reports an error."""
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "text/event-stream":
+        raise RemoteError(f"the server answered with {media_type or 'no content type'} instead of a stream of events")
+    for data in events(response.iter_bytes()):
+        if data == "[DONE]":
+            return
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            raise RemoteError(f"the server sent an event that is not JSON: {data[:100]!r}") from error
+        if not isinstance(event, dict):
+            raise RemoteError(f"the server sent an event that is no chunk of an answer: {data[:100]!r}")
+        if event.get("error"):
+            raise RemoteError(error_message(event, f"the server reported an error: {data[:100]!r}"))
+        yield from _texts(event)
+    raise RemoteError("the answer ended in the middle: the server closed the stream")
 
 
-def _error_message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status_code} {response.reason_phrase}"
+def _texts(chunk: dict[str, Any]) -> Iterator[str]:
+    """A chunk's text; chunks without choices, or with further kinds of deltas, have none."""
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        delta = choice.get("delta") if isinstance(choice, dict) else None
+        text = delta.get("content") if isinstance(delta, dict) else None
+        if isinstance(text, str) and text:
+            yield text
 
 
 def chat(
@@ -103,8 +110,12 @@ def chat(
         signal.signal(number, lambda *_: sys.exit(1))
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
+    # Bytes of an argument that are no UTF-8 came as surrogates, which JSON cannot hold.
+    prompt, system = (text and os.fsencode(text).decode(errors="replace") for text in (prompt, system))
+    if prompt is not None and not prompt.strip():
+        raise RemoteError("there is nothing to answer: the prompt is empty")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    with _server(model) if url is None else _remote(url) as client:
+    with _server(model) if url is None else connect(url) as client:
         client.headers.update(headers)
         conversation = Chat(client, _model_name(client) if url else model, parameters, system)
         if prompt is not None:
@@ -137,7 +148,7 @@ def _converse(conversation: Chat) -> None:
                     _print_answer(conversation, text)
                 except KeyboardInterrupt:
                     console.print("\n[stopped]", style="dim", markup=False)
-                except ChatError as error:
+                except RemoteError as error:
                     console.print(str(error), style="red", markup=False)
 
 
@@ -148,38 +159,37 @@ def _print_answer(conversation: Chat, text: str) -> None:
     output.file.write("\n")
 
 
-@contextmanager
-def _remote(url: str) -> Iterator[httpx.Client]:
-    base = url.rstrip("/").removesuffix("/v1")
-    with httpx.Client(base_url=base, timeout=httpx.Timeout(600, connect=5)) as client:
-        yield client
-
-
 def _model_name(client: httpx.Client) -> str:
     try:
         response = client.get("/v1/models")
     except httpx.HTTPError as error:
-        raise ChatError(f"no server answers at {client.base_url}: {error}; start one with: octavo serve") from error
+        raise RemoteError(f"no server answers at {client.base_url}: {error}; start one with: octavo serve") from error
     if response.status_code != 200:
-        raise ChatError(_error_message(response))
-    return str(response.json()["data"][0]["id"])
+        raise status_error(response)
+    try:
+        return str(response.json()["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise RemoteError(f"what answers at {client.base_url} lists no models: it is no server of this kind") from error
 
 
 @contextmanager
 def _server(model: str) -> Iterator[httpx.Client]:
     """A server of our own on a socket that nobody else sees, for as long as the chat lasts."""
     fetch(model)
-    with tempfile.TemporaryDirectory(prefix="octavo-chat-") as folder:
-        socket = str(Path(folder, "server"))
-        command = [sys.executable, "-m", "octavo", "serve", model, "--uds", socket, "--log-level", "warning"]
-        # Its own session: Ctrl-C stops an answer, not the server.
+    with closing(PrivateFolder()) as folder:
+        socket = str(folder.path / "server")
+        arguments = ["serve", model, "--uds", socket, "--log-level", "warning"]
+        # Its own session: Ctrl-C stops an answer, not the server. By the end of the pipe the server learns that the
+        # chat is gone, even if it was killed.
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, start_new_session=True, env=environment_of_a_model(os.environ)
+            [sys.executable, "-m", "octavo.cli.companion", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment_of_a_model(os.environ),
         )
         try:
-            with httpx.Client(
-                transport=httpx.HTTPTransport(uds=socket), base_url="http://octavo", timeout=httpx.Timeout(600)
-            ) as client:
+            with connect_unix(socket) as client:
                 with console.status(f"loading {model}"):
                     _wait_until_ready(client, process)
                 yield client
@@ -201,4 +211,4 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) ->
         except httpx.TransportError:
             pass  # its socket is not open yet
         time.sleep(0.05)
-    raise ChatError(f"the server could not start (exit status {process.returncode}); its message is above")
+    raise RemoteError(f"the server could not start (exit status {process.returncode}); its message is above")

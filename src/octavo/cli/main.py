@@ -1,5 +1,6 @@
 """The `octavo` command."""
 
+import io
 import os
 import signal
 import sys
@@ -164,8 +165,11 @@ def main() -> None:
     """Run the command line. What the user can mend is one line on standard error and exit status 1 or 2."""
     # Before numpy is imported, as for the engine process (see octavo.engine.client).
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    _open_streams()
     try:
-        sys.exit(app.main(prog_name="octavo", standalone_mode=False))
+        status = app.main(prog_name="octavo", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status)
     except click.exceptions.NoArgsIsHelpError as nothing:
         nothing.show()
         sys.exit(nothing.exit_code)
@@ -175,6 +179,29 @@ def main() -> None:
         sys.exit(130)
     except OctavoError as error:
         _fail(str(error), 1)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 1)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to clean up
+
+
+def _open_streams() -> None:
+    """Make every text printable and readable, whatever the terminal's encoding, and closed streams empty files."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we live
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """What is still buffered cannot be written: the interpreter would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> None:
