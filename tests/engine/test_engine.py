@@ -319,3 +319,109 @@ def test_priority_goes_first_then_the_tenant_served_least() -> None:
     while engine.has_work:
         order += [output.request_id for output in engine.step() if output.finish_reason]
     assert order == ["urgent", "modest", "greedy", "greedy2"]
+
+
+# --- who may know of whom, and what is told once ----------------------------------------------------------------------
+
+
+def test_tenants_do_not_share_the_prefix_cache() -> None:
+    engine = make_engine()
+    params = SamplingParams(max_tokens=2, temperature=0.0)
+
+    def cached(name: str, tenant: str, salt: str = "") -> int | None:
+        engine.add(
+            Request(request_id=name, prompt_token_ids=list(range(21)), params=params, tenant=tenant, cache_salt=salt)
+        )
+        return run(engine)[name, 0][0].cached_tokens
+
+    assert cached("1", "alice") == 0
+    assert cached("2", "bob") == 0
+    assert cached("3", "alice") == 20
+    assert cached("4", "alice", "x") == 0
+    assert cached("5", "alicex") == 0  # tenant and salt are told apart
+    assert cached("6", "") == 0
+
+
+@pytest.mark.parametrize("delivered", [0, 1, 5])
+def test_what_the_first_output_tells_is_told_once(delivered: int) -> None:
+    prompt, params = list(range(9)), SamplingParams(max_tokens=8, temperature=0.0)
+    engine = make_engine()
+    whole = continuation(prompt, params)
+    resumed = Request(
+        request_id="it", prompt_token_ids=prompt, params=params, outputs={0: whole[:delivered]}, resumed=True
+    )
+    engine.add(resumed)
+    outputs = engine.step()
+    engine.scheduler._preempt(engine.scheduler.table.sequence(0))
+    outputs += run(engine)["it", 0]
+    assert tokens(outputs) == whole[delivered:]
+    told = [output.cached_tokens is not None for output in outputs]
+    assert told == [delivered == 0] + [False] * (len(outputs) - 1)
+    for output, first in zip(outputs, told, strict=True):
+        assert (output.queue_seconds is not None, output.prefill_seconds is not None) == (first, first)
+
+
+# --- token ids that the model does not have ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [(VOCAB,), (VOCAB + 1, 2**31), (-1,), (7, VOCAB)])
+@pytest.mark.parametrize("min_tokens", [0, 1, 5])
+def test_a_stop_token_that_cannot_be_drawn_stops_nothing(stop: tuple[int, ...], min_tokens: int) -> None:
+    engine = make_engine()
+    engine.add(
+        request(
+            "a", [1, 2], temperature=0.0, max_tokens=9, stop_token_ids=stop, min_tokens=min_tokens, logit_bias={7: 1.0}
+        )
+    )
+    engine.add(request("b", [1, 2], temperature=0.0, max_tokens=9))
+    outputs = run(engine)
+    assert all(o.finish_reason is not FinishReason.ERROR for out in outputs.values() for o in out)
+    assert all(token not in stop for token in tokens(outputs["a", 0])[:min_tokens])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outputs": {0: [VOCAB]}},
+        {"outputs": {0: [-1]}},
+        {"outputs": {0: [1] * 17}},
+        {"params": SamplingParams(logit_bias={VOCAB: 1.0})},
+        {"params": SamplingParams(logit_bias={-1: 1.0})},
+    ],
+    ids=str,
+)
+def test_ids_that_index_nothing_are_refused(changes: dict[str, object]) -> None:
+    engine = make_engine()
+    whole: dict[str, object] = {"prompt_token_ids": [1], "params": SamplingParams(), "resumed": True}
+    with pytest.raises(RequestRefused) as refused:
+        engine.add(Request(request_id="a", **(whole | changes)))  # type: ignore[arg-type]
+    assert refused.value.kind is Refusal.INVALID
+    assert not engine.has_work
+
+
+def test_a_blocked_head_of_the_queue_does_not_look_up_its_prefix_again() -> None:
+    engine = make_engine(num_pages=11, max_num_seqs=4, max_model_len=44)
+    engine.add(request("runs", list(range(24)), max_tokens=20, temperature=0.0))
+    for _ in range(3):
+        engine.step()
+    engine.add(request("waits", [*range(24), *range(16)], max_tokens=4, temperature=0.0))
+    pool, looked_up = engine.scheduler.pool, [0]
+    lookup = pool.lookup
+
+    def count(key: bytes) -> int | None:
+        looked_up[0] += 1
+        return lookup(key)
+
+    pool.lookup = count  # type: ignore[method-assign]
+    engine.step()
+    walked = looked_up[0]
+    assert walked >= 6
+    for _ in range(5):
+        engine.step()
+    assert looked_up[0] - walked <= 5
+    outputs = run(engine)
+    for name, prompt, number in (("runs", list(range(24)), 20), ("waits", [*range(24), *range(16)], 4)):
+        assert (
+            tokens(outputs[name, 0])[-4:]
+            == continuation(prompt, SamplingParams(max_tokens=number, temperature=0.0))[-4:]
+        )
