@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -21,8 +22,8 @@ def folder(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "tiny")
 
 
-def load(folder: Path) -> None:
-    load_engine(EngineConfig(model=str(folder), backend="reference"))
+def load(folder: Path, backend: str = "reference") -> None:
+    load_engine(EngineConfig(model=str(folder), backend=backend))
 
 
 def add_weights(folder: Path, **weights: Any) -> None:
@@ -85,3 +86,14 @@ def test_a_deep_model_is_built_in_time() -> None:
     """A builder that looks through all earlier nodes for each takes minutes."""
     config = oracle.SIZES | {"model_type": "llama", "num_hidden_layers": 4096}
     assert len(build(config).graph.attention_layers()) == 4096
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_weights_that_are_not_finite_are_refused(backend: str, name: str, value: float, folder: Path) -> None:
+    weight = load_file(folder / "model.safetensors")[name].copy()
+    weight.reshape(-1)[-1] = value
+    add_weights(folder, **{name: weight})
+    with pytest.raises(CheckpointError, match=f"weight {name} .* has values that are not finite"):
+        load(folder, backend)

@@ -93,3 +93,26 @@ def test_elements_of_a_quantised_vector_cannot_be_taken() -> None:
     data = random_rows(Format.Q8_0, 1, 2, np.random.default_rng(0))
     with pytest.raises(ValueError, match="Q8_0"):
         Tensor.from_bytes("w", (64,), Format.Q8_0, data.reshape(-1)).take_rows(np.array([0]))
+
+
+@given(form=st.sampled_from(QUANTISED), blocks=st.integers(1, 5), seed=seeds, data=st.data())
+def test_a_scale_that_is_not_finite_is_found(form: Format, blocks: int, seed: int, data: st.DataObject) -> None:
+    rows = random_rows(form, 3, blocks, np.random.default_rng(seed))
+    shape = (3, blocks * form.block_size)
+    assert Tensor.from_bytes("w", shape, form, rows.reshape(-1)).is_finite()
+    place = data.draw(st.integers(0, 3 * blocks - 1)) * form.block_bytes + data.draw(st.sampled_from(SCALES[form]))
+    value = np.float16(data.draw(st.sampled_from([np.nan, np.inf, -np.inf])))
+    rows.reshape(-1)[place : place + 2] = np.frombuffer(value.tobytes(), np.uint8)
+    assert not Tensor.from_bytes("w", shape, form, rows.reshape(-1)).is_finite()
+
+
+@given(bits=st.lists(st.integers(0, 2**16 - 1), min_size=2).filter(lambda bits: len(bits) % 2 == 0))
+def test_floats_are_finite_as_numpy_has_it(bits: list[int]) -> None:
+    raw = np.array(bits, "<u2").view(np.uint8)
+    for form in (Format.F16, Format.BF16, Format.F32):
+        tensor = Tensor.from_bytes("w", (len(raw) // form.block_bytes,), form, raw)
+        assert tensor.is_finite() == np.isfinite(tensor.to_float32()).all()
+
+
+def test_a_number_by_itself_is_finite() -> None:
+    assert Tensor.from_bytes("w", (), Format.F32, np.zeros(4, np.uint8)).is_finite()

@@ -75,6 +75,18 @@ _SIZES = {
     Format.Q6_K: (256, 210),
 }
 
+HALVES = {
+    Format.Q4_0: (0,),
+    Format.Q4_1: (0, 2),
+    Format.Q5_0: (0,),
+    Format.Q5_1: (0, 2),
+    Format.Q8_0: (0,),
+    Format.Q4_K: (0, 2),
+    Format.Q5_K: (0, 2),
+    Format.Q6_K: (208,),
+}
+"""Where a block has its float16 numbers, in bytes from its start: all else in it are integers."""
+
 _PIECE = 1 << 17
 """Elements dequantised at a time: half a megabyte of float32, so that four passes over it stay in the L2 cache."""
 

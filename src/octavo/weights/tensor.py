@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.weights.formats import Format, dequantise
+from octavo.weights.formats import HALVES, Format, dequantise
 
 __all__ = ["Format", "Tensor"]
 
@@ -16,6 +16,20 @@ _PLAIN_DTYPES: dict[Format, np.dtype[Any]] = {
     # numpy has no bfloat16; its bit pattern is the upper half of a float32's.
     Format.BF16: np.dtype("<u2"),
 }
+
+
+_INFINITY = {Format.F32: 0x7F80_0000, Format.F16: 0x7C00, Format.BF16: 0x7F80}
+"""The exponent's bits, all of them set."""
+
+_PIECE = 1 << 18
+"""Numbers looked at a time: what is computed on the way stays in the cache."""
+
+
+def _below(words: NDArray[np.unsignedinteger[Any]], infinity: int) -> bool:
+    """Whether all floats, given as their bits, are below infinity."""
+    mask = words.dtype.type((1 << (8 * words.itemsize - 1)) - 1)  # without the sign
+    pieces = (words[start : start + _PIECE] for start in range(0, len(words), _PIECE))
+    return all(int((piece & mask).max()) < infinity for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +71,14 @@ class Tensor:
             values = self.data.astype(np.float32, copy=False)
         # Data in a safetensors file may start at any byte; BLAS wants aligned floats.
         return np.require(values, np.float32, ["C", "A"])
+
+    def is_finite(self) -> bool:
+        """Whether no value is infinite or no number at all, told by the exponents: nothing is dequantised."""
+        if self.format.is_quantised:
+            words = self.data.view("<u2").reshape(-1, self.format.block_bytes // 2)
+            return all(_below(words[:, at // 2], 0x7C00) for at in HALVES[self.format])
+        data = np.atleast_1d(self.data)
+        return _below(data.view(f"<u{data.itemsize}").reshape(-1), _INFINITY[self.format])
 
     def take_rows(self, rows: NDArray[np.integer[Any]]) -> "Tensor":
         """The tensor made of the rows (of the first dimension) that `rows`, int [n], names: a copy in the same format.

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has what a graph needs."""
+"""Whether a checkpoint has what a graph needs, in numbers that can be computed with."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,17 @@ from octavo.weights.tensor import Tensor
 
 _NAMED_FAULTS = 4
 """Weights that an error names, of perhaps hundreds that are wrong."""
+
+
+def finite(tensor: Tensor) -> Tensor:
+    """A weight whose values are all finite.
+
+    Raises:
+        CheckpointError: some are not: every answer would be nonsense.
+    """
+    if not tensor.is_finite():
+        raise CheckpointError(f"weight {tensor.name} ({tensor.format}) has values that are not finite")
+    return tensor
 
 
 def check_weights(graph: Graph, tensors: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.backends.common.checks import check_weights
+from octavo.backends.common.checks import check_weights, finite
 from octavo.backends.common.rotation import Rotations
 from octavo.backends.cpu._native import Plan
 from octavo.backends.cpu.fusion import Gated, find_fusions, other_input
@@ -126,7 +126,7 @@ class Lowering:
         memory = Slabs()
 
         def pack_unit(names: Names) -> PackedWeight:
-            return pack([self._tensors[name] for name in names], self._tile, memory, bits[names[0]])
+            return pack([finite(self._tensors[name]) for name in names], self._tile, memory, bits[names[0]])
 
         with ThreadPoolExecutor(2) as pool:
             results = pool.map(pack_unit, units)
@@ -139,7 +139,8 @@ class Lowering:
 
     def _floats(self, names: Names, padded: int = 0, offset: float = 0.0) -> Float32:
         """Small parameters as one float32 array, zeros after its end up to `padded`."""
-        array = np.concatenate([self._tensors[name].to_float32().reshape(-1) for name in names]) + np.float32(offset)
+        parts = [finite(self._tensors[name]).to_float32().reshape(-1) for name in names]
+        array = np.concatenate(parts) + np.float32(offset)
         array = np.pad(array, (0, max(padded - len(array), 0)))
         self.arrays.append(array)
         return array

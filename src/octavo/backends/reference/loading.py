@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from octavo.backends.common.checks import check_weights
+from octavo.backends.common.checks import check_weights, finite
 from octavo.backends.protocol import Float32
 from octavo.graph.ops import Graph, Linear, Op
 from octavo.weights.tensor import Tensor
@@ -31,7 +31,7 @@ def load_weights(
         are any; for other ops one for each parameter. A weight in two places is one array.
 
     Raises:
-        CheckpointError: weights are missing or have other shapes.
+        CheckpointError: weights are missing, have other shapes or values that are not finite.
     """
     check_weights(graph, tensors)
     shapes = graph.parameters()
@@ -41,7 +41,7 @@ def load_weights(
         return sum(prod(shapes[name]) for name in names)
 
     def load(names: Names) -> Float32:
-        parts = [found[name].to_float32() for name in names]
+        parts = [finite(found[name]).to_float32() for name in names]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     # The largest first: the two threads then end at about the same time.
