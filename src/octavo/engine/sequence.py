@@ -21,17 +21,16 @@ class TokenCounts:
     """Which tokens penalties fall on, each once, and how often each was generated.
 
     Attributes:
-        ids: Int32[capacity], counts: Int32[capacity]; the first `size` are known.
+        entries: Int32[2, capacity], ids and counts; the first `size` are known.
     """
 
-    __slots__ = ("_place", "counts", "ids", "size")
+    __slots__ = ("_place", "entries", "size")
 
     def __init__(self, prompt: Int32, outputs: Int32, capacity: int) -> None:
-        self.ids: Int32 = np.empty(capacity, np.int32)
-        self.counts: Int32 = np.zeros(capacity, np.int32)
+        self.entries: Int32 = np.zeros((2, capacity), np.int32)
         distinct = np.unique(prompt)
         self.size = len(distinct)
-        self.ids[: self.size] = distinct
+        self.entries[0, : self.size] = distinct
         self._place = {token: place for place, token in enumerate(distinct.tolist())}
         for token in outputs.tolist():
             self.add(token)
@@ -40,9 +39,9 @@ class TokenCounts:
         """Count a generated token."""
         place = self._place.setdefault(token, self.size)
         if place == self.size:
-            self.ids[place] = token
+            self.entries[0, place] = token
             self.size += 1
-        self.counts[place] += 1
+        self.entries[1, place] += 1
 
 
 class Sequence:

@@ -236,19 +236,18 @@ class SequenceTable:
             values=np.concatenate([sequence.bias_values for sequence in some]),
         )
 
-    def _penalties(self, common: "_Rows") -> Penalties | None:
-        some = [self.sequence(int(common.owner[row])).counts for row in common.penalised]
-        counts = [count for count in some if count is not None]
-        if not counts:
-            return None
+    def _penalties(self, common: "_Rows") -> Penalties:
+        rows = common.owner[common.penalised].tolist()
+        counts = [count for row in rows if (count := self.sequence(row).counts) is not None]
         repetition, frequency, presence = self.penalties.take(common.owner, axis=1)
+        ids, numbers = np.concatenate([count.entries[:, : count.size] for count in counts], axis=1)
         return Penalties(
             repetition=repetition,
             frequency=frequency,
             presence=presence,
             starts=_starts(len(common.owner), common.penalised, [count.size for count in counts]),
-            ids=np.concatenate([count.ids[: count.size] for count in counts]),
-            counts=np.concatenate([count.counts[: count.size] for count in counts]),
+            ids=ids,
+            counts=numbers,
         )
 
     @staticmethod
