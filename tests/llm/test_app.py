@@ -236,3 +236,18 @@ def test_a_cancelled_request_is_cancelled_inside(mounted: octavo.Application) ->
                 await mounted(scope, messages.__anext__, send)
 
     asyncio.run(program())
+
+
+def test_a_request_that_closing_interrupts_is_answered(model: str) -> None:
+    ai = octavo.create_app(model, in_process=True)
+    client = TestClient(ai)
+    body = {**BODY, "max_tokens": 200, "ignore_eos": True}
+    assert client.post("/v1/completions", json=body).status_code == 200
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.post, "/v1/completions", json=body) for _ in range(4)]
+        ai.close()
+        for future in asked:
+            reply = future.result(30)
+            assert reply.status_code in (200, 500, 503)
+            assert {"error", "choices"} & reply.json().keys()
+    ai.close()

@@ -9,21 +9,20 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from fastapi import FastAPI
-from starlette._utils import get_route_path
 from starlette.datastructures import State
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from octavo.deployments import Deployments
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, require_distinct_names
 from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
-from octavo.llm.background import Background
+from octavo.llm.background import Background, ClosedError
 from octavo.llm.loading import deployment_settings, find, running
 from octavo.server.app import ERROR_WRITERS
 from octavo.server.app import create_app as create_server
 from octavo.server.context import Server
-from octavo.server.errors import error_response, failed
+from octavo.server.errors import error_response, failed, unavailable
 from octavo.server.settings import ServerSettings
 from octavo.settings import from_table, require_known, resolve, settings_of
 from octavo.weights.catalogue import DEFAULT_MODEL
@@ -113,9 +112,21 @@ class Application:
                 answer = error_response(failed(f"The engine cannot start: {error}."), {**scope, "app": self})
                 await answer(scope, receive, send)
                 return
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         there = asyncio.get_running_loop()
         inner = {key: scope[key] for key in ASGI_KEYS if key in scope}
-        await background.arun(_answer(background.value, inner, _from(there, receive), _from(there, send)))
+        try:
+            await background.arun(_answer(background.value, inner, _from(there, receive), _from(there, sent)))
+        except ClosedError:
+            if not begun:
+                answer = error_response(unavailable("The server is shutting down."), {**scope, "app": self})
+                await answer(scope, receive, send)
 
     async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -174,7 +185,7 @@ async def _loaded(app: FastAPI) -> None:
 
 async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; one that needs a model waits until it is loaded."""
-    if get_route_path(scope) not in WITHOUT_ENGINE:
+    if scope["path"].removeprefix(scope.get("root_path", "")) not in WITHOUT_ENGINE:
         with contextlib.suppress(EngineFailed):  # the routes say it in their own words
             await _loaded(app)
     await app(scope, receive, send)

@@ -1,8 +1,8 @@
 """The loop's side of an `LLM`: prepared requests through the engine."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from octavo.deployments import Deployment
 from octavo.deployments.choice import Delta, join
@@ -12,7 +12,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.request import TokenLogprobs
 from octavo.errors import OctavoError
 from octavo.llm.outputs import CompletionOutput, Logprob, Logprobs, RequestOutput, StreamChunk
-from octavo.llm.window import Window
+from octavo.llm.window import Room, Window
 from octavo.text import Tokenizer
 
 
@@ -52,46 +52,53 @@ class Generator:
         outputs: list[RequestOutput | None] = [None] * len(requests)
         errors: dict[int, OctavoError] = {}
 
-        async def complete(position: int, request: Prepared) -> None:
+        async def complete(position: int, generation: Generation) -> None:
             try:
-                outputs[position] = output = await self._complete(request)
+                outputs[position] = output = await self._complete(generation)
                 ended(output)
             except OctavoError as error:
                 errors[position] = error
 
         async with asyncio.TaskGroup() as group:
             for position, request in enumerate(requests):
-                group.create_task(complete(position, request))
+                generation = Generation(request)
+                room = await self._enter(generation)
+                task = group.create_task(complete(position, generation))
+                task.add_done_callback(partial(self._leave, room))  # even if it never began
         if errors:
             raise errors[0] if len(requests) == 1 else BatchError(outputs, errors)
         return [output for output in outputs if output is not None]
 
     async def stream(self, request: Prepared, put: Callable[[StreamChunk], None]) -> None:
         """Run a request; `put` is called with what every step adds. Raises OctavoError."""
-        async with aclosing(self._deltas(Generation(request))) as deltas:
-            async for delta in deltas:
-                put(_chunk(self.deployment.tokenizer, delta))
-
-    async def _deltas(self, generation: Generation) -> AsyncGenerator[Delta, None]:
-        """What every step adds to every choice."""
-        choices = generation.num_choices
-        async with self._window.room(choices, choices * generation.usage.prompt_tokens):
+        generation, tokenizer = Generation(request), self.deployment.tokenizer
+        room = await self._enter(generation)
+        try:
             with generation:
                 generation.submit()
                 async for deltas in generation.steps():
                     for delta in deltas:
-                        yield delta
+                        put(_chunk(tokenizer, delta))
+        finally:
+            self._window.leave(room)
 
-    async def _complete(self, request: Prepared) -> RequestOutput:
-        generation = Generation(request)
+    async def _enter(self, generation: Generation) -> Room:
+        return await self._window.enter(generation.num_choices, generation.num_choices * generation.usage.prompt_tokens)
+
+    def _leave(self, room: Room, _: object) -> None:
+        self._window.leave(room)
+
+    async def _complete(self, generation: Generation) -> RequestOutput:
         [prompt], tokenizer = generation.prompts, self.deployment.tokenizer
         parts: list[list[Delta]] = [[] for _ in range(generation.num_choices)]
-        async with aclosing(self._deltas(generation)) as deltas:
-            async for delta in deltas:
-                parts[delta.index].append(delta)
+        with generation:
+            generation.submit()
+            async for deltas in generation.steps():
+                for delta in deltas:
+                    parts[delta.index].append(delta)
         return RequestOutput(
             prompt=prompt.text,
-            prompt_token_ids=prompt.token_ids.tolist(),
+            prompt_token_ids=prompt.token_ids,
             outputs=[_output(tokenizer, join(deltas)) for deltas in parts],
             usage=generation.usage,
             prompt_logprobs=_scored_prompt(tokenizer, prompt.token_ids, generation.prompt_logprobs[0]),
