@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from answers import Answer, compare, generate, read_questions
 from octavo.backends.protocol import Batch, Executor, Float32, LogitRows, StepResult
 from octavo.engine.config import KV_ITEMSIZE, EngineConfig
 from octavo.engine.loader import open_backend
@@ -101,24 +102,49 @@ def _compare(arguments: argparse.Namespace) -> int:
         kv_cache_dtype=arguments.kv_cache_dtype,
     )
     backend = open_backend(cpu)  # what cannot work is refused before anything is read
-    checkpoint = open_checkpoint(path)
-    model = build(checkpoint.config)
-    texts = _texts(load_tokenizer(checkpoint), arguments.tokens, model.max_position_embeddings)
-    longest = max(len(text.prefix) + len(sequence) for text in texts for sequence in text.sequences)
-    executor = _executor(cpu, model, checkpoint, longest)
-    reference = _executor(EngineConfig(model=str(path), backend="reference"), model, checkpoint, longest)
-    found = [_quality(text, reference, executor) for text in texts]
     settings = {
         "isa": backend.isa,
         "kv_cache_dtype": backend.kv_cache_dtype,
         "quantization": arguments.quantization,
     }
     title = ", ".join([path.name, *(f"{name} {value}" for name, value in settings.items() if value is not None)])
-    Console(highlight=False).print(_table(title, found))
+    found: list[Answer] | list[Quality]
+    if arguments.answers:
+        found = _answers(cpu)
+        table = _answers_table(title, found)
+    else:
+        found = _qualities(cpu, arguments.tokens)
+        table = _table(title, found)
+    Console(highlight=False).print(table)
     if arguments.json is not None:
-        results = {"model": path.name, **settings, "texts": [asdict(quality) for quality in found]}
+        results = {
+            "model": path.name,
+            **settings,
+            "answers" if arguments.answers else "texts": [asdict(one) for one in found],
+        }
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
     return 0
+
+
+def _qualities(cpu: EngineConfig, tokens: int) -> list[Quality]:
+    checkpoint = open_checkpoint(Path(cpu.model))
+    model = build(checkpoint.config)
+    texts = _texts(load_tokenizer(checkpoint), tokens, model.max_position_embeddings)
+    longest = max(len(text.prefix) + len(sequence) for text in texts for sequence in text.sequences)
+    executor = _executor(cpu, model, checkpoint, longest)
+    reference = _executor(EngineConfig(model=cpu.model, backend="reference"), model, checkpoint, longest)
+    return [_quality(text, reference, executor) for text in texts]
+
+
+def _answers(cpu: EngineConfig) -> list[Answer]:
+    tokenizer = load_tokenizer(open_checkpoint(Path(cpu.model)))
+    questions = read_questions()
+    bounds = {"max_num_seqs": len(questions), "max_model_len": 512, "kv_cache_memory_bytes": 2**28}
+    console.print("the cpu backend answers")
+    ours = generate(replace(cpu, **bounds), tokenizer, questions)
+    console.print("the reference backend answers: some minutes")
+    reference = EngineConfig(model=cpu.model, backend="reference", **bounds)
+    return compare(tokenizer, questions, generate(reference, tokenizer, questions), ours)
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -260,6 +286,22 @@ def _table(title: str, found: Sequence[Quality]) -> Table:
     return grid
 
 
+def _answers_table(title: str, found: Sequence[Answer]) -> Table:
+    grid = Table(
+        title=title,
+        caption="Greedy answers of the cpu backend equal to the reference's.",
+        box=SIMPLE,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for heading in ("questions", "equal", "of"):
+        grid.add_column(heading, justify="left" if heading == "questions" else "right")
+    kinds = {answer.kind: [other for other in found if other.kind == answer.kind] for answer in found}
+    for kind, answers in [*kinds.items(), ("all", list(found))]:
+        grid.add_row(kind, str(sum(answer.parts_at is None for answer in answers)), str(len(answers)))
+    return grid
+
+
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +311,7 @@ def _arguments() -> argparse.Namespace:
         "model", nargs="?", default=DEFAULT_MODEL, help="folder, GGUF file, or a model fetched before (%(default)s)"
     )
     parser.add_argument("--tokens", type=_positive, default=2000, help="of each text, its first ones (%(default)s)")
+    parser.add_argument("--answers", action="store_true", help="compare answers to short questions instead of texts")
     parser.add_argument("--kv-cache-dtype", choices=["auto", *KV_ITEMSIZE], default="auto", help="(%(default)s)")
     parser.add_argument("--quantization", choices=["q8", "q4"], help="of weights that are not quantised yet")
     parser.add_argument("--isa", default="auto", help="instruction set of the native kernels (%(default)s)")
