@@ -106,7 +106,8 @@ class _Config:
 
     def _content(self, key: str, value: Any) -> str:
         text = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(text, str):
+        # Half of a surrogate pair, which JSON can write, is no character.
+        if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
             raise self.wrong(key, value, "a token: a string, or an object with its content")
         return text
 
