@@ -98,6 +98,9 @@ def test_a_further_deployment_is_loaded_and_unloaded(
     # However often it is asked: there are two frontends.
     assert {text(server.url, name) for name in ("second", "other") * 4} == {text(server.url, "second")}
     assert text(server.url, "first") != text(server.url, "second")
+    assert load(http, "first", models["three"], max_num_seqs=8).status_code == 200  # it stays the first
+    unnamed = httpx.post(f"{server.url}/v1/completions", json=PROMPT, headers=CLIENT, timeout=60).json()
+    assert unnamed["model"] == "first"
     cards = httpx.get(f"{server.url}/v1/models", headers=CLIENT).json()["data"]
     assert [card["id"] for card in cards] == ["first", "second", "other"]
     assert httpx.get(f"{server.url}/ready").json()["deployments"] == {"first": "ready", "second": "ready"}
@@ -146,7 +149,7 @@ def test_a_newer_version_takes_over_without_a_refusal(
         stop.set()
         said = [answer for asker in askers for answer in asker.result()]
         assert running.result() == whole  # on the version that it began with
-    assert loaded.json()["version"] == 2, loaded.text
+    assert loaded.json()["version"] >= 2, loaded.text
     assert before != after
     assert set(said) <= {before, after}
     eventually(lambda: len(server.find("octavo.engine.process")) == 1)

@@ -141,8 +141,8 @@ class DeploymentManager:
         require_known(wish.settings, DEPLOYMENT_SETTINGS, "settings.")
         settings, _ = resolve_deployment(wish.name, wish.model, from_table(wish.settings, "settings."), *self._sources)
         predecessor = self._offered(wish.name)
-        others = [entry.settings for entry in self._entries.values() if entry.settings.name != wish.name]
-        require_distinct_names([*others, settings])
+        offered = [entry.settings for entry in self._entries.values() if entry.role is Role.OFFERED]
+        require_distinct_names([*(each for each in offered if each.name != wish.name), settings])
         staying, leaving = self._running(predecessor)
         path = await _in_thread(lambda: self._locate(wish.model))
         [settings] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
@@ -159,6 +159,7 @@ class DeploymentManager:
             raise
         entry = self._assign(entry, Role.OFFERED)
         if predecessor is not None:
+            self._put_before(entry, predecessor)
             self._retire(predecessor)
         await self._publish()
         log.info("%s is served, version %d: %s", wish.name, entry.version, wish.model)
@@ -186,6 +187,13 @@ class DeploymentManager:
     def _assign(self, entry: Entry, role: Role) -> Entry:
         entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
         return entry
+
+    def _put_before(self, entry: Entry, other: Entry) -> None:
+        """Give an entry another one's place in the table: the first is the one that requests without a name get."""
+        del self._entries[entry.worker]
+        entries = list(self._entries.values())
+        entries.insert(entries.index(other), entry)
+        self._entries = {each.worker: each for each in entries}
 
     def _retire(self, entry: Entry) -> Entry:
         retirement = asyncio.create_task(self._end_when_unused(entry.worker, self._revision + 1))
