@@ -20,7 +20,7 @@ from octavo.backends.cpu.executor import CpuExecutor
 from octavo.graph.builder import GraphBuilder
 from octavo.weights.tensor import Format, Tensor
 from octavo.backends.protocol import Batch
-from tests.backends.batches import Runner, rows
+from tests.backends.batches import Change, Runner, changed, rows
 
 
 def runner(width, vocab):
@@ -36,10 +36,13 @@ def runner(width, vocab):
     return Runner(CpuExecutor(graph, tensors, vocab_size=vocab, num_pages=2048, max_positions=16384, threads=3))
 
 
-def sample(executor, tokens):
-    "A step of sequences of one token each; the tokens that come next, drawn of all."
+def sample(executor, tokens, change=None):
+    "A step of sequences of one token each; the tokens that come next, drawn of all but for what changes every row."
     count = len(tokens)
     each = np.arange(count, dtype=np.int32)
+    wanted = rows(count, seeds=each)
+    if change is not None:
+        wanted = changed(wanted, dict.fromkeys(range(count), change), executor.vocab_size)
     return executor.submit(Batch(
         tokens=np.array(tokens, np.int32),
         positions=np.zeros(count, np.int32),
@@ -49,7 +52,7 @@ def sample(executor, tokens):
         page_table=each[:, np.newaxis],
         table_rows=each,
         copies=np.zeros((0, 2), np.int32),
-        logits=rows(count, seeds=each),
+        logits=wanted,
     )).result().tokens
 
 
@@ -74,8 +77,9 @@ def fails(step):
 
 def run(body: str) -> None:
     """A program of its own: what it asserts must hold, and it must live to say so."""
-    # Memory that was freed goes back to the system: what is left is what the limit leaves.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OPENBLAS_NUM_THREADS": "1"}
+    # Memory that was freed goes back to the system, and no thread has address space in reserve: what is left is what
+    # the limit leaves.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
     program = [sys.executable, "-c", SETUP + body + "print('lived')\n"]
     done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "lived"), done.stderr[-2000:]
@@ -97,14 +101,16 @@ assert np.array_equal(some.run(prompt[:4096])[:, :20], undisturbed.run(prompt[:4
 
 
 def test_what_a_thread_throws_reaches_the_caller() -> None:
-    # What sampling keeps for a vocabulary is allocated by the thread that samples first.
+    # A thread that changes logits makes a copy of them first, 2 MB here, whichever threads take the rows.
     run("""
 executor = runner(32, 500_000).executor
-tokens = [1, 2, 3]
-sample(executor, tokens[:1])
-leave(3 * 4 * 500_000 + 2**21)  # room for the logits
-assert fails(lambda: sample(executor, tokens))
+tokens, change = [1, 2, 3], Change(biases={7: 1.0})
+plain = sample(executor, tokens)
+leave(2**20)
+for _ in range(20):
+    assert fails(lambda: sample(executor, tokens, change))
 leave_all()
-found = sample(executor, tokens)
-assert found.tolist() == [sample(executor, tokens[:row + 1])[row] for row in range(3)]
+assert np.array_equal(sample(executor, tokens), plain)
+found = sample(executor, tokens, change)
+assert found.tolist() == [sample(executor, tokens[:row + 1], change)[row] for row in range(3)]
 """)
