@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from octavo.errors import ConfigError
 from octavo.worker.folder import PrivateFolder
 
 MAKE = "from octavo.worker.folder import PrivateFolder; f = PrivateFolder(); print(f.path, flush=True); input()"
@@ -56,6 +57,12 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(t
         assert (paths[1] / "socket").exists()
         folder.close()
         living.kill()
+
+
+def test_where_no_folder_can_be_made_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/no/such/place")
+    with pytest.raises(ConfigError, match="cannot make a temporary folder: No such file or directory; TMPDIR names"):
+        PrivateFolder()
 
 
 def test_a_link_of_that_name_is_left_alone(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

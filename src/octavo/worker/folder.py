@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from octavo.errors import ConfigError
+
 PREFIX = "octavo-run-"
 
 MAX_PATH = 90
@@ -20,11 +22,15 @@ class PrivateFolder:
     making a new one removes them.
 
     Raises:
-        OSError: no folder can be made.
+        ConfigError: no folder can be made.
     """
 
     def __init__(self) -> None:
-        self.path, self._lock = _locked_folder()
+        try:
+            self.path, self._lock = _locked_folder()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"cannot make a temporary folder: {reason}; TMPDIR names another place") from error
         for parent in {self.path.parent, Path(tempfile.gettempdir())}:
             _sweep(parent)
 

@@ -7,7 +7,18 @@ from collections.abc import Callable
 import msgspec
 
 from octavo.errors import OctavoError
-from octavo.worker.control import Answer, Ask, CulpritFound, Notice, Order, Stop, Sync, Synced, WorkerStatus
+from octavo.worker.control import (
+    Answer,
+    Ask,
+    CulpritFound,
+    Notice,
+    Order,
+    Stop,
+    Sync,
+    Synced,
+    WorkerState,
+    WorkerStatus,
+)
 from octavo.worker.process import Parent
 
 
@@ -69,6 +80,8 @@ class SupervisorLink:
         match order:
             case WorkerStatus(name=name):
                 self._statuses[name] = order
+                if order.state is WorkerState.STOPPED:  # for good; its name may come again with another worker
+                    del self._statuses[name]
                 if name in self._watchers:
                     self._watchers[name](order)
             case Answer(number, payload, error):

@@ -100,8 +100,10 @@ class Supervisor:
 
     async def remove(self, name: str) -> None:
         """End a worker. What is still being computed is lost: drain first."""
-        await self._workers[name].stop()
-        del self._workers[name]
+        worker = self._workers[name]
+        await worker.stop()
+        if self._workers.get(name) is worker:  # whoever else removes it may have been quicker
+            del self._workers[name]
 
     async def finish(self, name: str, drain_seconds: float) -> None:
         """Have an informed process end what is under way, so long at most, and then itself; no heir takes its place.
