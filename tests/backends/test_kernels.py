@@ -147,6 +147,7 @@ def test_siblings_of_different_formats(forms: tuple[str, ...], isa: str) -> None
     assert np.abs(found - expected).max() <= 2e-5 * max(np.abs(logits).max(), 1.0)
 
 
+@pytest.mark.usefixtures("unchecked_weights")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("form", ["F16", "Q4_1", "Q8_0"])
 @pytest.mark.parametrize("isa", ISAS)

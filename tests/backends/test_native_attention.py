@@ -111,6 +111,7 @@ def test_long_contexts_are_the_same_bits_by_spans_and_in_one_go(
         assert np.abs(whole - expected).max() <= 2e-5
 
 
+@pytest.mark.usefixtures("unchecked_weights")
 @pytest.mark.parametrize("kv_cache_dtype", ["fp32", "fp16", "int8"])
 def test_keys_that_are_not_finite_do_not_become_numbers(kv_cache_dtype: str) -> None:
     graph = attention_graph(2, 1, 8, None)
