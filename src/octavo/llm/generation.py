@@ -98,7 +98,7 @@ class Generator:
                     parts[delta.index].append(delta)
         return RequestOutput(
             prompt=prompt.text,
-            prompt_token_ids=prompt.token_ids,
+            prompt_token_ids=list(prompt.token_ids),
             outputs=[_output(tokenizer, join(deltas)) for deltas in parts],
             usage=generation.usage,
             prompt_logprobs=_scored_prompt(tokenizer, prompt.token_ids, generation.prompt_logprobs[0]),
