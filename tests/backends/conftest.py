@@ -25,7 +25,7 @@ if "OCTAVO_NATIVE" in os.environ:
 
 @pytest.fixture
 def unchecked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that are not finite load: they stand for finite ones whose products overflow, which loading does not see."""
+    """Weights that are not finite load: they stand for finite ones whose products overflow, unseen by loading."""
     from octavo.weights.tensor import Tensor
 
     monkeypatch.setattr(Tensor, "is_finite", lambda tensor: True)
