@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from octavo.backends.protocol import Batch, Biases, Executor, LogitRows, Penalties
+from octavo.backends.protocol import NOT_FINITE, Batch, Biases, Executor, LogitRows, Penalties
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ class Runner:
             logits=rows,
         )
         result = self.executor.submit(batch).result()
+        if (broken := (result.tokens == NOT_FINITE).nonzero()[0]).size:
+            raise ValueError(f"the logits of rows {broken.tolist()} are not finite")
         if not logits:
             return []
         logprobs = np.empty((total, vocab), np.float32)

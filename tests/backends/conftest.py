@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,11 @@ if "OCTAVO_NATIVE" in os.environ:
     _load(Path(os.environ["OCTAVO_NATIVE"]))
 
 
-@pytest.fixture
-def unchecked_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that are not finite load: they stand for finite ones whose products overflow, unseen by loading."""
+@pytest.fixture(scope="module")
+def unchecked_weights() -> Iterator[None]:
+    """Weights that are not finite load. They stand for finite ones whose products overflow: loading cannot see that."""
     from octavo.weights.tensor import Tensor
 
-    monkeypatch.setattr(Tensor, "is_finite", lambda tensor: True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "is_finite", lambda tensor: True)
+        yield

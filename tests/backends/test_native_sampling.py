@@ -24,6 +24,8 @@ native = pytest.importorskip("octavo.backends.cpu._native", reason="the native k
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
 
 ISAS = native.instruction_sets()
+pytestmark = pytest.mark.usefixtures("unchecked_weights")
+
 VOCABS = [1, 7, 8, 63, 64, 65, 97, 1000, 49152]
 
 
