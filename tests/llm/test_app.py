@@ -220,7 +220,10 @@ def test_a_cancelled_request_is_cancelled_inside(mounted: octavo.Application) ->
     }  # fmt: skip
 
     async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": b'{"prompt": "the", "max_tokens": 200, "ignore_eos": true}'}
+        return {
+            "type": "http.request",
+            "body": b'{"prompt": ["the"%b], "max_tokens": 200, "ignore_eos": true}' % (b', "the"' * 255),
+        }
 
     async def send(message: object) -> None:
         raise AssertionError(message)

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from octavo.backends.common.cores import physical_cores
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import EngineConfig, ModelInfo, memory_available, memory_total, size_kv_cache, useful_kv_bytes
-from octavo.engine.loader import Footprint, measure
 from octavo.errors import ConfigError, OctavoError
+
+if TYPE_CHECKING:
+    from octavo.engine.loader import Footprint
 
 
 def divide(
@@ -33,6 +36,8 @@ def divide(
     running = {**staying, **(leaving or {})}
     if len(deployments) == 1 and not running:
         return list(deployments)
+    from octavo.engine.loader import measure  # with numpy, which who serves one model need not load
+
     configs = _with_threads([each.engine for each in deployments], len(staying))
     footprints = []
     for each, config in zip(deployments, configs, strict=True):
@@ -75,7 +80,7 @@ def _about(settings: DeploymentSettings) -> Iterator[None]:
 
 
 def _kv_budgets(
-    configs: Sequence[EngineConfig], footprints: Sequence[Footprint], running: Mapping[str, ModelInfo]
+    configs: Sequence[EngineConfig], footprints: Sequence["Footprint"], running: Mapping[str, ModelInfo]
 ) -> list[int]:
     """KV memory of each, in bytes."""
     total = memory_total()
@@ -101,7 +106,7 @@ def _kv_budgets(
 
 
 def _check_sum(
-    names: Sequence[str], footprints: Sequence[Footprint], budgets: Sequence[int], running: Mapping[str, ModelInfo]
+    names: Sequence[str], footprints: Sequence["Footprint"], budgets: Sequence[int], running: Mapping[str, ModelInfo]
 ) -> None:
     takes = {name: info.weight_bytes + info.kv_cache_bytes for name, info in running.items()}
     for name, footprint, budget in zip(names, footprints, budgets, strict=True):

@@ -14,7 +14,8 @@ from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
 from octavo.server.dialects import DIALECTS
 from octavo.server.errors import on_http_exception, on_invalid_request, on_validation_error
-from octavo.server.hosts import ANY, HostMiddleware
+from octavo.server.host_middleware import HostMiddleware
+from octavo.server.hosts import ANY
 from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes

@@ -8,12 +8,6 @@ always allowed, as no name of another site is one.
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
-
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from octavo.server.errors import ApiError, error_response, invalid
 
 ANY = "*"
 
@@ -38,39 +32,14 @@ def local_hosts(listener: socket.socket) -> tuple[str, ...]:
     return (*LOCAL_NAMES, *((own,) if is_pattern(own) and own != ANY else ()))
 
 
-class HostMiddleware:
-    """Refuses requests that name another host.
-
-    Args:
-        allowed: patterns as in `is_pattern`.
-    """
-
-    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
-        self._app = app
-        self._names = {pattern.lower() for pattern in allowed if not pattern.startswith("*")}
-        self._suffixes = tuple(pattern[1:].lower() for pattern in allowed if pattern.startswith("*"))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._problem(Headers(scope=scope).get("host", "").strip())):
-            await error_response(error, scope)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _problem(self, host: str) -> ApiError | None:
-        if not host:  # HTTP/1.0, which no browser speaks
-            return None
-        parsed = _HOST.fullmatch(host)
-        if parsed is None:
-            return invalid(f"The Host header {host[:100]!r} is no host.")
-        name = parsed["address"] or parsed["name"].lower()
-        if name in self._names or name.endswith(self._suffixes) or _is_address(name):
-            return None
-        name = name[:100]
-        message = f"This server does not answer to the name '{name}'. If it is yours, add --allowed-hosts {name}."
-        return ApiError(403, message, code="host_not_allowed")
+def split_host(host: str) -> str | None:
+    """The name or address in a Host header, in lower case; None if it is no host."""
+    parsed = _HOST.fullmatch(host)
+    return None if parsed is None else parsed["address"] or parsed["name"].lower()
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether it is an address and no name."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
