@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,18 @@ def answer(body: bytes, media_type: str = "text/event-stream", status: str = "20
     return f"HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\nconnection: close\r\n\r\n".encode() + body
 
 
+def _whole_request(connection: socket.socket) -> bytes:
+    """Read to the end of the body: closing a connection with something unread resets it, and the answer may be lost."""
+    data = b""
+    while b"\r\n\r\n" not in data and (more := connection.recv(65536)):
+        data += more
+    length = re.search(rb"(?i)content-length: (\d+)", data)
+    missing = data.find(b"\r\n\r\n") + 4 + int(length[1] if length else 0) - len(data)
+    while missing > 0 and (more := connection.recv(65536)):
+        data, missing = data + more, missing - len(more)
+    return data
+
+
 @contextmanager
 def server(reply: bytes, models: bytes = MODELS, *, reset: bool = False) -> Iterator[str]:
     """Something that answers every POST with the same bytes. Yields its URL."""
@@ -40,9 +53,7 @@ def server(reply: bytes, models: bytes = MODELS, *, reset: bool = False) -> Iter
                 except OSError:
                     return
                 with connection:
-                    head = b""
-                    while b"\r\n\r\n" not in head and (more := connection.recv(65536)):
-                        head += more
+                    head = _whole_request(connection)
                     connection.sendall(answer(models, "application/json") if head.startswith(b"GET") else reply)
                     if reset and head.startswith(b"POST"):
                         linger = b"\1\0\0\0\0\0\0\0"
