@@ -8,7 +8,7 @@ from octavo.deployments import resources
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import EngineConfig
-from octavo.engine.loader import load_engine
+from octavo.engine.loader import load_engine, measure
 from octavo.errors import ConfigError
 
 
@@ -49,7 +49,7 @@ def test_threads_are_shared_by_those_that_leave_them_open(
 
 
 def test_memory_is_shared_by_those_that_leave_it_open(machine: None, tiny_model: Path) -> None:
-    weights = resources.measure(settings("a", tiny_model).engine).weight_bytes
+    weights = measure(settings("a", tiny_model).engine).weight_bytes
     left = (60_000_000 - 4 * weights - 10_000_000) // 2
     small, large, named, other = divide(
         [

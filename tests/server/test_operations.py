@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import re
-import time
 
 import httpx
 import openai
@@ -73,10 +72,9 @@ def test_health_does_not_wait_for_the_engine(url: str, http: httpx.Client, engin
         for _ in range(50):
             stack.enter_context(raw_stream(url, {"prompt": ["x"] * 20}, "/v1/completions"))
         eventually(lambda: len(engine.ledger) == 1000)
-        for _ in range(5):
-            started = time.perf_counter()
-            assert http.get("/health").status_code == 200
-            assert time.perf_counter() - started < 0.25
+        # The engine is held: an answer that waited for it would never come.
+        assert http.get("/health").status_code == 200
+        assert len(engine.ledger) == 1000
 
 
 def test_models(client: openai.OpenAI, http: httpx.Client) -> None:
