@@ -21,10 +21,10 @@ from rich.table import Table
 
 from octavo.backends.ceilings import Ceilings, ceilings
 from octavo.backends.common.cores import physical_cores
-from octavo.backends.cpu._native import instruction_sets, tile
-from octavo.backends.cpu.executor import KV_DTYPES, CpuExecutor, layer_page_bytes
+from octavo.backends.cpu._native import BLOCK, KvType, instruction_sets, tile
+from octavo.backends.cpu.executor import CpuExecutor, layer_page_bytes
 from octavo.backends.cpu.memory import Slabs
-from octavo.backends.cpu.repack import BLOCK, pack
+from octavo.backends.cpu.repack import pack
 from octavo.backends.protocol import Batch, Int32, Int64, LogitRows
 from octavo.cli.console import counting
 from octavo.graph.builder import GraphBuilder
@@ -232,7 +232,7 @@ def main() -> int:
     if "linear" in arguments.kernels:
         works += [partial(bench.linears, kind, *shape) for kind in FORMATS for shape in arguments.shape]
     if "attention" in arguments.kernels:
-        works += [partial(bench.attention, kv, context) for kv in KV_DTYPES for context in CONTEXTS]
+        works += [partial(bench.attention, kv, context) for kv in KvType.__members__ for context in CONTEXTS]
     found: list[Measurement] = []
     try:
         with counting("measuring") as report:

@@ -36,33 +36,32 @@ static void float_rows(const Weight& w, const float* x, int64_t x_stride, int64_
 
 template <WeightKind kind, int M, int T>
 static void float_panel(const Weight& w, const float* x, int64_t x_stride, int64_t row, const Output& out,
-                        int64_t first, int64_t last) {
-  int64_t tile = first;
-  for (; tile + T <= last; tile += T) float_rows<kind, M, T>(w, x, x_stride, row, tile, out);
-  for (; tile < last; tile++) float_rows<kind, M, 1>(w, x, x_stride, row, tile, out);
+                        Range tiles) {
+  int64_t tile = tiles.first;
+  for (; tile + T <= tiles.last; tile += T) float_rows<kind, M, T>(w, x, x_stride, row, tile, out);
+  for (; tile < tiles.last; tile++) float_rows<kind, M, 1>(w, x, x_stride, row, tile, out);
 }
 
 template <WeightKind kind>
 static void float_panels(const Weight& w, const float* x, int64_t x_stride, int64_t rows, const Output& out,
-                         int64_t first, int64_t last) {
+                         Range tiles) {
   int64_t row = 0;
   if (kLanes == 16)  // enough registers
-    for (; row + 8 <= rows; row += 8) float_panel<kind, 8, 2>(w, x, x_stride, row, out, first, last);
-  for (; row + 4 <= rows; row += 4) float_panel<kind, 4, 2>(w, x, x_stride, row, out, first, last);
+    for (; row + 8 <= rows; row += 8) float_panel<kind, 8, 2>(w, x, x_stride, row, out, tiles);
+  for (; row + 4 <= rows; row += 4) float_panel<kind, 4, 2>(w, x, x_stride, row, out, tiles);
   switch (rows - row) {
-    case 3: return float_panel<kind, 3, 2>(w, x, x_stride, row, out, first, last);
-    case 2: return float_panel<kind, 2, 4>(w, x, x_stride, row, out, first, last);
-    case 1: return float_panel<kind, 1, 8>(w, x, x_stride, row, out, first, last);
+    case 3: return float_panel<kind, 3, 2>(w, x, x_stride, row, out, tiles);
+    case 2: return float_panel<kind, 2, 4>(w, x, x_stride, row, out, tiles);
+    case 1: return float_panel<kind, 1, 8>(w, x, x_stride, row, out, tiles);
     default: return;
   }
 }
 
-void linear_float(const Weight& w, const float* x, int64_t x_stride, int64_t rows, const Output& out, int64_t first,
-                  int64_t last) {
+void linear_float(const Weight& w, const float* x, int64_t x_stride, int64_t rows, const Output& out, Range tiles) {
   switch (w.kind) {
-    case WeightKind::kF16: return float_panels<WeightKind::kF16>(w, x, x_stride, rows, out, first, last);
-    case WeightKind::kBF16: return float_panels<WeightKind::kBF16>(w, x, x_stride, rows, out, first, last);
-    default: return float_panels<WeightKind::kF32>(w, x, x_stride, rows, out, first, last);
+    case WeightKind::kF16: return float_panels<WeightKind::kF16>(w, x, x_stride, rows, out, tiles);
+    case WeightKind::kBF16: return float_panels<WeightKind::kBF16>(w, x, x_stride, rows, out, tiles);
+    default: return float_panels<WeightKind::kF32>(w, x, x_stride, rows, out, tiles);
   }
 }
 

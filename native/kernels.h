@@ -24,9 +24,12 @@ OCTAVO_INLINE void fetch_lines(const uint8_t* data, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(data + line);
 }
 
-enum class WeightKind : int32_t { kU4 = 0, kS8 = 1, kF32 = 2, kF16 = 3, kBF16 = 4 };
+enum class WeightKind : int32_t { kU4, kS8, kF32, kF16, kBF16 };
 
 enum class ActivationKind : int32_t { k8, k16, kSplit16 };
+
+// An activation function, as octavo.graph.ops.Activation defines it.
+enum class Function : int32_t { kSilu, kGelu, kGeluTanh };
 
 // A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
 // has lanes. out is a multiple of the tile and, for the quantised kinds, in is one of kBlock; what was added is zero.
@@ -87,7 +90,7 @@ struct Records {
   void* data;
 };
 
-enum class KvType : int32_t { kF32 = 0, kF16 = 1, kI8 = 2 };
+enum class KvType : int32_t { kF32, kF16, kI8 };
 
 // A layer's KV pages. A page is, one after the other, each on whole cache lines,
 //   keys [kv head][head_dim][page_size], values [kv head][page_size][padded_dim], and for kI8, value = scale * q,
@@ -133,20 +136,22 @@ struct Output {
   int64_t residual_stride;
 };
 
+struct Range {  // [first, last)
+  int64_t first, last;
+};
+
 struct Kernels {
   const char* name;
   bool (*supported)();
   int64_t lanes;  // of a vector: output features of a tile
 
-  // x @ W.T (+ bias) (+ residual), for tiles [first, last).
-  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first,
-                           int64_t last);
-  // The first half of the features are gates, the others go through them: function(gate) * other, quantised, for blocks
-  // [first, last) of these. Each half is a multiple of kBlock.
-  void (*linear_gated)(const Weight&, const void* activations, int64_t rows, int32_t function, const Records& out,
-                       int64_t first, int64_t last);
-  void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first,
-                       int64_t last);
+  // x @ W.T (+ bias) (+ residual), for some tiles.
+  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, Range tiles);
+  // The first half of the features are gates, the others go through them: function(gate) * other, quantised, for some
+  // blocks of these. Each half is a multiple of kBlock.
+  void (*linear_gated)(const Weight&, const void* activations, int64_t rows, Function, const Records& out,
+                       Range blocks);
+  void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, Range tiles);
   // `width` floats as the blocks from `block` on of row `row`; the last one is padded with zeros.
   void (*quantise)(const Records& out, const float* x, int64_t width, int64_t row, int64_t block);
   // Row `row` of a weight matrix as floats.
@@ -155,7 +160,7 @@ struct Kernels {
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* y);
   void (*rope)(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y);
   // function(x), times `gate` where there is one.
-  void (*activate)(int32_t function, const float* x, const float* gate, int64_t width, float* y);
+  void (*activate)(Function, const float* x, const float* gate, int64_t width, float* y);
   // One token's keys and values [kv head][head_dim] into slot `slot` (page * page_size + offset).
   void (*store_kv)(const KvLayer&, const float* keys, const float* values, int64_t slot);
   // Asks for the memory of a slot, before a token is stored there.

@@ -3,7 +3,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -55,13 +54,143 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-Value value(std::pair<int32_t, int32_t> v) { return Value{v.first, v.second, -1}; }
+// What a keyword argument that is None stands for.
+Value or_none(const std::optional<Value>& value) { return value.value_or(Value{}); }
+
+void bind_enums(nb::module_& m) {
+  nb::enum_<WeightKind>(m, "WeightKind")
+      .value("U4", WeightKind::kU4)
+      .value("S8", WeightKind::kS8)
+      .value("F32", WeightKind::kF32)
+      .value("F16", WeightKind::kF16)
+      .value("BF16", WeightKind::kBF16);
+  nb::enum_<KvType>(m, "KvType")  // by the names of kv_cache_dtype
+      .value("fp32", KvType::kF32)
+      .value("fp16", KvType::kF16)
+      .value("int8", KvType::kI8);
+  nb::enum_<Function>(m, "Function")  // by the names of octavo.graph.ops.ActivationFunction
+      .value("silu", Function::kSilu)
+      .value("gelu", Function::kGelu)
+      .value("gelu_tanh", Function::kGeluTanh);
+}
+
+void bind_value(nb::module_& m) {
+  nb::class_<Value>(m, "Value")
+      .def(
+          "__init__",
+          [](Value* value, int32_t buffer, int64_t width) { new (value) Value{.buffer = buffer, .width = width}; },
+          "buffer"_a, "width"_a)
+      .def_ro("buffer", &Value::buffer)
+      .def(
+          "columns",
+          [](const Value& value, int32_t start, int32_t stop) {
+            if (start < 0 || start > stop || stop > value.width)
+              throw std::invalid_argument("columns that a value does not have");
+            return Value{.buffer = value.buffer, .column = value.column + start, .width = stop - start};
+          },
+          "start"_a, "stop"_a);
+}
+
+// What operations work on. Whoever passes an array keeps it alive.
+void bind_parts(nb::class_<Plan>& plan) {
+  plan.def_prop_ro("tile", &Plan::tile)
+      .def("add_buffer", &Plan::add_buffer, "width"_a, nb::kw_only(), "selected"_a)
+      .def(
+          "add_weight",
+          [](Plan& plan, WeightKind kind, int32_t group, bool half_scales, bool minima, bool precise, int64_t out,
+             int64_t in, const Array<const uint8_t>& data, const std::optional<Array<const float>>& bias) {
+            const Weight weight{.kind = kind,
+                                .group = group,
+                                .half_scales = half_scales,
+                                .minima = minima,
+                                .precise = precise,
+                                .out = out,
+                                .in = in,
+                                .tile = plan.tile(),
+                                .data = data.data(),
+                                .bias = bias ? bias->data() : nullptr};
+            return plan.add_weight(weight);
+          },
+          nb::kw_only(), "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "precise"_a, "out"_a, "in_"_a, "data"_a,
+          "bias"_a = nb::none())
+      .def(
+          "add_layer",
+          [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window,
+             float scale, KvType type, const Array<uint8_t>& pages) {
+            return plan.add_layer({.heads = heads,
+                                   .kv_heads = kv_heads,
+                                   .head_dim = head_dim,
+                                   .page_size = page_size,
+                                   .window = window,
+                                   .scale = scale,
+                                   .type = type,
+                                   .pages = pages.data()});
+          },
+          nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "kv_type"_a,
+          "pages"_a)
+      .def(
+          "add_rotary",
+          [](Plan& plan, const Array<const float>& cosine, const Array<const float>& sine) {
+            return plan.add_rotary({static_cast<int64_t>(cosine.shape(1)), cosine.data(), sine.data()});
+          },
+          nb::kw_only(), "cosine"_a, "sine"_a);
+}
+
+void bind_operations(nb::class_<Plan>& plan) {
+  plan.def("embed", &Plan::embed, nb::kw_only(), "out"_a, "weight"_a, "by_position"_a)
+      .def(
+          "linear_float",
+          [](Plan& plan, Value x, Value out, int32_t weight, const std::optional<Value>& residual) {
+            plan.linear_float(x, out, weight, or_none(residual));
+          },
+          "x"_a, nb::kw_only(), "out"_a, "weight"_a, "residual"_a = nb::none())
+      .def(
+          "linear_quantised",
+          [](Plan& plan, Value out, int32_t weight, const std::optional<Value>& residual, bool gated) {
+            plan.linear_quantised(out, weight, or_none(residual), gated);
+          },
+          nb::kw_only(), "out"_a, "weight"_a, "residual"_a = nb::none(), "gated"_a = false)
+      .def("linear_gated", &Plan::linear_gated, nb::kw_only(), "weight"_a, "function"_a, "reader"_a, "selected"_a)
+      .def(
+          "rms_norm",
+          [](Plan& plan, Value x, Value out, const Array<const float>& weight, float epsilon) {
+            plan.rms_norm(x, out, weight.data(), static_cast<int64_t>(weight.size()), epsilon);
+          },
+          "x"_a, nb::kw_only(), "out"_a, "weight"_a, "epsilon"_a)
+      .def(
+          "layer_norm",
+          [](Plan& plan, Value x, Value out, const Array<const float>& weight, const Array<const float>& bias,
+             float epsilon) { plan.layer_norm(x, out, weight.data(), bias.data(), epsilon); },
+          "x"_a, nb::kw_only(), "out"_a, "weight"_a, "bias"_a, "epsilon"_a)
+      .def("rope", &Plan::rope, "x"_a, nb::kw_only(), "out"_a, "rotary"_a)
+      .def("store_kv", &Plan::store_kv, nb::kw_only(), "keys"_a, "values"_a, "layer"_a)
+      .def(
+          "attention",
+          [](Plan& plan, Value x, Value out, int32_t layer, std::optional<int32_t> reader) {
+            plan.attention(x, out, layer, reader.value_or(-1));
+          },
+          "x"_a, nb::kw_only(), "out"_a, "layer"_a, "reader"_a = nb::none())
+      .def(
+          "activation",
+          [](Plan& plan, Value x, Value out, Function function, const std::optional<Value>& gate) {
+            plan.activation(x, out, function, or_none(gate));
+          },
+          "x"_a, nb::kw_only(), "out"_a, "function"_a, "gate"_a = nb::none())
+      .def("add", &Plan::add, "x"_a, "y"_a, nb::kw_only(), "out"_a)
+      .def("multiply", &Plan::multiply, "x"_a, "y"_a, nb::kw_only(), "out"_a)
+      .def("scale", &Plan::scale, "x"_a, nb::kw_only(), "out"_a, "factor"_a)
+      .def("select_rows", &Plan::select_rows, "x"_a, nb::kw_only(), "out"_a)
+      .def("quantise", &Plan::quantise, "x"_a, nb::kw_only(), "reader"_a)
+      .def("finish", &Plan::finish);
+}
 
 }  // namespace
 
-using Pair = std::pair<int32_t, int32_t>;
-
 NB_MODULE(_native, m) {
+  bind_enums(m);
+  bind_value(m);
+  m.attr("BLOCK") = kBlock;
+  m.attr("MAX_HEAD_DIM") = kMaxHeadDim;
   m.def("instruction_sets", &instruction_sets);
   m.def("check_instruction_set", [](const std::string& isa) { find_kernels(isa); }, "isa"_a);
   m.def("tile", [](const std::string& isa) { return find_kernels(isa).lanes; }, "isa"_a);
@@ -77,61 +206,24 @@ NB_MODULE(_native, m) {
       "isa"_a, "threads"_a);
   m.def(
       "page_bytes",
-      [](int64_t kv_heads, int64_t head_dim, int64_t page_size, int32_t type) {
-        return KvLayer{kv_heads, kv_heads, head_dim, page_size, 0, 1.0f, static_cast<KvType>(type), nullptr}
-            .page_bytes();
+      [](int64_t kv_heads, int64_t head_dim, int64_t page_size, KvType type) {
+        const KvLayer layer{.heads = kv_heads,
+                            .kv_heads = kv_heads,
+                            .head_dim = head_dim,
+                            .page_size = page_size,
+                            .window = 0,
+                            .scale = 1.0f,
+                            .type = type,
+                            .pages = nullptr};
+        return layer.page_bytes();
       },
-      "kv_heads"_a, "head_dim"_a, "page_size"_a, "kv_type"_a);
+      nb::kw_only(), "kv_heads"_a, "head_dim"_a, "page_size"_a, "kv_type"_a);
 
-  nb::class_<Plan>(m, "Plan")
-      .def(
-          "__init__",
-          [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); }, "isa"_a,
-          "threads"_a)
-      .def_prop_ro("threads", &Plan::threads)
-      .def_prop_ro("tile", &Plan::tile)
-      .def("add_buffer", &Plan::add_buffer, "width"_a, "selected"_a)
-      .def(
-          "add_weight",
-          [](Plan& plan, int32_t kind, int32_t group, bool half_scales, bool minima, bool precise, int64_t out,
-             int64_t in, Array<const uint8_t> data, std::optional<Array<const float>> bias) {
-            const Weight weight{
-                static_cast<WeightKind>(kind), group, half_scales, minima, precise, out, in, plan.tile(), data.data(),
-                bias ? bias->data() : nullptr};
-            return plan.add_weight(weight);
-          },
-          "kind"_a, "group"_a, "half_scales"_a, "minima"_a, "precise"_a, "out"_a, "in_"_a, "data"_a,
-          "bias"_a = nb::none())
-      .def(
-          "add_layer",
-          [](Plan& plan, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t page_size, int64_t window,
-             float scale, int32_t type, Array<uint8_t> pages) {
-            return plan.add_layer(
-                KvLayer{heads, kv_heads, head_dim, page_size, window, scale, static_cast<KvType>(type), pages.data()});
-          },
-          "heads"_a, "kv_heads"_a, "head_dim"_a, "page_size"_a, "window"_a, "scale"_a, "kv_type"_a, "pages"_a)
-      .def(
-          "add_rotary",
-          [](Plan& plan, int64_t half, Array<const float> cosine, Array<const float> sine) {
-            return plan.add_rotary(RotaryTable{half, cosine.data(), sine.data()});
-          },
-          "half"_a, "cosine"_a, "sine"_a)
-      .def(
-          "add_op",
-          [](Plan& plan, int32_t kind, bool selected, Pair x, Pair y, Pair out, int64_t width, int64_t length,
-             int32_t index, int32_t function, int32_t reader, int32_t records, float factor, bool by_position,
-             std::optional<Array<const float>> weight, std::optional<Array<const float>> bias) {
-            Op op;
-            op.kind = static_cast<OpKind>(kind), op.selected = selected;
-            op.x = value(x), op.y = value(y), op.out = value(out);
-            op.width = width, op.length = length, op.index = index, op.function = function;
-            op.reader = reader, op.records = records, op.factor = factor, op.by_position = by_position;
-            op.weight = weight ? weight->data() : nullptr;
-            op.bias = bias ? bias->data() : nullptr;
-            plan.add_op(op);
-          },
-          "kind"_a, "selected"_a, "x"_a, "y"_a, "out"_a, "width"_a, "length"_a, "index"_a, "function"_a, "reader"_a,
-          "records"_a, "factor"_a, "by_position"_a, "weight"_a = nb::none(), "bias"_a = nb::none())
-      .def("finish", &Plan::finish)
-      .def("run", &run_batch, "batch"_a, "result"_a, "masks_written"_a = nb::none());
+  nb::class_<Plan> plan(m, "Plan");
+  plan.def(
+      "__init__", [](Plan* plan, const std::string& isa, int threads) { new (plan) Plan(find_kernels(isa), threads); },
+      "isa"_a, "threads"_a);
+  bind_parts(plan);
+  bind_operations(plan);
+  plan.def("run", &run_batch, "batch"_a, "result"_a, "masks_written"_a = nb::none());
 }

@@ -5,78 +5,8 @@
 
 namespace octavo {
 
-int32_t Plan::add_buffer(int64_t width, bool selected) {
-  buffers_.push_back(Buffer{width, selected, Arena()});
-  return static_cast<int32_t>(buffers_.size()) - 1;
-}
-
-int32_t Plan::add_weight(const Weight& weight) {
-  weights_.push_back(weight);
-  return static_cast<int32_t>(weights_.size()) - 1;
-}
-
-int32_t Plan::add_layer(const KvLayer& layer) {
-  layers_.push_back(layer);
-  return static_cast<int32_t>(layers_.size()) - 1;
-}
-
-int32_t Plan::add_rotary(const RotaryTable& table) {
-  rotary_.push_back(table);
-  return static_cast<int32_t>(rotary_.size()) - 1;
-}
-
 constexpr int64_t kFewTokens = 4;           // for each thread: with fewer, one alone is shared by its heads and spans
 constexpr int64_t kFetchBytes = 16 * 1024;  // of a weight, while something else is computed
-
-static bool is_linear(const Op& op) { return op.kind == OpKind::kLinear || op.kind == OpKind::kGatedLinear; }
-static bool is_row_wise(const Op& op) { return !is_linear(op) && op.kind != OpKind::kAttention; }
-
-void Plan::add_op(const Op& op) {
-  const int64_t index = static_cast<int64_t>(ops_.size());
-  // Rows may go on together as long as they are the same rows: a selection reads those of other threads.
-  const bool joins = !ops_.empty() && is_row_wise(op) && is_row_wise(ops_.back()) && op.kind != OpKind::kSelect &&
-                     op.selected == ops_.back().selected;
-  if (joins)
-    phases_.back().last = index + 1;
-  else
-    phases_.push_back(Phase{index, index + 1, -1, false});
-  if (op.kind == OpKind::kStoreKv) phases_.back().stores = index;
-  ops_.push_back(op);
-}
-
-bool Plan::is_dead_after(int32_t buffer, int64_t op) const {
-  for (int64_t i = op + 1; i < static_cast<int64_t>(ops_.size()); i++) {
-    if (ops_[i].x.buffer == buffer || ops_[i].y.buffer == buffer) return false;
-    if (ops_[i].out.buffer == buffer) return true;
-  }
-  return true;
-}
-
-void Plan::finish() {
-  for (Phase& phase : phases_) {
-    if (ops_[phase.last - 1].kind != OpKind::kQuantise) continue;
-    const int32_t result = ops_[phase.last].out.buffer;  // of the linear, which a faster thread may already write
-    phase.alone = true;
-    for (int64_t i = phase.first; i < phase.last; i++) {
-      const Op& op = ops_[i];
-      const bool survives = op.out.buffer >= 0 && !is_dead_after(op.out.buffer, phase.last - 1);
-      const bool is_overtaken = result >= 0 && (op.x.buffer == result || op.y.buffer == result);
-      if (op.kind == OpKind::kStoreKv || survives || is_overtaken) phase.alone = false;
-    }
-    if (!phase.alone) continue;
-    std::vector<int64_t> own(buffers_.size(), -1);
-    int64_t floats = 0;
-    for (int64_t i = phase.first; i < phase.last; i++) {
-      Op& op = ops_[i];
-      if (op.x.buffer >= 0) op.x.own = own[op.x.buffer];
-      if (op.y.buffer >= 0) op.y.own = own[op.y.buffer];
-      if (op.out.buffer < 0) continue;
-      op.out.own = own[op.out.buffer] = floats;
-      floats += buffers_[op.out.buffer].width;
-    }
-    own_floats_ = std::max(own_floats_, floats);
-  }
-}
 
 void Plan::reserve(const Step& step) {
   for (Buffer& buffer : buffers_)
@@ -159,7 +89,7 @@ bool Plan::prepare_sampling(const Step& step, const Worker& worker) {
 // Asks for the weights that this thread begins with when `phase` is a linear: the hardware follows only a stream that
 // has begun.
 OCTAVO_INLINE void Plan::fetch_weight(const Worker& worker, size_t phase) const {
-  if (phase >= phases_.size() || !is_linear(ops_[phases_[phase].first])) return;
+  if (phase >= phases_.size() || !ops_[phases_[phase].first].is_linear()) return;
   const Weight& weight = weights_[ops_[phases_[phase].first].index];
   const int64_t pair = weight.tile_bytes() * 2, first = share_begin(worker.index, weight.pairs());
   fetch_lines(weight.data + first * pair, std::min<int64_t>(pair, kFetchBytes));
@@ -171,23 +101,24 @@ void Plan::work(const Step& step, Worker& worker) {
     copy_pages(step, worker);
     meet(worker);
   }
+  Memory memory = Memory::kShared;
   for (size_t phase = 0; phase < phases_.size(); phase++) {
     const Phase& current = phases_[phase];
     const Op& op = ops_[current.first];
     if (op.kind == OpKind::kLinear) {
-      run_linear(op, step, worker);
+      run_linear(op, memory, step, worker);
     } else if (op.kind == OpKind::kGatedLinear) {
-      run_gated(op, step, worker);
+      run_gated(op, memory, step, worker);
     } else if (op.kind == OpKind::kAttention) {
       run_attention(op, step, worker);
     } else {
-      worker.alone = current.alone && rows(op, step) == 1;
+      memory = current.memory(rows(op, step));
       fetch_weight(worker, phase + 1);
-      run_rows(current, step, worker);
-      if (worker.alone) continue;  // with the linear, which takes what this thread computed
+      run_rows(current, memory, step, worker);
+      if (memory == Memory::kOwn) continue;  // with the linear, which takes what this thread computed
     }
     meet(worker);
-    worker.alone = false;
+    memory = Memory::kShared;
   }
   if (step.before_sampling && !prepare_sampling(step, worker)) return;
   const Value logits = ops_.back().out;
@@ -208,15 +139,15 @@ void Plan::copy_pages(const Step& step, Worker& worker) {
   });
 }
 
-void Plan::run_rows(const Phase& phase, const Step& step, Worker& worker) {
+void Plan::run_rows(const Phase& phase, Memory memory, const Step& step, Worker& worker) {
   const auto run_some = [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
       fetch_slots(phase, step, row + 1);
-      for (int64_t index = phase.first; index < phase.last; index++) run_row(ops_[index], step, row, worker);
+      for (int64_t index = phase.first; index < phase.last; index++) run_row(ops_[index], memory, step, row, worker);
     }
   };
   const int64_t count = rows(ops_[phase.first], step);
-  if (worker.alone)
+  if (memory == Memory::kOwn)
     run_some(0, count);
   else
     share(worker, count, count >= 4 * kPanel * team_.size ? kPanel : 1, run_some);
@@ -230,33 +161,33 @@ void Plan::fetch_slots(const Phase& phase, const Step& step, int64_t row) const 
     kernels_.fetch_slot(layer, step.slots[row]);
 }
 
-void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) {
-  float* out = op.out.buffer < 0 ? nullptr : at(worker, op.out, row);
-  const float* x = op.x.buffer < 0 || op.kind == OpKind::kSelect ? nullptr : at(worker, op.x, row);
-  const float* y = op.y.buffer < 0 ? nullptr : at(worker, op.y, row);
+void Plan::run_row(const Op& op, Memory memory, const Step& step, int64_t row, Worker& worker) {
+  float* out = op.out.exists() ? at(op.out, row, memory, worker) : nullptr;
+  const float* x = op.x.exists() && op.kind != OpKind::kSelect ? at(op.x, row, memory, worker) : nullptr;
+  const float* y = op.y.exists() ? at(op.y, row, memory, worker) : nullptr;
+  const int64_t width = op.out.width;
   switch (op.kind) {
     case OpKind::kEmbed:
-      return kernels_.unpack_row(weights_[op.index], op.by_position ? step.positions[row] : step.ids[row], op.width,
-                                 out);
-    case OpKind::kRmsNorm: return kernels_.rms_norm(x, op.weight, op.factor, op.width / op.length, op.length, out);
-    case OpKind::kLayerNorm: return kernels_.layer_norm(x, op.weight, op.bias, op.factor, op.width, out);
+      return kernels_.unpack_row(weights_[op.index], op.by_position ? step.positions[row] : step.ids[row], width, out);
+    case OpKind::kRmsNorm: return kernels_.rms_norm(x, op.weight, op.factor, width / op.length, op.length, out);
+    case OpKind::kLayerNorm: return kernels_.layer_norm(x, op.weight, op.bias, op.factor, width, out);
     case OpKind::kRope: {
       const RotaryTable& table = rotary_[op.index];
       const int64_t offset = step.positions[row] * table.half;
-      return kernels_.rope(x, table.cosine + offset, table.sine + offset, op.width / (2 * table.half), table.half, out);
+      return kernels_.rope(x, table.cosine + offset, table.sine + offset, width / (2 * table.half), table.half, out);
     }
-    case OpKind::kActivation: return kernels_.activate(op.function, x, y, op.width, out);
+    case OpKind::kActivation: return kernels_.activate(op.function, x, y, width, out);
     case OpKind::kAdd:
-      for (int64_t i = 0; i < op.width; i++) out[i] = x[i] + y[i];
+      for (int64_t i = 0; i < width; i++) out[i] = x[i] + y[i];
       return;
     case OpKind::kMultiply:
-      for (int64_t i = 0; i < op.width; i++) out[i] = x[i] * y[i];
+      for (int64_t i = 0; i < width; i++) out[i] = x[i] * y[i];
       return;
     case OpKind::kScale:
-      for (int64_t i = 0; i < op.width; i++) out[i] = x[i] * op.factor;
+      for (int64_t i = 0; i < width; i++) out[i] = x[i] * op.factor;
       return;
-    case OpKind::kSelect: std::memcpy(out, at(op.x, step.rows[row]), 4 * op.width); return;
-    case OpKind::kQuantise: return kernels_.quantise(records(worker, op.reader, 0), x, op.width, row, 0);
+    case OpKind::kSelect: std::memcpy(out, at(op.x, step.rows[row]), 4 * width); return;
+    case OpKind::kQuantise: return kernels_.quantise(records(op.reader, 0, memory, worker), x, op.x.width, row, 0);
     case OpKind::kStoreKv: return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
     case OpKind::kLinear:
     case OpKind::kGatedLinear:
@@ -264,29 +195,28 @@ void Plan::run_row(const Op& op, const Step& step, int64_t row, Worker& worker) 
   }
 }
 
-void Plan::run_linear(const Op& op, const Step& step, Worker& worker) {
+void Plan::run_linear(const Op& op, Memory memory, const Step& step, Worker& worker) {
   const int64_t count = rows(op, step);
   if (count == 0) return;
   const Weight& weight = weights_[op.index];
-  const bool adds = op.y.buffer >= 0;
+  const bool adds = op.y.exists();
   const Output out{at(op.out, 0), stride(op.out), adds ? at(op.y, 0) : nullptr, adds ? stride(op.y) : 0};
   share(worker, weight.pairs(), count > kPanel ? 1 : 4, [&](int64_t pair, int64_t end) {
-    const int64_t first = 2 * pair, last = std::min(2 * end, weight.tiles());
+    const Range tiles{2 * pair, std::min(2 * end, weight.tiles())};
     if (weight.quantised())
-      kernels_.linear_quantised(weight, records(worker, op.index, op.records).data, count, out, first, last);
+      kernels_.linear_quantised(weight, records(op.index, op.records, memory, worker).data, count, out, tiles);
     else
-      kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, first, last);
+      kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, tiles);
   });
 }
 
-void Plan::run_gated(const Op& op, const Step& step, Worker& worker) {
+void Plan::run_gated(const Op& op, Memory memory, const Step& step, Worker& worker) {
   const int64_t count = rows(op, step);
   if (count == 0) return;
-  const void* x = records(worker, op.index, op.records).data;
-  Records out = records(worker, op.reader, 1 - op.records);
-  out.data = records_[1 - op.records].data();  // each thread computes a part, whoever x belongs to
+  const void* x = records(op.index, op.records, memory, worker).data;
+  const Records out = shared_records(op.reader, 1 - op.records);
   share(worker, out.blocks, 1, [&](int64_t first, int64_t last) {
-    kernels_.linear_gated(weights_[op.index], x, count, op.function, out, first, last);
+    kernels_.linear_gated(weights_[op.index], x, count, op.function, out, {first, last});
   });
 }
 
@@ -301,11 +231,11 @@ Tokens Plan::tokens_of(const Op& op, const Step& step, const Neighbours& some) {
 }
 
 // KV heads [head, head + heads) of what attention came to, for the linear that reads it.
-void Plan::quantise_heads(const Op& op, const Worker& worker, const Neighbours& some, int64_t head, int64_t heads) {
+void Plan::quantise_heads(const Op& op, const Neighbours& some, int64_t head, int64_t heads) {
   if (op.reader < 0) return;
   const int64_t features = layers_[op.index].group() * layers_[op.index].head_dim, column = head * features;
   for (int64_t row = some.row; row < some.row + some.count; row++)
-    kernels_.quantise(records(worker, op.reader, 0), at(op.out, row) + column, heads * features, row, column / kBlock);
+    kernels_.quantise(shared_records(op.reader, 0), at(op.out, row) + column, heads * features, row, column / kBlock);
 }
 
 void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
@@ -321,7 +251,7 @@ void Plan::run_attention(const Op& op, const Step& step, Worker& worker) {
     const Tokens then = tokens_of(op, step, neighbours_[next / parts]);
     kernels_.attend(layer, tokens_of(op, step, neighbours_[item / parts]), head, head + heads,
                     item > 0 ? &then : nullptr, next % parts * heads);
-    quantise_heads(op, worker, neighbours_[item / parts], head, heads);
+    quantise_heads(op, neighbours_[item / parts], head, heads);
   });
 }
 
@@ -338,7 +268,7 @@ void Plan::run_spans(const Op& op, const Step& step, Worker& worker) {
     const Tokens tokens = tokens_of(op, step, some);
     if (some.spans > 1) return kernels_.attend_span(layer, tokens, head, span - some.first_span, parts + item * part);
     kernels_.attend(layer, tokens, head, head + 1, nullptr, 0);
-    quantise_heads(op, worker, some, head, 1);
+    quantise_heads(op, some, head, 1);
   });
   meet(worker);
   share(worker, static_cast<int64_t>(neighbours_.size()) * heads, 1, [&](int64_t item, int64_t) {
@@ -347,7 +277,7 @@ void Plan::run_spans(const Op& op, const Step& step, Worker& worker) {
     if (some.spans == 1) return;
     kernels_.fold_spans(layer, tokens_of(op, step, some), head, parts + (some.first_span * heads + head) * part,
                         some.spans, heads * part);
-    quantise_heads(op, worker, some, head, 1);
+    quantise_heads(op, some, head, 1);
   });
 }
 

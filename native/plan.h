@@ -16,11 +16,14 @@
 
 namespace octavo {
 
-// A matrix in the arena: rows of `stride` floats, of which this value is some columns. A slice is a value, not a copy.
+// Some columns of a buffer, from `column` on. A slice is a value, not a copy.
 struct Value {
-  int32_t buffer;
-  int32_t column;
-  int64_t own = -1;  // where a thread that works alone keeps it, in floats; -1: where all threads see it
+  int32_t buffer = -1;  // -1: there is no such value
+  int32_t column = 0;
+  int64_t width = 0;
+  int64_t own = -1;  // where a thread's own memory has it, in floats; -1: it is always where all threads see it
+
+  bool exists() const { return buffer >= 0; }
 };
 
 enum class OpKind : int32_t {
@@ -44,18 +47,20 @@ struct Op {
   OpKind kind;
   // Inputs and result. y: gate of an activation, residual of a linear, values of a stored key. A linear with quantised
   // weights takes no x: it multiplies the records that were left for it.
-  Value x{-1, 0}, y{-1, 0}, out{-1, 0};
-  int64_t width = 0;     // features of the result (of x, where there is none)
-  int64_t length = 0;    // of a norm's run
-  int32_t index = 0;     // weight, layer or rotary table
-  int32_t function = 0;  // of an activation or a gated linear
-  int32_t reader = -1;   // the weight that the result is quantised for, -1: none
-  int32_t records = 0;   // which of the two sets of records a linear reads; a gated one leaves its result in the other
-  float factor = 0.0f;   // epsilon or scale
-  bool by_position = false;  // embedding
-  bool selected = false;     // its rows are those of the logits
+  Value x = {}, y = {}, out = {};
+  int32_t index = 0;    // weight, layer or rotary table
+  int32_t reader = -1;  // the weight that the result is quantised for, -1: none
+  int32_t records = 0;  // which of the two sets of records a linear reads; a gated one leaves its result in the other
+  Function function = Function::kSilu;  // of an activation or a gated linear
+  float factor = 0.0f;                  // epsilon or scale
+  bool by_position = false;             // embedding
+  bool selected = false;                // its rows are those of the logits
+  int64_t length = 0;                   // of a norm's run
   const float* weight = nullptr;
   const float* bias = nullptr;
+
+  bool is_linear() const { return kind == OpKind::kLinear || kind == OpKind::kGatedLinear; }
+  bool is_row_wise() const { return !is_linear() && kind != OpKind::kAttention; }
 };
 
 // One step's work; see octavo.backends.protocol.Batch.
@@ -96,24 +101,50 @@ class Arena {
   int64_t size_ = 0;
 };
 
+// Whose memory a phase's values and records are in.
+enum class Memory {
+  kShared,  // the plan's, where every thread computes a part
+  kOwn,     // the thread's, where every thread computes everything for itself
+};
+
 class Plan {
  public:
   Plan(const Kernels& kernels, int threads) : kernels_(kernels), team_(threads), workers_(threads) {
     for (int index = 0; index < threads; index++) workers_[index].index = index;
   }
 
+  // What operations work on; each is named by the number that it is given here. Buffers have the rows of a step's
+  // tokens or, `selected`, those of its logits; who builds a plan may use one again once its values are read.
   int32_t add_buffer(int64_t width, bool selected);
   int32_t add_weight(const Weight& weight);
   int32_t add_layer(const KvLayer& layer);
   int32_t add_rotary(const RotaryTable& table);
-  void add_op(const Op& op);
-  void finish();  // after the last op
+
+  // One method for each kind of operation, in the order they are to run in (build.cpp). They throw
+  // std::invalid_argument for what does not fit together.
+  void embed(Value out, int32_t weight, bool by_position);
+  void linear_float(Value x, Value out, int32_t weight, Value residual);
+  // Multiplies what was quantised for it: `gated`, by a gated linear.
+  void linear_quantised(Value out, int32_t weight, Value residual, bool gated);
+  // Its result is quantised for the weight `reader`.
+  void linear_gated(int32_t weight, Function function, int32_t reader, bool selected);
+  void rms_norm(Value x, Value out, const float* weight, int64_t length, float epsilon);
+  void layer_norm(Value x, Value out, const float* weight, const float* bias, float epsilon);
+  void rope(Value x, Value out, int32_t rotary);
+  void store_kv(Value keys, Value values, int32_t layer);
+  void attention(Value x, Value out, int32_t layer, int32_t reader);  // reader -1: its result is not quantised
+  void activation(Value x, Value out, Function function, Value gate);
+  void add(Value x, Value y, Value out);
+  void multiply(Value x, Value y, Value out);
+  void scale(Value x, Value out, float factor);
+  void select_rows(Value x, Value out);
+  void quantise(Value x, int32_t reader);
+  void finish();  // after the last one
 
   void run(const Step& step);
 
-  int threads() const { return team_.size; }
   int64_t tile() const { return kernels_.lanes; }  // output features of a weight's tile
-  int64_t vocab() const { return ops_.back().width; }
+  int64_t vocab() const { return ops_.back().out.width; }
 
  private:
   struct Buffer {
@@ -123,12 +154,15 @@ class Plan {
   };
   // Operations [first, last) without a barrier between them: either one, or some that each work on rows by themselves.
   //
-  // What `alone` phases compute is read by themselves and the linear after them, nobody else. When there is one row,
-  // every thread computes it for itself: less work than a barrier, and than fetching from another core's cache.
+  // What private phases compute is read by themselves and the linear after them, nobody else. When there is one row,
+  // every thread computes it for itself, in its own memory: less work than a barrier, and than fetching from another
+  // core's cache.
   struct Phase {
     int64_t first, last;
     int64_t stores;  // the operation among them that stores keys and values, -1: none
-    bool alone;
+    bool is_private;
+
+    Memory memory(int64_t rows) const { return is_private && rows == 1 ? Memory::kOwn : Memory::kShared; }
   };
   struct Neighbours {  // tokens of a step that stand one after the other in a sequence
     int64_t row, count, sequence;
@@ -137,7 +171,6 @@ class Plan {
   struct Worker {  // a thread's own
     int index = 0;
     int64_t phase = 0;  // how often it met the others: all threads go through the same phases, in the same order
-    bool alone = false;
     // How much of its share of a phase is taken, by itself or by others. Phases take turns: one counter is in use, the
     // other one ready for the next phase.
     alignas(64) std::atomic<int64_t> taken[2] = {0, 0};
@@ -150,34 +183,39 @@ class Plan {
     }
   };
 
-  float* at(const Worker& worker, Value value, int64_t row) {
-    if (worker.alone && value.own >= 0)
-      return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
-    return at(value, row);
-  }
-  float* at(Value value, int64_t row) {
+  float* at(const Value& value, int64_t row) {
     const Buffer& buffer = buffers_[value.buffer];
     return reinterpret_cast<float*>(buffer.arena.data()) + row * buffer.width + value.column;
   }
-  // Activations quantised for `weight`: set 0 or 1.
-  Records records(const Worker& worker, int32_t weight, int32_t set) const {
-    return {weights_[weight].activations(), weights_[weight].blocks(),
-            worker.alone ? worker.records.data() : records_[set].data()};
+  float* at(const Value& value, int64_t row, Memory memory, const Worker& worker) {
+    if (memory == Memory::kShared || value.own < 0) return at(value, row);
+    return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
   }
-  int64_t stride(Value value) const { return buffers_[value.buffer].width; }
+  // Activations quantised for `weight`: set 0 or 1 of the shared ones, or a thread's own.
+  Records shared_records(int32_t weight, int32_t set) const {
+    return {weights_[weight].activations(), weights_[weight].blocks(), records_[set].data()};
+  }
+  Records records(int32_t weight, int32_t set, Memory memory, const Worker& worker) const {
+    if (memory == Memory::kShared) return shared_records(weight, set);
+    return {weights_[weight].activations(), weights_[weight].blocks(), worker.records.data()};
+  }
+  int64_t stride(const Value& value) const { return buffers_[value.buffer].width; }
   int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }
 
+  void add_op(Op op);
+  bool is_selected(const Value& value) const { return buffers_.at(value.buffer).selected; }
   bool is_dead_after(int32_t buffer, int64_t op) const;
   void reserve(const Step& step);
   void work(const Step& step, Worker& worker);
-  void run_rows(const Phase& phase, const Step& step, Worker& worker);
-  void run_row(const Op& op, const Step& step, int64_t row, Worker& worker);
-  void run_linear(const Op& op, const Step& step, Worker& worker);
-  void run_gated(const Op& op, const Step& step, Worker& worker);
+  void run_rows(const Phase& phase, Memory memory, const Step& step, Worker& worker);
+  void run_row(const Op& op, Memory memory, const Step& step, int64_t row, Worker& worker);
+  // `memory`: where the phase before left what they read.
+  void run_linear(const Op& op, Memory memory, const Step& step, Worker& worker);
+  void run_gated(const Op& op, Memory memory, const Step& step, Worker& worker);
   void run_attention(const Op& op, const Step& step, Worker& worker);
   void run_spans(const Op& op, const Step& step, Worker& worker);
   Tokens tokens_of(const Op& op, const Step& step, const Neighbours& some);
-  void quantise_heads(const Op& op, const Worker& worker, const Neighbours& some, int64_t head, int64_t heads);
+  void quantise_heads(const Op& op, const Neighbours& some, int64_t head, int64_t heads);
   int64_t num_spans() const {
     return neighbours_.empty() ? 0 : neighbours_.back().first_span + neighbours_.back().spans;
   }

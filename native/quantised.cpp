@@ -57,7 +57,7 @@ static inline void choose(const Weight& w, const void* activations, Go go) {
 // --- one weight after the other --------------------------------------------------------------------------------------
 
 template <bool half_scales, typename Record>
-static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& out, int64_t first, int64_t last) {
+static void multiply_tiles(const Weight& w, const Record* x, int64_t rows, const Output& out, Range tiles) {
   const bool few = are_few(rows);
   // M rows from `row` on times T tiles.
   const auto multiply_some = [&](auto m, auto t, int64_t row, int64_t tile) {
@@ -67,8 +67,9 @@ static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& 
     for (int j = 0; j < T; j++)
       for (int i = 0; i < M; i++) put(out, row + i, (tile + j) * kLanes, total[j][i], w.bias);
   };
-  for (int64_t tile = first; tile < last; tile += 2) {
-    const int64_t count = std::min<int64_t>(last - tile, 2), next = std::clamp<int64_t>(w.tiles() - tile - 2, 0, 2);
+  for (int64_t tile = tiles.first; tile < tiles.last; tile += 2) {
+    const int64_t count = std::min<int64_t>(tiles.last - tile, 2),
+                  next = std::clamp<int64_t>(w.tiles() - tile - 2, 0, 2);
     const auto fetch = [&](int64_t part, int64_t parts)
                            OCTAVO_INLINE_LAMBDA { fetch_part(w, tile + 2, next, part, parts); };
     if (kTogether == count && !few)
@@ -79,15 +80,14 @@ static void tiles(const Weight& w, const Record* x, int64_t rows, const Output& 
   }
 }
 
-void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, int64_t first,
-                      int64_t last) {
-  choose(w, activations, [&](auto half_scales, const auto* x) { tiles<half_scales>(w, x, rows, out, first, last); });
+void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, Range tiles) {
+  choose(w, activations, [&](auto half_scales, const auto* x) { multiply_tiles<half_scales>(w, x, rows, out, tiles); });
 }
 
 // --- two weights side by side: function(gate) * up, quantised for the linear that reads it ---------------------------
 
 template <bool half_scales, int M, typename Record>
-static void gated_panel(Factors<Record> in, int64_t row, int32_t function, const Records& out, int64_t block) {
+static void gated_panel(Factors<Record> in, int64_t row, Function function, const Records& out, int64_t block) {
   const float* bias = in.weight.bias;
   alignas(64) float gate[M][kBlock], up[M][kBlock];
   for (int i = 0; i < kBlock / kLanes; i++, in.tile++) {
@@ -113,11 +113,11 @@ static void gated_panel(Factors<Record> in, int64_t row, int32_t function, const
   for (int m = 0; m < M; m++) quantise(out, gate[m], kBlock, row + m, block);
 }
 
-void linear_gated(const Weight& w, const void* activations, int64_t rows, int32_t function, const Records& out,
-                  int64_t first, int64_t last) {
+void linear_gated(const Weight& w, const void* activations, int64_t rows, Function function, const Records& out,
+                  Range blocks) {
   const int64_t tiles = kBlock / kLanes, half = w.tiles() / 2;
   choose(w, activations, [&](auto half_scales, const auto* x) {
-    for (int64_t block = first; block < last; block++) {
+    for (int64_t block = blocks.first; block < blocks.last; block++) {
       const int64_t next = (block + 1) * tiles, count = next < half ? tiles : 0;
       const auto fetch = [&](int64_t part, int64_t parts) OCTAVO_INLINE_LAMBDA {
         fetch_part(w, next, count, part, parts);

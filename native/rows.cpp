@@ -47,27 +47,32 @@ void rope(const float* x, const float* cosine, const float* sine, int64_t heads,
 
 // y = function(x), for V vectors.
 template <int V>
-static inline void activation(int32_t function, const F* x, F* y) {
+static inline void activation(Function function, const F* x, F* y) {
   const F one = splat(1.0f);
   F u[V];
-  if (function == 0) {  // silu
-    OCTAVO_EACH(v, V) u[v] = -x[v];
-    exp_of<V>(u, u);
-    OCTAVO_EACH(v, V) y[v] = x[v] / (one + u[v]);
-  } else if (function == 2) {  // gelu with tanh(u) = 1 - 2 / (exp(2u) + 1)
-    OCTAVO_EACH(v, V) u[v] = splat(0.7978845608f) * (x[v] + splat(0.044715f) * x[v] * x[v] * x[v]);
-    OCTAVO_EACH(v, V) u[v] += u[v];
-    exp_of<V>(u, u);
-    OCTAVO_EACH(v, V) y[v] = splat(0.5f) * x[v] * (splat(2.0f) - splat(2.0f) / (u[v] + one));
-  } else {  // gelu by the error function
-    float each[V * kLanes];
-    OCTAVO_EACH(v, V) store(each + v * kLanes, x[v]);
-    for (float& x : each) x = 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
-    OCTAVO_EACH(v, V) y[v] = load(each + v * kLanes);
+  switch (function) {
+    case Function::kSilu:
+      OCTAVO_EACH(v, V) u[v] = -x[v];
+      exp_of<V>(u, u);
+      OCTAVO_EACH(v, V) y[v] = x[v] / (one + u[v]);
+      return;
+    case Function::kGelu: {  // by the error function
+      float each[V * kLanes];
+      OCTAVO_EACH(v, V) store(each + v * kLanes, x[v]);
+      for (float& x : each) x = 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+      OCTAVO_EACH(v, V) y[v] = load(each + v * kLanes);
+      return;
+    }
+    case Function::kGeluTanh:  // tanh(u) = 1 - 2 / (exp(2u) + 1)
+      OCTAVO_EACH(v, V) u[v] = splat(0.7978845608f) * (x[v] + splat(0.044715f) * x[v] * x[v] * x[v]);
+      OCTAVO_EACH(v, V) u[v] += u[v];
+      exp_of<V>(u, u);
+      OCTAVO_EACH(v, V) y[v] = splat(0.5f) * x[v] * (splat(2.0f) - splat(2.0f) / (u[v] + one));
+      return;
   }
 }
 
-void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y) {
+void activate(Function function, const float* x, const float* gate, int64_t width, float* y) {
   constexpr int V = 4;
   for (int64_t i = 0; i < width; i += kLanes * V) {
     F in[V], out[V];

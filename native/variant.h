@@ -8,13 +8,11 @@ namespace octavo {
 namespace OCTAVO_ISA {
 
 // quantised.cpp
-void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, int64_t first, int64_t last);
-void linear_gated(const Weight&, const void* activations, int64_t rows, int32_t function, const Records&, int64_t first,
-                  int64_t last);
+void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, Range tiles);
+void linear_gated(const Weight&, const void* activations, int64_t rows, Function, const Records& out, Range blocks);
 
 // floats.cpp
-void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, int64_t first,
-                  int64_t last);
+void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, Range tiles);
 
 // unpack.cpp
 void unpack_row(const Weight&, int64_t row, int64_t width, float* y);
@@ -26,7 +24,7 @@ void quantise(const Records&, const float* x, int64_t width, int64_t row, int64_
 void rms_norm(const float* x, const float* weight, float eps, int64_t runs, int64_t length, float* y);
 void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t width, float* y);
 void rope(const float* x, const float* cosine, const float* sine, int64_t heads, int64_t half, float* y);
-void activate(int32_t function, const float* x, const float* gate, int64_t width, float* y);
+void activate(Function, const float* x, const float* gate, int64_t width, float* y);
 
 // store.cpp
 void store_kv(const KvLayer&, const float* keys, const float* values, int64_t slot);

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from octavo.backends.common.cores import physical_cores
-from octavo.backends.cpu._native import Plan, instruction_sets, page_bytes
-from octavo.backends.cpu.lowering import MAX_HEAD_DIM, Lowering
+from octavo.backends.cpu._native import MAX_HEAD_DIM, KvType, Plan, instruction_sets, page_bytes
+from octavo.backends.cpu.lowering import KvPages, Lowering
 from octavo.backends.cpu.memory import aligned_zeros
+from octavo.backends.cpu.packing import Parameters
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import Layout, layout_of
 from octavo.backends.protocol import Batch, FinishedStep, StepResult
@@ -15,9 +16,6 @@ from octavo.errors import ConfigError
 from octavo.graph.ops import Attention, Graph
 from octavo.graph.passes import merge_sibling_linears
 from octavo.weights.tensor import Tensor
-
-KV_DTYPES = {"fp32": 0, "fp16": 1, "int8": 2}
-"""How keys and values are stored: kinds of native/kernels.h, by name. int8 has a scale per token and head."""
 
 
 class CpuExecutor:
@@ -27,14 +25,11 @@ class CpuExecutor:
     for what becomes queries, keys or values; float weights take float32. Everything else is float32. A row's results do
     not depend on the batch, on chunking, or on the number of threads.
 
-    Attributes:
-        weight_bytes: bytes of the weights as they are streamed.
-
     Args:
         graph: the model. tensors: its weights by name.
         vocab_size: width of the logits.
         num_pages, page_size: the KV cache. Its memory is taken as pages are first written.
-        kv_cache_dtype: how keys and values are stored, one of `KV_DTYPES`.
+        kv_cache_dtype: how keys and values are stored, a member of `KvType` by name.
         quantization: of weights that are not quantised yet: "q8", "q4" or None.
         max_positions: the longest sequence.
         threads: None is one for each physical core this process may run on.
@@ -60,27 +55,18 @@ class CpuExecutor:
         self.vocab_size = vocab_size
         self.num_pages = num_pages
         self.page_size = page_size
-        self.isa = isa or instruction_sets()[0]
-        self.threads = threads or physical_cores()
+        threads = threads or physical_cores()
         try:
-            self._plan = Plan(self.isa, self.threads)
+            self._plan = Plan(isa or instruction_sets()[0], threads)
         except RuntimeError as error:
-            raise ConfigError(f"threads {self.threads}: {error}; use fewer") from None
-        lowering = Lowering(
-            self._plan,
-            _merged(graph, tensors, quantization),
-            tensors,
-            pages=[
-                aligned_zeros(num_pages, layer_page_bytes(op, page_size, kv_cache_dtype))
-                for op in graph.attention_layers()
-            ],
-            page_size=page_size,
-            kv_type=KV_DTYPES[kv_cache_dtype],
-            max_positions=max_positions,
-            quantization=quantization,
-            progress=progress,
-        )
-        self.weight_bytes = lowering.weight_bytes
+            raise ConfigError(f"threads {threads}: {error}; use fewer") from None
+        layers = [
+            aligned_zeros(num_pages, layer_page_bytes(op, page_size, kv_cache_dtype)) for op in graph.attention_layers()
+        ]
+        merged = _merged(graph, tensors, quantization)
+        parameters = Parameters(self._plan, merged, tensors, quantization, progress)
+        pages = KvPages(layers, page_size, KvType[kv_cache_dtype])
+        lowering = Lowering(self._plan, merged, parameters, pages, max_positions)
         self._arrays = lowering.arrays  # which the plan points to; the checkpoint's own memory is let go
 
     def submit(self, batch: Batch, masks_written: Callable[[], object] | None = None) -> FinishedStep:
@@ -118,4 +104,6 @@ def layer_page_bytes(layer: Attention, page_size: int, kv_cache_dtype: str) -> i
             f"attention heads of {layer.head_dim} features: the cpu backend takes at most {MAX_HEAD_DIM}; "
             "use the reference backend"
         )
-    return page_bytes(layer.num_kv_heads, layer.head_dim, page_size, KV_DTYPES[kv_cache_dtype])
+    return page_bytes(
+        kv_heads=layer.num_kv_heads, head_dim=layer.head_dim, page_size=page_size, kv_type=KvType[kv_cache_dtype]
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
 
-from octavo.backends.cpu.repack import BLOCK
+from octavo.backends.cpu._native import BLOCK
 from octavo.graph.ops import Activation, ActivationFunction, Add, Attention, Graph, Linear, Multiply, Node, Slice
 
 

@@ -1,22 +1,18 @@
-"""From a graph to a native plan: buffers for values, weights repacked, one native op per node.
+"""From a graph to a native plan: buffers for values, one native operation per node.
 
-A slice becomes a view of what it cuts; what `fusion.py` found together becomes one op.
+A slice becomes a view of what it cuts; what `fusion.py` found together becomes one operation.
 """
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.backends.common.checks import check_weights, finite
 from octavo.backends.common.rotation import Rotations
-from octavo.backends.cpu._native import Plan
-from octavo.backends.cpu.fusion import Gated, find_fusions, other_input
-from octavo.backends.cpu.memory import Slabs
-from octavo.backends.cpu.quantization import bits_by_weight
-from octavo.backends.cpu.repack import U4, PackedWeight, pack
-from octavo.backends.protocol import Float32
+from octavo.backends.cpu._native import Function, KvType, Plan, Value
+from octavo.backends.cpu.fusion import find_fusions, other_input
+from octavo.backends.cpu.packing import Parameters
 from octavo.graph.ops import (
     Activation,
     Add,
@@ -26,44 +22,26 @@ from octavo.graph.ops import (
     LayerNorm,
     Linear,
     Multiply,
-    Node,
     RMSNorm,
     Rope,
     Scale,
     SelectRows,
     Slice,
 )
-from octavo.weights.tensor import Tensor
 
-(
-    EMBED,
-    LINEAR,
-    GATED_LINEAR,
-    RMS_NORM,
-    LAYER_NORM,
-    ROPE,
-    ATTENTION,
-    ACTIVATION,
-    ADD,
-    MULTIPLY,
-    SCALE,
-    SELECT,
-    QUANTISE,
-    STORE_KV,
-) = range(14)
-"""Kinds of native/plan.h."""
 
-FUNCTIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
+@dataclass(frozen=True, slots=True)
+class KvPages:
+    """Where keys and values are kept.
 
-View = tuple[int, int]
-"""A value: the buffer that holds it, and its first column there."""
+    Attributes:
+        layers: by layer, uint8 [num_pages, bytes of a page].
+        size: tokens of a page. type: how their keys and values are stored.
+    """
 
-NOWHERE: View = (-1, 0)
-
-MAX_HEAD_DIM = 512
-"""Of native/kernels.h."""
-
-Names = tuple[str, ...]
+    layers: Sequence[NDArray[np.uint8]]
+    size: int
+    type: KvType
 
 
 class Lowering:
@@ -71,297 +49,175 @@ class Lowering:
 
     Args:
         graph: with sibling linears merged.
-        tensors: the weights by name.
-        pages: by layer, uint8 [num_pages, bytes of a page]. page_size: tokens of a page.
-        kv_type: how keys and values are stored, a kind of native/kernels.h.
+        parameters: of the graph.
         max_positions: rotary tables are made for that many.
-        quantization: of weights that are not quantised yet, "q8", "q4" or None.
-        progress: called with (weights packed, weights in all).
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        graph: Graph,
-        tensors: Mapping[str, Tensor],
-        pages: list[NDArray[np.uint8]],
-        page_size: int,
-        kv_type: int,
-        max_positions: int,
-        quantization: str | None,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.arrays: list[object] = [pages]
-        self.weight_bytes = 0
+    def __init__(self, plan: Plan, graph: Graph, parameters: Parameters, pages: KvPages, max_positions: int) -> None:
         self._plan = plan
-        self._tile = plan.tile
-        self._graph = graph
-        self._tensors = tensors
+        self._nodes = graph.nodes
+        self._parameters = parameters
         self._pages = pages
-        self._page_size = page_size
-        self._kv_type = kv_type
-        self._quantization = quantization
         self._max_positions = max_positions
-        self._views: dict[int, View] = {}
-        self._free: dict[tuple[int, bool], list[int]] = {}
-        self._keys: dict[int, tuple[int, bool]] = {}
+        self._selected = _selected(graph)
+        self._fusions = find_fusions(graph, parameters.is_quantised)
+        self._inner = {
+            reader: index for index, reader in self._fusions.joined.items() if reader not in self._fusions.gated
+        }
+        self._views: dict[int, Value] = {}
         self._rotary: dict[Rope, int] = {}
-        self._weights: dict[tuple[Names, Names], int] = {}
-        self._precise = _attended(graph)
-        self._is_selected = False
-        check_weights(graph, tensors)
-        packed = self._pack(progress)
-        self._lower(packed)
+        self._tables: list[object] = []
+        self._buffers = _Buffers(plan)
+        self._lower()
         plan.finish()
 
-    # --- weights --------------------------------------------------------------------------------------------------
+    @property
+    def arrays(self) -> list[object]:
+        return [*self._pages.layers, *self._parameters.arrays, *self._tables]
 
-    def _pack(self, progress: Callable[[int, int], None] | None) -> dict[Names, PackedWeight]:
-        """Repack every matrix once, the largest first, on two threads (numpy releases the GIL)."""
-        matrices = {names for node in self._graph.nodes if (names := _matrix(node)) is not None}
-        shapes = self._graph.parameters()
-        units = sorted(matrices, key=lambda names: -sum(shapes[name][0] * shapes[name][1] for name in names))
-        bits = bits_by_weight(self._graph, self._quantization)
-        packed = {}
-        memory = Slabs()
+    def _lower(self) -> None:
+        ending = self._ending()
+        for index, node in enumerate(self._nodes):
+            if index in self._fusions.joined:
+                continue  # computed where its reader stands
+            if isinstance(node.op, Slice):
+                self._views[index] = self._views[node.inputs[0]].columns(node.op.start, node.op.stop)
+            elif index in self._fusions.gated:
+                self._emit_gated(index)
+            else:
+                self._emit(index)
+            for value in ending.get(index, []):
+                if value in self._views:
+                    self._buffers.free(self._views[value])
 
-        def pack_unit(names: Names) -> PackedWeight:
-            return pack([finite(self._tensors[name]) for name in names], self._tile, memory, bits[names[0]])
+    def _ending(self) -> dict[int, list[int]]:
+        """By node, the values whose buffers are free after it: no view of theirs is read any more.
 
-        with ThreadPoolExecutor(2) as pool:
-            results = pool.map(pack_unit, units)
-            for names, weight in zip(units, results, strict=True):
-                packed[names] = weight
-                self.weight_bytes += weight.data.nbytes
-                if progress is not None:
-                    progress(len(packed), len(units))
-        return packed
-
-    def _floats(self, names: Names, padded: int = 0, offset: float = 0.0) -> Float32:
-        """Small parameters as one float32 array, zeros after its end up to `padded`."""
-        parts = [finite(self._tensors[name]).to_float32().reshape(-1) for name in names]
-        array = np.concatenate(parts) + np.float32(offset)
-        array = np.pad(array, (0, max(padded - len(array), 0)))
-        self.arrays.append(array)
-        return array
-
-    def _linear_weight(self, op: Linear, packed: dict[Names, PackedWeight]) -> int:
-        """The plan's index of a linear's weight, with its bias."""
-        names = tuple(weight.name for weight in op.weights)
-        key = (names, tuple(bias.name for bias in op.biases))
-        if key not in self._weights:
-            bias = self._floats(key[1], padded=packed[names].out) if op.biases else None
-            self._weights[key] = self._add_weight(packed[names], bias, precise=names in self._precise)
-        return self._weights[key]
-
-    def _add_weight(self, weight: PackedWeight, bias: Float32 | None = None, *, precise: bool = False) -> int:
-        self.arrays.append(weight)
-        return self._plan.add_weight(
-            weight.kind,
-            weight.group,
-            weight.half_scales,
-            weight.minima,
-            precise and weight.kind == U4,
-            weight.out,
-            weight.in_,
-            weight.data,
-            bias,
-        )
-
-    # --- buffers --------------------------------------------------------------------------------------------------
-
-    def _allocate(self, width: int, selected: bool) -> int:
-        key = (-(-width // self._tile) * self._tile, selected)
-        free = self._free.setdefault(key, [])
-        if free:
-            return free.pop()
-        buffer = self._plan.add_buffer(*key)
-        self._keys[buffer] = key
-        return buffer
-
-    # --- nodes ----------------------------------------------------------------------------------------------------
-
-    def _lower(self, packed: dict[Names, PackedWeight]) -> None:
-        nodes = self._graph.nodes
-        selected = _selected(self._graph)
-        fusions = find_fusions(self._graph, lambda op: packed[tuple(weight.name for weight in op.weights)].is_quantised)
-        joined = fusions.joined
-        # A buffer is free after the last node that reads any view of it; a joined node reads where its reader stands.
+        A joined node reads where its reader stands.
+        """
         owner: dict[int, int] = {}
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(self._nodes):
             owner[index] = owner[node.inputs[0]] if isinstance(node.op, Slice) else index
         last: dict[int, int] = {}
-        for index, node in enumerate(nodes):
+        for index, node in enumerate(self._nodes):
             for source in node.inputs:
-                last[owner[source]] = max(last.get(owner[source], 0), joined.get(index, index))
+                last[owner[source]] = max(last.get(owner[source], 0), self._fusions.joined.get(index, index))
         ending: dict[int, list[int]] = {}
         for value, index in last.items():
             ending.setdefault(index, []).append(value)
-        inner = {reader: index for index, reader in joined.items() if reader not in fusions.gated}
+        return ending
 
-        for index, node in enumerate(nodes):
-            self._is_selected = selected[index]
-            if index in joined:
-                continue  # computed where its reader stands
-            if isinstance(node.op, Slice):
-                buffer, column = self._views[node.inputs[0]]
-                self._views[index] = (buffer, column + node.op.start)
-            elif index in fusions.gated:
-                self._emit_gated(fusions.gated[index], nodes[fusions.readers[index]], packed)
-            else:
-                self._views[index] = out = (self._allocate(node.width, selected[index]), 0)
-                second = self._views[other_input(node, inner[index])] if index in inner else NOWHERE
-                computed = nodes[inner[index]] if index in inner else node
-                reader = nodes[fusions.readers[index]] if index in fusions.readers else None
-                quantised = computed.inputs[0] if computed.inputs and computed.inputs[0] in fusions.readers else None
-                self._emit(computed, packed, out, second, reader, quantised, gated=quantised in fusions.gated)
-            for value in ending.get(index, []):
-                if value in self._views:
-                    buffer = self._views[value][0]
-                    self._free[self._keys[buffer]].append(buffer)
+    def _emit(self, index: int) -> None:
+        """Add a node's operations, and those of the node that is computed with it."""
+        plan = self._plan
+        place = self._nodes[index]
+        out = self._views[index] = self._buffers.take(place.width, selected=self._selected[index])
+        node, second = place, None  # what a linear adds to its result, or an activation multiplies its by
+        if index in self._inner:
+            node, second = self._nodes[self._inner[index]], self._views[other_input(place, self._inner[index])]
+        inputs = [self._views.get(source) for source in node.inputs]
+        match node.op, inputs:
+            case Linear() as op, _:
+                self._emit_linear(op, node.inputs[0], out, second)
+            case Embedding(index=by) as op, []:
+                plan.embed(out=out, weight=self._parameters.table(op), by_position=by == "position")
+            case RMSNorm(weight=weight, eps=eps, offset=offset), [Value() as x]:
+                plan.rms_norm(x, out=out, weight=self._parameters.floats(weight, offset=offset), epsilon=eps)
+            case LayerNorm(weight=weight, bias=bias, eps=eps), [Value() as x]:
+                floats = self._parameters.floats
+                plan.layer_norm(x, out=out, weight=floats(weight), bias=floats(bias), epsilon=eps)
+            case Rope() as op, [Value() as x]:
+                plan.rope(x, out=out, rotary=self._rotary_table(op))
+            case Attention() as op, [Value() as queries, Value() as keys, Value() as values]:
+                layer = self._layer(op)
+                plan.store_kv(keys=keys, values=values, layer=layer)
+                plan.attention(queries, out=out, layer=layer, reader=self._reader(index))
+            case Activation(function=function), [Value() as x]:
+                plan.activation(x, out=out, function=Function[function], gate=second)
+            case Add(), [Value() as x, Value() as y]:
+                plan.add(x, y, out=out)
+            case Multiply(), [Value() as x, Value() as y]:
+                plan.multiply(x, y, out=out)
+            case Scale(factor=factor), [Value() as x]:
+                plan.scale(x, out=out, factor=factor)
+            case SelectRows(), [Value() as x]:
+                plan.select_rows(x, out=out)
+            case other, _:
+                raise TypeError(f"no native operation for {type(other).__name__}")
 
-    def _emit_gated(self, gated: Gated, reader: Node, packed: dict[Names, PackedWeight]) -> None:
-        """Add the ops of a gated linear, whose result is left for the linear `reader`."""
-        linear = self._graph.nodes[gated.linear]
+    def _emit_linear(self, op: Linear, source: int, out: Value, residual: Value | None) -> None:
+        weight = self._parameters.linear(op)
+        if not self._parameters.is_quantised(op):
+            self._plan.linear_float(self._views[source], out=out, weight=weight, residual=residual)
+            return
+        if source not in self._fusions.readers:  # else it was quantised where it was computed
+            self._plan.quantise(self._views[source], reader=weight)
+        gated = source in self._fusions.gated
+        self._plan.linear_quantised(out=out, weight=weight, residual=residual, gated=gated)
+
+    def _emit_gated(self, product: int) -> None:
+        """Add the operations of a gated linear, whose result is left for the linear that reads it."""
+        gated = self._fusions.gated[product]
+        linear = self._nodes[gated.linear]
+        reader = self._reader(product)
         assert isinstance(linear.op, Linear)
-        assert isinstance(reader.op, Linear)
-        weight = self._linear_weight(linear.op, packed)
-        self._quantise(linear, packed, weight)
-        self._add(
-            GATED_LINEAR,
-            linear.width // 2,
-            index=weight,
-            function=FUNCTIONS[gated.function],
-            reader=self._linear_weight(reader.op, packed),
+        assert reader is not None
+        weight = self._parameters.linear(linear.op)
+        self._plan.quantise(self._views[linear.inputs[0]], reader=weight)
+        self._plan.linear_gated(
+            weight=weight, function=Function[gated.function], reader=reader, selected=self._selected[product]
         )
 
-    def _quantise(self, linear: Node, packed: dict[Names, PackedWeight], weight: int) -> None:
-        source = linear.inputs[0]
-        self._add(QUANTISE, self._graph.nodes[source].width, self._views[source], reader=weight)
-
-    def _emit(
-        self,
-        node: Node,
-        packed: dict[Names, PackedWeight],
-        out: View,
-        second: View,
-        reader: Node | None,
-        quantised: int | None,
-        *,
-        gated: bool,
-    ) -> None:
-        """Add a node's ops.
-
-        Args:
-            second: what a linear adds to its result, or an activation multiplies its by.
-            reader: the linear that the result is quantised for.
-            quantised: the input of a linear, if it was quantised where it was computed; `gated`: by a gated linear.
-        """
-        x, y, z = [*(self._views.get(source, NOWHERE) for source in node.inputs), NOWHERE, NOWHERE, NOWHERE][:3]
-        match node.op:
-            case Linear() as op:
-                weight = self._linear_weight(op, packed)
-                if packed[tuple(weight.name for weight in op.weights)].is_quantised:
-                    if quantised is None:
-                        self._quantise(node, packed, weight)
-                    x = NOWHERE
-                self._add(LINEAR, node.width, x, second, out, index=weight, records=int(gated))
-            case Embedding(table=table, index=index):
-                weight = self._add_weight(packed[table.name,])
-                self._add(EMBED, node.width, out=out, index=weight, by_position=index == "position")
-            case RMSNorm(weight=parameter, eps=eps, offset=offset):
-                array = self._floats((parameter.name,), offset=offset)
-                self._add(RMS_NORM, node.width, x, out=out, length=len(array), factor=eps, weight=array)
-            case LayerNorm(weight=parameter, bias=shift, eps=eps):
-                array, shifts = self._floats((parameter.name,)), self._floats((shift.name,))
-                self._add(LAYER_NORM, node.width, x, out=out, factor=eps, weight=array, bias=shifts)
-            case Rope() as op:
-                self._add(ROPE, node.width, x, out=out, index=self._rotary_table(op))
-            case Attention() as op:
-                layer = self._layer(op)
-                self._add(STORE_KV, op.num_kv_heads * op.head_dim, y, z, index=layer)
-                quantises = -1
-                if reader is not None:
-                    assert isinstance(reader.op, Linear)
-                    quantises = self._linear_weight(reader.op, packed)
-                self._add(ATTENTION, node.width, x, out=out, index=layer, reader=quantises)
-            case Activation(function=function):
-                self._add(ACTIVATION, node.width, x, second, out, function=FUNCTIONS[function])
-            case Add():
-                self._add(ADD, node.width, x, y, out)
-            case Multiply():
-                self._add(MULTIPLY, node.width, x, y, out)
-            case Scale(factor=factor):
-                self._add(SCALE, node.width, x, out=out, factor=factor)
-            case SelectRows():
-                self._add(SELECT, node.width, x, out=out)
-            case other:
-                raise TypeError(f"no native op for {type(other).__name__}")
+    def _reader(self, index: int) -> int | None:
+        """The weight of the linear that a node's result is quantised for."""
+        if index not in self._fusions.readers:
+            return None
+        op = self._nodes[self._fusions.readers[index]].op
+        assert isinstance(op, Linear)
+        return self._parameters.linear(op)
 
     def _layer(self, op: Attention) -> int:
         return self._plan.add_layer(
-            op.num_heads,
-            op.num_kv_heads,
-            op.head_dim,
-            self._page_size,
-            op.window or 0,
-            op.scale,
-            self._kv_type,
-            self._pages[op.layer],
+            heads=op.num_heads,
+            kv_heads=op.num_kv_heads,
+            head_dim=op.head_dim,
+            page_size=self._pages.size,
+            window=op.window or 0,
+            scale=op.scale,
+            kv_type=self._pages.type,
+            pages=self._pages.layers[op.layer],
         )
 
     def _rotary_table(self, op: Rope) -> int:
         if op not in self._rotary:
             positions = np.arange(self._max_positions, dtype=np.int64)
             cosine, sine = (np.ascontiguousarray(table) for table in Rotations().at(op, positions))
-            self.arrays += [cosine, sine]
-            self._rotary[op] = self._plan.add_rotary(op.head_dim // 2, cosine, sine)
+            self._tables += [cosine, sine]
+            self._rotary[op] = self._plan.add_rotary(cosine=cosine, sine=sine)
         return self._rotary[op]
 
-    def _add(
-        self,
-        kind: int,
-        width: int,
-        x: View = NOWHERE,
-        y: View = NOWHERE,
-        out: View = NOWHERE,
-        *,
-        length: int = 0,
-        index: int = 0,
-        function: int = 0,
-        reader: int = -1,
-        records: int = 0,
-        factor: float = 0.0,
-        by_position: bool = False,
-        weight: Float32 | None = None,
-        bias: Float32 | None = None,
-    ) -> None:
-        self._plan.add_op(
-            kind,
-            self._is_selected,
-            x,
-            y,
-            out,
-            width,
-            length,
-            index,
-            function,
-            reader,
-            records,
-            factor,
-            by_position,
-            weight,
-            bias,
-        )
 
+class _Buffers:
+    """Buffers for the values of a plan, used again once nothing reads them any more.
 
-def _matrix(node: Node) -> Names | None:
-    match node.op:
-        case Linear(weights=weights):
-            return tuple(weight.name for weight in weights)
-        case Embedding(table=table):
-            return (table.name,)
-    return None
+    Each is as wide as whole tiles, which linears write.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._kinds: dict[int, tuple[int, bool]] = {}
+        self._free: dict[tuple[int, bool], list[int]] = {}
+
+    def take(self, width: int, *, selected: bool) -> Value:
+        """A value of that width. `selected`: its rows are those of the logits."""
+        kind = (-(-width // self._plan.tile) * self._plan.tile, selected)
+        free = self._free.setdefault(kind, [])
+        buffer = free.pop() if free else self._plan.add_buffer(kind[0], selected=selected)
+        self._kinds[buffer] = kind
+        return Value(buffer, width)
+
+    def free(self, value: Value) -> None:
+        self._free[self._kinds[value.buffer]].append(value.buffer)
 
 
 def _selected(graph: Graph) -> list[bool]:
@@ -370,21 +226,3 @@ def _selected(graph: Graph) -> list[bool]:
     for node in graph.nodes:
         selected.append(isinstance(node.op, SelectRows) or any(selected[source] for source in node.inputs))
     return selected
-
-
-def _attended(graph: Graph) -> set[Names]:
-    """The weights of linears whose results are queries, keys or values.
-
-    Softmax multiplies their errors: with inputs of 16 bits instead of 8 a model's predictions diverge half as much from
-    those in float32, at a tenth of the work of its linears.
-    """
-    found = set()
-    for node in graph.nodes:
-        if isinstance(node.op, Attention):
-            for source in node.inputs:
-                while not isinstance(graph.nodes[source].op, Linear) and len(graph.nodes[source].inputs) == 1:
-                    (source,) = graph.nodes[source].inputs
-                match graph.nodes[source].op:
-                    case Linear(weights=weights):
-                        found.add(tuple(weight.name for weight in weights))
-    return found

@@ -14,18 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.backends.cpu._native import BLOCK, WeightKind
 from octavo.backends.cpu.memory import Slabs
 from octavo.backends.protocol import Float32
 from octavo.weights.formats import Format, Integers, take_apart
 from octavo.weights.quantise import quantise
 from octavo.weights.tensor import Tensor
 
-BLOCK = 32
+_FLOAT_KINDS = {Format.F32: WeightKind.F32, Format.F16: WeightKind.F16, Format.BF16: WeightKind.BF16}
 
-U4, S8, F32, F16, BF16 = range(5)
-"""Kinds of native/kernels.h."""
-
-_FLOAT_KINDS = {Format.F32: F32, Format.F16: F16, Format.BF16: BF16}
+_INTEGER_KINDS = (WeightKind.U4, WeightKind.S8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,30 +31,29 @@ class PackedWeight:
     """A weight matrix [out, in] for the native kernels.
 
     Attributes:
-        kind: U4, S8, F32, F16 or BF16. group: inputs that share a scale.
+        kind: of integers or floats. group: inputs that share a scale.
         half_scales: scales and minima are float16. minima: there are some.
-        out, in_: with padding. width: inputs without it.
+        out, in_: with padding.
         data: uint8, contiguous.
     """
 
-    kind: int
+    kind: WeightKind
     group: int
     half_scales: bool
     minima: bool
     out: int
     in_: int
-    width: int
     data: NDArray[np.uint8]
 
     @property
     def is_quantised(self) -> bool:
-        return self.kind in (U4, S8)
+        return self.kind in _INTEGER_KINDS
 
 
 class Layout(NamedTuple):
     """How weights of one format are packed: the fields of `PackedWeight` that do not depend on shapes."""
 
-    kind: int
+    kind: WeightKind
     group: int
     half_scales: bool
     minima: bool
@@ -64,22 +61,22 @@ class Layout(NamedTuple):
     def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Bytes of a packed matrix [out, in], less what fills its last tile."""
         out, width = shape
-        if self.kind not in (U4, S8):
-            return out * width * (4 if self.kind == F32 else 2)
-        integers = BLOCK // (2 if self.kind == U4 else 1)
+        if self.kind not in _INTEGER_KINDS:
+            return out * width * (4 if self.kind is WeightKind.F32 else 2)
+        integers = BLOCK // (2 if self.kind is WeightKind.U4 else 1)
         scales = (2 if self.half_scales else 4) * (BLOCK // self.group + self.minima)
         return out * -(-width // BLOCK) * (integers + scales)
 
 
 _LAYOUTS = {
-    Format.Q4_0: Layout(U4, 32, True, True),
-    Format.Q4_1: Layout(U4, 32, True, True),
-    Format.Q4_K: Layout(U4, 32, False, True),
-    Format.Q5_0: Layout(S8, 32, True, False),
-    Format.Q5_1: Layout(S8, 32, True, True),
-    Format.Q5_K: Layout(S8, 32, False, True),
-    Format.Q6_K: Layout(S8, 16, False, False),
-    Format.Q8_0: Layout(S8, 32, True, False),
+    Format.Q4_0: Layout(WeightKind.U4, 32, True, True),
+    Format.Q4_1: Layout(WeightKind.U4, 32, True, True),
+    Format.Q4_K: Layout(WeightKind.U4, 32, False, True),
+    Format.Q5_0: Layout(WeightKind.S8, 32, True, False),
+    Format.Q5_1: Layout(WeightKind.S8, 32, True, True),
+    Format.Q5_K: Layout(WeightKind.S8, 32, False, True),
+    Format.Q6_K: Layout(WeightKind.S8, 16, False, False),
+    Format.Q8_0: Layout(WeightKind.S8, 32, True, False),
 }
 
 
@@ -109,7 +106,7 @@ def pack(tensors: Sequence[Tensor], tile: int, memory: Slabs, bits: int | None =
         return _pack_floats(
             _FLOAT_KINDS[formats.pop()], np.concatenate([tensor.data for tensor in tensors]), tile, memory
         )
-    return _pack_floats(F32, np.concatenate([tensor.to_float32() for tensor in tensors]), tile, memory)
+    return _pack_floats(WeightKind.F32, np.concatenate([tensor.to_float32() for tensor in tensors]), tile, memory)
 
 
 def _integers(tensor: Tensor, bits: int | None) -> Integers:
@@ -119,16 +116,15 @@ def _integers(tensor: Tensor, bits: int | None) -> Integers:
     return quantise(tensor.to_float32(), bits)
 
 
-def _pack_floats(kind: int, rows: NDArray[Any], tile: int, memory: Slabs) -> PackedWeight:
+def _pack_floats(kind: WeightKind, rows: NDArray[Any], tile: int, memory: Slabs) -> PackedWeight:
     width = rows.shape[1]
     padded = _pad(rows, tile, 0)
     data = memory.zeros(padded.nbytes)
     data.view(padded.dtype).reshape(-1, width, tile)[:] = padded.reshape(-1, tile, width).transpose(0, 2, 1)
-    return PackedWeight(kind, 1, False, False, len(padded), width, width, data)
+    return PackedWeight(kind, group=1, half_scales=False, minima=False, out=len(padded), in_=width, data=data)
 
 
 def _pack_integers(parts: Sequence[Integers], tile: int, memory: Slabs) -> PackedWeight:
-    width = parts[0].integers.shape[1]
     group = min(part.group for part in parts)
     groups = BLOCK // group
     four_bit = group == BLOCK and all(part.is_four_bit for part in parts)
@@ -160,7 +156,9 @@ def _pack_integers(parts: Sequence[Integers], tile: int, memory: Slabs) -> Packe
         stored = np.ascontiguousarray(values.astype(np.float16) if half else values).view(np.uint8)
         records[:, :, end : end + stored.shape[2]] = stored
         end += stored.shape[2]
-    return PackedWeight(U4 if four_bit else S8, group, half, has_minima, out, in_, width, records.reshape(-1))
+    kind = WeightKind.U4 if four_bit else WeightKind.S8
+    data = records.reshape(-1)
+    return PackedWeight(kind, group=group, half_scales=half, minima=has_minima, out=out, in_=in_, data=data)
 
 
 def _signed(part: Integers) -> NDArray[np.int8]:
