@@ -54,6 +54,8 @@ static inline void activation(Function function, const F* x, F* y) {
     case Function::kSilu:
       OCTAVO_EACH(v, V) u[v] = -x[v];
       exp_of<V>(u, u);
+      // exp(88.8) is infinite in float32. Where exp_of stops growing instead, -1e38 would come to -0.6.
+      OCTAVO_EACH(v, V) u[v] += (F)((x[v] < splat(-88.8f)) & 0x7f800000);
       OCTAVO_EACH(v, V) y[v] = x[v] / (one + u[v]);
       return;
     case Function::kGelu: {  // by the error function

@@ -96,6 +96,43 @@ def test_gates_of_any_shape(
     assert np.abs(found - log_softmax(logits)).max() <= 2 * step * size + 1e-5
 
 
+FAR = np.array([0.0, *(sign * size for size in (1e-30, 0.5, 60.0, 88.4, 89.0, 1e10, 1e33, 3e38) for sign in (1, -1))])
+"""Finite numbers whose exponentials are not, in float32."""
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("function", list(ACTIVATIONS))
+@pytest.mark.parametrize("isa", ISAS)
+def test_activations_of_any_finite_number(isa: str, function: Literal["silu", "gelu_tanh"], gated: bool) -> None:
+    # A row's first feature is the number, and those of the second block are ones, which it is multiplied by.
+    table = np.zeros((len(FAR), 64), np.float32)
+    table[:, 0] = FAR
+    table[:, 32:] = 1
+    g = GraphBuilder()
+    x = g.select_rows(g.embedding("table", len(FAR), 64))
+    if gated:
+        x = g.activation(g.linear(x, "gate", 32), function) * g.linear(x, "up", 32)
+    else:
+        x = g.activation(g.linear(x, "gate", 32), function)
+    graph = g.finish(g.linear(x, "down", 8))
+    eye = np.eye(64, dtype=np.float32)
+    weights = {"table": table, "gate": eye[:32], "up": eye[32:], "down": eye[:8, :32]}
+    tensors = {
+        f"{name}.weight": Tensor(f"{name}.weight", values.shape, Format.F32, values)
+        for name, values in weights.items()
+        if gated or name != "up"
+    }
+    executor = CpuExecutor(
+        graph, tensors, vocab_size=8, num_pages=4, max_positions=64, isa=isa, quantization="q8" if gated else None
+    )
+    with np.errstate(over="ignore"):
+        expected = np.zeros((len(FAR), 8))
+        expected[:, 0] = ACTIVATIONS[function](table[:, 0].astype(np.float64))
+    error = np.abs(Runner(executor).run(range(len(FAR))) - log_softmax(expected))
+    tolerance = 2e-3 if gated else 1e-6  # scales of weights are float16
+    assert np.all(error <= tolerance * np.maximum(np.abs(expected[:, :1]), 1))
+
+
 WIDTH = 64
 Part = Callable[[GraphBuilder, Value], Value]
 
