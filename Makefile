@@ -9,6 +9,9 @@ PORT   ?= 8000
 NATIVE       := $(wildcard native/*.cpp native/*.h)
 KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
 
+# Half of the tests wait for processes that they start: others run meanwhile.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
 # Of `make fuzz`: SEED repeats a run, FACTOR is how many times the examples of `make test` are tried.
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
@@ -33,19 +36,19 @@ check-imports: $(VENV)/.installed-test
 
 # The same examples, hashes and random numbers at every run.
 unit: $(VENV)/.installed-test
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest
+	$(PYTEST)
 
 # The property tests and fuzzers on other examples at every run, and on more of them.
 fuzz: $(VENV)/.installed-test
 	@echo "make fuzz SEED=$(SEED) FACTOR=$(FACTOR)"
-	OCTAVO_FUZZ=$(FACTOR) PYTHONHASHSEED=0 $(BIN)/python -m pytest -m hypothesis --timeout=0 --hypothesis-seed=$(SEED) || \
+	OCTAVO_FUZZ=$(FACTOR) $(PYTEST) -m hypothesis --timeout=0 --hypothesis-seed=$(SEED) || \
 		{ echo "to repeat: make fuzz SEED=$(SEED) FACTOR=$(FACTOR)"; exit 1; }
 
 # The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
 sanitize: build/sanitize/.built
 	OCTAVO_NATIVE=build/sanitize LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/python -m pytest -q $(KERNEL_TESTS)
+		$(PYTEST) $(KERNEL_TESTS)
 
 build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
 	@mkdir -p build
