@@ -185,10 +185,9 @@ struct Kernels {
   float (*read_all)(const float* data, int64_t count);
 };
 
+// The build says which of them there are: with_kernels_avx2 and so on.
 const Kernels& portable_kernels();
-#ifdef OCTAVO_X86
 const Kernels& avx2_kernels();
 const Kernels& avx512vnni_kernels();
-#endif
 
 }  // namespace octavo

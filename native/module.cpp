@@ -27,8 +27,10 @@ namespace {
 
 std::vector<const Kernels*> all_kernels() {
   return {
-#ifdef OCTAVO_X86
+#ifdef with_kernels_avx512vnni
       &avx512vnni_kernels(),
+#endif
+#ifdef with_kernels_avx2
       &avx2_kernels(),
 #endif
       &portable_kernels(),
