@@ -104,11 +104,18 @@ static inline I splat(int32_t x) { return {I4{x, x, x, x}, I4{x, x, x, x}}; }
 
 #endif
 
-// kLanes integers, wherever they are and whatever they are.
+// kLanes integers, wherever and whatever they are. GCC copies more than 16 bytes through memory, where what was stored
+// in two halves is waited for.
 static inline I load_bits(const void* p) {
-  float bits[kLanes];
-  std::memcpy(bits, p, sizeof bits);
-  return (I)load(bits);
+#if defined(__AVX512F__)
+  return (I)_mm512_loadu_si512(p);
+#elif defined(__AVX2__)
+  return (I)_mm256_loadu_si256(static_cast<const __m256i*>(p));
+#else
+  I bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+#endif
 }
 
 // a * b + c, rounded once where the machine can.
