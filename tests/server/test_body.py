@@ -126,6 +126,45 @@ def test_a_wrong_field_of_a_large_body_is_named(http: httpx.Client, engine: Fake
     assert len(answer.content) < 2000
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": "the quick brown fox " * 20_000}),
+        ("/v1/completions", {"prompt": ["short", "x" * 400_000]}),
+        (CHAT, {"messages": [{"role": "user", "content": "the quick brown fox "}] * 20_000}),
+        ("/tokenize", {"prompt": "the quick brown fox " * 500_000}),
+    ],
+)
+def test_what_is_far_too_long_is_refused_without_being_tokenised(
+    http: httpx.Client, engine: FakeEngine, path: str, fields: dict[str, Any]
+) -> None:
+    error = http.post(path, json=fields).json()["error"]
+    assert "at least" in error["message"]
+    assert error["param"] in fields
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": [1] * 500_000},
+        {"stop_token_ids": ["x"] * 500_000},
+        {"tools": [1] * 500_000},
+        {"modalities": [1] * 500_000},
+        {"logit_bias": {f"x{n}": "x" for n in range(50_000)}},
+    ],
+)
+def test_the_first_mistake_of_very_many_is_told(
+    http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    """And no list of all of them made, during which nothing else would run."""
+    counts = []
+    name = body.invalid_field
+    monkeypatch.setattr(body, "invalid_field", lambda errors, value: counts.append(len(errors)) or name(errors, value))
+    answer = http.post(CHAT, json={"messages": MESSAGES[:1], **fields})
+    assert answer.status_code == 400
+    assert counts == [1]
+
+
 MESSAGES = [{"role": "user", "content": "hi"}] * 2**15
 LARGE = {
     "ids": ("/v1/completions", values(2**20 - 10)),

@@ -4,7 +4,7 @@ All of it is synchronous, and takes its time for a long prompt.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ from octavo.deployments.request import Conversation, GenerationRequest, RawPromp
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
-from octavo.text import TemplateError, Tokenizer
+from octavo.text import TemplateError, Tokenizer, TooManyTokens
 from octavo.text.template import RESERVED
 
 MAX_CHOICES = 1024
@@ -61,8 +61,7 @@ def prepare(
         InvalidRequest: it names the field.
     """
     _check(request, info)
-    field = request.prompt.field
-    prompts = [_checked(encoded, field, info) for encoded in encode(deployment.tokenizer, request.prompt)]
+    prompts = [_checked(encoded, request, info) for encoded in _encode_up_to(info.max_model_len, request, deployment)]
     params = [_sampling_params(request, prompt, deployment, info, draw_seed()) for prompt in prompts]
     return Prepared(
         request=request, deployment=deployment, prompts=prompts, params=params, options=_text_options(request)
@@ -76,22 +75,33 @@ class Encoded(NamedTuple):
     text: str | None = None
 
 
-def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation) -> list[Encoded]:
-    """The tokens to continue.
+def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int) -> Iterator[Encoded]:
+    """The tokens to continue, prompt by prompt.
 
     Raises:
         InvalidRequest: the model has no chat template, or the template does not take this conversation.
+        TooManyTokens: a text has more tokens than `limit`.
     """
     if isinstance(prompt, Conversation):
-        return [_encode_chat(tokenizer, prompt)]
+        yield _encode_chat(tokenizer, prompt, limit)
+        return
     special = prompt.add_special_tokens
-    return [
-        Encoded(tokenizer.encode(item, add_special_tokens=special), item) if isinstance(item, str) else Encoded(item)
-        for item in prompt.prompts
-    ]
+    for item in prompt.prompts:
+        if isinstance(item, str):
+            yield Encoded(tokenizer.encode(item, add_special_tokens=special, limit=limit), item)
+        else:
+            yield Encoded(item)
 
 
-def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Encoded:
+def _encode_up_to(limit: int, request: GenerationRequest, deployment: Deployment) -> Iterator[Encoded]:
+    """What `encode` yields. A text that is too long is refused like a prompt of token ids."""
+    try:
+        yield from encode(deployment.tokenizer, request.prompt, limit)
+    except TooManyTokens as error:
+        raise _prompt_too_long(limit, error.count, request.prompt.field, at_least=not error.exact) from error
+
+
+def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int) -> Encoded:
     if tokenizer.chat_template is None:
         raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
     if clash := RESERVED.intersection(chat.variables):
@@ -109,7 +119,7 @@ def _encode_chat(tokenizer: Tokenizer, chat: Conversation) -> Encoded:
         )
     except TemplateError as error:
         raise InvalidRequest(str(error), chat.field) from error
-    return Encoded(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens), text)
+    return Encoded(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:
@@ -133,9 +143,12 @@ def _check_ids(field: str, ids: Iterable[int], info: ModelInfo) -> None:
         )
 
 
-def _checked(encoded: Encoded, field: str, info: ModelInfo) -> Prompt:
-    if not encoded.token_ids:
+def _checked(encoded: Encoded, request: GenerationRequest, info: ModelInfo) -> Prompt:
+    field, length = request.prompt.field, len(encoded.token_ids)
+    if length == 0:
         raise InvalidRequest(f"'{field}' is empty: there must be at least one token to continue", field)
+    if length > info.max_model_len:  # before every id is looked at
+        raise _prompt_too_long(info.max_model_len, length, field)
     _check_ids(field, (min(encoded.token_ids), max(encoded.token_ids)), info)
     return Prompt(array("i", encoded.token_ids), encoded.text)
 
@@ -152,12 +165,15 @@ def _room(request: GenerationRequest, prompt: Prompt, limit: int) -> int:
             field,
         )
     if room < (1 if wanted is None else min(wanted, 1)):
-        raise _too_long(
-            limit, f"your {field} resulted in {length} tokens. Please reduce the length of the {field}", field
-        )
+        raise _prompt_too_long(limit, length, field)
     if wanted is not None:
         return wanted
     return room if request.default_max_tokens is None else min(request.default_max_tokens, room)
+
+
+def _prompt_too_long(limit: int, length: int, field: str, *, at_least: bool = False) -> InvalidRequest:
+    count = f"at least {length}" if at_least else str(length)
+    return _too_long(limit, f"your {field} resulted in {count} tokens. Please reduce the length of the {field}", field)
 
 
 def _too_long(limit: int, however: str, field: str) -> InvalidRequest:

@@ -14,6 +14,10 @@ from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
 from octavo.server.schema import DetokenizeRequest, TokenizeRequest
+from octavo.text import TooManyTokens
+
+MAX_TOKENS = 2**18
+"""In an answer. The tokenizer's library makes them Python's all at once, and nothing else runs meanwhile."""
 
 PIECE = 2**14
 
@@ -74,7 +78,11 @@ def _tokenized(model: Deployment, body: TokenizeRequest) -> Response:
         prompt = RawPrompts(prompts=[body.prompt], add_special_tokens=special is None or special)
     else:
         raise invalid("Send either 'prompt' or 'messages'.", "prompt")
-    [encoded] = encode(model.tokenizer, prompt)
+    try:
+        [encoded] = encode(model.tokenizer, prompt, MAX_TOKENS)
+    except TooManyTokens as error:
+        message = f"{error}, more than the {MAX_TOKENS} that this route answers with.".capitalize()
+        raise invalid(message, "prompt" if body.messages is None else "messages") from error
     ids = encoded.token_ids
     head = orjson.dumps({"count": len(ids), "max_model_len": model.context_length})[:-1]
     strings = _array([model.tokenizer.token_text(token) for token in ids]) if body.return_token_strs else b"null"

@@ -3,6 +3,14 @@
 from octavo.text.detokenize import Detokenizer
 from octavo.text.stop import StopStrings
 from octavo.text.template import ChatTemplate, TemplateError
-from octavo.text.tokenizer import Tokenizer, load_tokenizer
+from octavo.text.tokenizer import Tokenizer, TooManyTokens, load_tokenizer
 
-__all__ = ["ChatTemplate", "Detokenizer", "StopStrings", "TemplateError", "Tokenizer", "load_tokenizer"]
+__all__ = [
+    "ChatTemplate",
+    "Detokenizer",
+    "StopStrings",
+    "TemplateError",
+    "Tokenizer",
+    "TooManyTokens",
+    "load_tokenizer",
+]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.errors import CheckpointError
+from octavo.errors import CheckpointError, OctavoError
 from octavo.text.folder_tokenizer import read_folder_tokenizer
 from octavo.text.gguf_tokenizer import read_gguf_tokenizer
+from octavo.text.least import Weights, byte_weights, least_tokens
 from octavo.text.spec import TokenizerSpec
 from octavo.text.template import ChatTemplate
 
@@ -33,6 +35,15 @@ _END_TOKENS = (
 log = logging.getLogger(__name__)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class TooManyTokens(OctavoError):
+    """A text is longer than what the caller can use. `count` is a lower bound of its tokens."""
+
+    def __init__(self, count: int, *, exact: bool) -> None:
+        super().__init__(f"the text has {'' if exact else 'at least '}{count} tokens")
+        self.count = count
+        self.exact = exact
 
 
 def load_tokenizer(checkpoint: Checkpoint, vocab_size: int | None = None) -> Tokenizer:
@@ -72,6 +83,7 @@ class Tokenizer:
     def __init__(self, spec: TokenizerSpec, *, end_ids: frozenset[int] = frozenset(), known: int | None = None) -> None:
         """`end_ids` are further ends, from the model's configs; `known` is the number of ids that the model has."""
         known = spec.vocab_size if known is None else min(known, spec.vocab_size)
+        self._spec = spec
         self._backend = spec.backend
         self._pieces = spec.pieces
         self._prefix = [n for n in spec.prefix_ids if n < known]
@@ -88,20 +100,30 @@ class Tokenizer:
         self.strips_space = spec.pieces.strip_space
         self.chat_template = ChatTemplate(spec.chat_templates, spec.special_tokens) if spec.chat_templates else None
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True, limit: int | None = None) -> list[int]:
         """Special tokens written out in `text` are recognised. With `add_special_tokens` the bos and eos this model
         wants are added, but no bos before a text that brings its own. A rendered chat template is complete: encode
-        it with `add_special_tokens=False`."""
-        return self.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        it with `add_special_tokens=False`.
 
-    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
-        """`encode` for each text, on several threads, with the GIL released."""
-        # A lone surrogate (half of a JSON \u pair) is not a character, and UTF-8 has no bytes for it.
-        clean = [_SURROGATE.sub("\ufffd", text) for text in texts]
-        encodings = self._backend.encode_batch_fast(clean, add_special_tokens=False)
-        if not add_special_tokens:
-            return [encoding.ids for encoding in encodings]
-        return [self._complete(encoding.ids) for encoding in encodings]
+        Raises TooManyTokens: there are more than `limit`. Mostly that is known without tokenising, and always before
+        the ids become Python's, which takes long for millions.
+        """
+        if limit is not None and (least := self._least_tokens(text, limit)) > limit:
+            raise TooManyTokens(least, exact=False)
+        [encoding] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=False)
+        if limit is not None and len(encoding) > limit:
+            raise TooManyTokens(len(encoding), exact=True)
+        return self._complete(encoding.ids) if add_special_tokens else encoding.ids
+
+    def _least_tokens(self, text: str, limit: int) -> int:
+        """A lower bound of the tokens of a text, reckoned only if it may be above the limit."""
+        if len(text) <= limit // 4 or self._byte_weights is None:  # a character has four bytes at most
+            return 0
+        return least_tokens(self._byte_weights, text)
+
+    @cached_property
+    def _byte_weights(self) -> Weights | None:
+        return byte_weights(self._spec)
 
     def _complete(self, ids: list[int]) -> list[int]:
         has_prefix = ids[: len(self._prefix)] == self._prefix
@@ -145,6 +167,16 @@ class Tokenizer:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def _clean(text: str) -> str:
+    """A lone surrogate (half of a JSON \\u pair) is not a character, and UTF-8 has no bytes for it."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return _SURROGATE.sub("\ufffd", text)
+    return text
 
 
 def _ids(path: Path, value: Any) -> list[int]:
