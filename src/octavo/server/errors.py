@@ -199,7 +199,8 @@ def invalid_field(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     """
     # Every branch of a union reports its own error; the one that got furthest is about what the client meant.
     worst = max(errors, key=lambda item: len(item["loc"]))
-    param = field_path(body, worst["loc"], missing=worst["type"] == "missing")
+    path = getattr(worst.get("ctx", {}).get("error"), "path", ())  # of a `WrongElement`
+    param = field_path(body, (*worst["loc"], *path), missing=worst["type"] == "missing")
     message = worst["msg"].removeprefix("Value error, ")
     return invalid(f"Invalid '{param}': {message}." if param else f"{message}.", param)
 

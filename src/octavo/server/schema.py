@@ -5,19 +5,32 @@ What would constrain or change the output and is not supported is refused by nam
 must not get text that merely looks like it.
 """
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.json_schema import WithJsonSchema
 
 from octavo.deployments.request import Conversation, Sampling
 
 MAX_PROMPTS = 1024
 MAX_MESSAGES = 2**15
+MAX_MESSAGE_FIELDS = 64
 MAX_BIASES = 2**16
+MAX_BIAS = 100
+MAX_VARIABLES = 256
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 INT64 = 2**63
+
+
+class WrongElement(ValueError):
+    """What is wrong with one of very many elements, which are checked by hand: pydantic would report them all, and let
+    nothing else run until it is through. `path` leads from the field to the element."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class Body(BaseModel):
@@ -82,8 +95,40 @@ Prompts = Annotated[
     ),
 ]
 
+
+def _biases(value: Any) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise ValueError("this is no object from token ids to biases")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"there may be at most {MAX_BIASES} biases, not {len(value)}")
+    for token, bias in value.items():
+        if not _TOKEN_ID.fullmatch(token):
+            raise WrongElement("this is no token id, a whole number", token)
+        if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise WrongElement(f"a bias is a number from -{MAX_BIAS} to {MAX_BIAS}", token)
+    return {int(token): float(bias) for token, bias in value.items()}
+
+
+_TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
+
+Biases = Annotated[
+    dict[int, float],
+    PlainValidator(_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+            "maxProperties": MAX_BIASES,
+        }
+    ),
+]
+
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
-StopList = Annotated[list[StopString], BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString])]
+StopList = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString]),
+]
 TokenId = Annotated[int, Field(ge=0)]
 
 
@@ -111,9 +156,7 @@ class SamplingBody(Body):
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    logit_bias: dict[Annotated[int, Field(strict=False)], Annotated[float, Field(ge=-100, le=100)]] = Field(
-        {}, max_length=MAX_BIASES
-    )
+    logit_bias: Biases = Field({})
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
 
     def sampling(self) -> Sampling:
@@ -158,14 +201,19 @@ class ToolCall(Body):
         return {"function": function, **_present(self.model_extra)}
 
 
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
 class Message(Body):
     """One turn of a conversation. Further fields reach the model's chat template."""
 
     model_config = ConfigDict(extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Role
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
-    tool_calls: Annotated[list[ToolCall] | None, BeforeValidator(_empty_is_absent)] = None
+    tool_calls: Annotated[
+        Annotated[list[ToolCall], Field(fail_fast=True)] | None, BeforeValidator(_empty_is_absent)
+    ] = None
 
     @model_validator(mode="after")
     def _only_assistants_are_silent(self) -> "Message":
@@ -190,7 +238,41 @@ def _present(extra: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
-Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+def _message(value: Any) -> dict[str, Any]:
+    """A message as a chat template reads it. A usual one is that already: of tens of thousands the garbage collector
+    would have more to do with the models than the server with the messages."""
+    if isinstance(value, dict):
+        if len(value) == 2 and value.get("role") in _ROLES and _is_text(value.get("content")):
+            return value
+        if len(value) > MAX_MESSAGE_FIELDS:
+            raise ValueError(f"a message has at most {MAX_MESSAGE_FIELDS} fields, not {len(value)}")
+    return Message.model_validate(value).for_template()
+
+
+_ROLES = get_args(Role)
+
+
+def _is_text(content: Any) -> bool:
+    return isinstance(content, str) or (isinstance(content, list) and all(map(_is_text_part, content)))
+
+
+def _is_text_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict) and len(part) == 2 and part.get("type") == "text" and isinstance(part.get("text"), str)
+    )
+
+
+MessageDict = Annotated[dict[str, Any], PlainValidator(_message, json_schema_input_type=Message)]
+Messages = Annotated[list[MessageDict], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+
+
+def _not_too_many(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_VARIABLES:  # before each is looked at
+        raise ValueError(f"there may be at most {MAX_VARIABLES} variables, not {len(value)}")
+    return value
+
+
+Variables = Annotated[dict[str, Any], BeforeValidator(_not_too_many), Field(max_length=MAX_VARIABLES)]
 
 
 class TemplateOptions(Body):
@@ -200,16 +282,16 @@ class TemplateOptions(Body):
         None, description="End with the beginning of a reply; true unless the last message is continued."
     )
     continue_final_message: bool = Field(False, description="Go on with the last message instead of replying to it.")
-    chat_template_kwargs: dict[str, Any] = Field({}, description="Variables for the model's chat template.")
+    chat_template_kwargs: Variables = Field({}, description="Variables for the model's chat template.")
     chat_template: Unsupported = None
     documents: Unsupported = None
 
     def conversation(
-        self, messages: list[Message], add_special_tokens: bool | None, variables: dict[str, Any] | None = None
+        self, messages: list[dict[str, Any]], add_special_tokens: bool | None, variables: dict[str, Any] | None = None
     ) -> Conversation:
         """The messages with these options; `variables` are for the template, beside the client's own."""
         return Conversation(
-            messages=[message.for_template() for message in messages],
+            messages=messages,
             variables=(variables or {}) | self.chat_template_kwargs,
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,

@@ -11,7 +11,7 @@ from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest, RawPrompts, Stops
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.errors import ApiError, error_message, error_responses
-from octavo.server.schema import MAX_STOPS, SamplingBody, StopList
+from octavo.server.schema import SamplingBody, StopList
 
 DONE = b"data: [DONE]\n\n"
 
@@ -22,7 +22,7 @@ class GenerateRequest(SamplingBody):
     prompt: str
     model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
     max_tokens: int = Field(128, ge=1)
-    stop: StopList = Field([], max_length=MAX_STOPS)
+    stop: StopList = Field([])
     stream: bool = Field(False, description='Server-sent events, `{"text": …}` with a piece each, then `[DONE]`.')
 
 

@@ -16,7 +16,7 @@ from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
-from octavo.server.schema import MAX_STOPS, Body, SamplingBody, StopList, TokenId, Unsupported
+from octavo.server.schema import Body, SamplingBody, StopList, TokenId, Unsupported
 
 MAX_TOP_LOGPROBS = 20
 
@@ -43,8 +43,8 @@ class OpenAIBody(SamplingBody):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = Field(1, ge=1, description="Choices per prompt.")
-    stop: StopList = Field([], max_length=MAX_STOPS)
-    stop_token_ids: list[TokenId] = Field([], max_length=1024)
+    stop: StopList = Field([])
+    stop_token_ids: list[TokenId] = Field([], max_length=1024, fail_fast=True)
     include_stop_str_in_output: bool = False
     ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
     min_tokens: int = Field(0, ge=0)

@@ -15,6 +15,8 @@ from octavo.server.errors import invalid
 from octavo.server.schema import Messages, TemplateOptions, Unsupported
 from octavo.text.parts import Finish, Text
 
+MAX_TOOLS = 1024
+
 
 class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     """POST /v1/chat/completions"""
@@ -24,10 +26,12 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     max_tokens: int | None = Field(None, ge=1, description="Old name of max_completion_tokens.")
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: list[dict[str, Any]] = Field([], description='Not supported yet unless tool_choice is "none".')
+    tools: list[dict[str, Any]] = Field(
+        [], max_length=MAX_TOOLS, fail_fast=True, description='Not supported yet unless tool_choice is "none".'
+    )
     tool_choice: Literal["none", "auto"] | None = None
     reasoning_effort: str | None = Field(None, description="A variable for the model's chat template.")
-    modalities: list[Literal["text"]] = Field([])
+    modalities: list[Literal["text"]] = Field([], max_length=16, fail_fast=True)
     audio: Unsupported = None
     echo: Unsupported = None
     function_call: Unsupported = None
