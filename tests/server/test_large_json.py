@@ -18,7 +18,7 @@ scalars = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text()
 )
-texts = st.text(alphabet='\\"[]{},: a\u2028é😀', max_size=8)
+texts = st.text(alphabet='\\"[]{},: a\u2028é😀', max_size=40)
 values = st.recursive(
     scalars | texts,
     lambda inner: st.lists(inner, max_size=8) | st.dictionaries(texts, inner, max_size=8),
@@ -29,6 +29,7 @@ values = st.recursive(
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large_json, "PIECE_VALUES", 3)
+    monkeypatch.setattr(large_json, "PIECE_BYTES", 16)
 
 
 def outcome(loads: Any, data: bytes) -> Any:
@@ -81,6 +82,27 @@ def test_what_is_no_json_is_no_json_in_pieces_either(value: Any, place: float, c
         "",
         "[[[[[[[[]]]]]]]]",
         "[ \n\t]",
+        "[1,2,3,4,5,\x0b[6]]",
+        '{"a":"%s"}' % ("\\ud83d\\ude00" * 20),
+        '{"a":"%s"}' % ("\\ud83d" * 20),
+        '{"a":"%s"}' % ("\\ude00" * 20),
+        '{"a":"x%s"}' % ("\\\\" * 50),
+        '{"a":"%s\\u00e9"}' % ("é😀紙" * 20),
+        "[" + " " * 50 + "]",
+        '{"%s" x:1}' % ("x" * 50),
+        '{"%s":1}' % ("\\u00e9" * 50),
+        '{"a":"%s\\x"}' % ("x" * 50),
+        '{"a":"%s\\u12"}' % ("x" * 50),
+        '{"a":"%s\n"}' % ("x" * 50),
+        '{"a": "%s" 5}' % ("x" * 50),
+        '{"a":5"%s"}' % ("x" * 50),
+        '{"a":"x""%s"}' % ("x" * 50),
+        '["%s"]' % ("x" * 50),
+        '"%s"' % ("x" * 50),
+        "1" * 50,
+        '{"a":0.%s}' % ("1" * 50),
+        " " * 50 + "5" + " " * 50,
+        "truefalse" * 10,
     ],
 )
 def test_borders(text: str) -> None:
@@ -92,8 +114,14 @@ def test_bodies_of_their_real_size(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
     ids = [[rng.randrange(50_000) for _ in range(rng.randrange(1, 900))] for _ in range(1000)]
     messages = [{"role": "user", "content": 'a "quoted", [text] \\'} for _ in range(30_000)]
-    for body in ({"prompt": ids, "n": 1}, {"messages": messages}, {"prompt": '", [{\\' * 1_000_000}):
-        assert large_json.loads(json.dumps(body).encode()) == body
+    for body in (
+        {"prompt": ids, "n": 1},
+        {"messages": messages},
+        {"prompt": '", [{\\' * 1_000_000},
+        {"prompt": "a\u00e9\u7d19\U0001f600" * 500_000},
+    ):
+        for ascii_only in (True, False):
+            assert large_json.loads(json.dumps(body, ensure_ascii=ascii_only).encode()) == body
 
 
 def test_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 """JSON of megabytes, parsed so that other threads can run meanwhile.
 
 A parser in C keeps the interpreter to itself: a body of a million token ids would hold up all streams for 50 to 100 ms.
-So the text is cut where containers have commas, and parsed in pieces of a few milliseconds. The places are found with
-numpy, which lets other threads run.
+So the text is cut where containers have commas, and long strings between characters, and parsed in pieces of a few
+milliseconds. The places are found with numpy, which lets other threads run.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ MAX_CONTAINERS = 2**17
 MAX_DEPTH = 1000
 
 PIECE_VALUES = 2**14
+PIECE_BYTES = 2**19
+"""Of a text; a piece has either at most."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -35,7 +38,7 @@ def loads(data: bytes) -> Any:
         orjson.JSONDecodeError: it is not JSON.
         TooManyValuesError: it has too many values or containers.
     """
-    if data.count(b",") + data.count(b"[") + data.count(b"{") <= PIECE_VALUES:
+    if len(data) <= PIECE_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") <= PIECE_VALUES:
         return orjson.loads(data)
     structure = _Structure(data)
     if structure.openings + structure.commas > MAX_VALUES:
@@ -75,14 +78,20 @@ class _Structure:
     def value(self, start: int, end: int) -> Any:
         """The one value between two positions."""
         first, last = np.searchsorted(self._at, (start, end))
-        if last - first <= PIECE_VALUES:
+        if last - first <= PIECE_VALUES and end - start <= PIECE_BYTES:
             return orjson.loads(memoryview(self._data)[start:end])
+        if first == last:
+            return self._scalar(start, end)
         opening, closing = int(self._at[first]), int(self._at[last - 1])
         kind = self._data[opening : opening + 1] + self._data[closing : closing + 1]
-        if kind not in (b"[]", b"{}") or self._data[start:opening].strip() or self._data[closing + 1 : end].strip():
+        if (
+            kind not in (b"[]", b"{}")
+            or self._data[start:opening].strip(_SPACES)
+            or self._data[closing + 1 : end].strip(_SPACES)
+        ):
             raise _invalid("brackets do not match", self._data)
         inside = slice(first + 1, last - 1)
-        if self._depth[inside].min() < self._depth[first]:
+        if self._depth[inside].min(initial=self._depth[first]) < self._depth[first]:
             raise _invalid("there is more than one value", self._data)
         separators = first + 1 + np.flatnonzero(self._is_comma[inside] & (self._depth[inside] == self._depth[first]))
         return self._container(kind, opening, closing, separators)
@@ -97,8 +106,11 @@ class _Structure:
         values: list[Any] = []
         members: dict[str, Any] = {}
         start, done = opening + 1, 0
+        if not len(separators) and not self._data[start:closing].strip(_SPACES):
+            return values if is_array else members
         while done <= len(separators):
-            limit = np.searchsorted(self._at, start) + PIECE_VALUES
+            first, limit = np.searchsorted(self._at, (start, start + PIECE_BYTES))
+            limit = min(first + PIECE_VALUES, limit)
             upto = max(int(np.searchsorted(separators, limit)), done + 1)
             end = int(self._at[separators[upto - 1]]) if upto <= len(separators) else closing
             count = min(upto, len(separators) + 1) - done
@@ -115,6 +127,27 @@ class _Structure:
             start, done = end + 1, done + count
         return values if is_array else members
 
+    def _scalar(self, start: int, end: int) -> Any:
+        """A value that is long without being a container."""
+        data = self._data
+        first, last = np.searchsorted(self._quotes, (start, end))
+        if last - first != 2:
+            return orjson.loads(memoryview(data)[start:end])
+        at, closing = int(self._quotes[first]) + 1, int(self._quotes[last - 1])
+        if data[start : at - 1].strip(_SPACES) or data[closing + 1 : end].strip(_SPACES):
+            raise _invalid("a value is not valid", data)
+        pieces = []
+        while at < closing:
+            match = _CHARACTERS.match(data, at, min(at + PIECE_BYTES, closing))
+            cut = at if match is None else match.end()
+            while data[cut] & 0xC0 == 0x80:  # inside a character
+                cut -= 1
+            if cut <= at:
+                raise _invalid("a string has an escape that is none, or is not UTF-8", data)
+            pieces.append(orjson.loads(b'"%b"' % data[at:cut]))
+            at = cut
+        return "".join(pieces)
+
     def _member(self, start: int, end: int) -> dict[str, Any]:
         """One member of an object whose value may be large."""
         quote = int(np.searchsorted(self._quotes, start))
@@ -124,7 +157,9 @@ class _Structure:
         colon = self._data.find(b":", after, end)
         if colon < 0:
             raise _invalid("a member has no value", self._data)
-        ((name, _),) = orjson.loads(b"{%b0}" % self._data[start : colon + 1]).items()
+        name = self.value(start, after)
+        if not isinstance(name, str) or self._data[after:colon].strip(_SPACES):
+            raise _invalid("a member has no name", self._data)
         return {name: self.value(colon + 1, end)}
 
 
@@ -152,6 +187,14 @@ def _unescaped_quotes(text: npt.NDArray[np.uint8]) -> Indices:
     ends_string = ~is_after | ((quotes - run_starts[before]) % 2 == 0)
     found: Indices = quotes[ends_string]
     return found
+
+
+_SPACES = b" \t\n\r"
+
+# Of a string, whole escapes: one alone is half a character if it is the first of a pair.
+_CHARACTERS = re.compile(
+    rb"(?:[^\\]++|\\[^u]|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4})*+"
+)
 
 
 def _invalid(reason: str, data: bytes) -> orjson.JSONDecodeError:
