@@ -5,6 +5,7 @@ Several of them may accept connections on one socket; none knows of the others.
 """
 
 import asyncio
+import gc
 import socket
 import sys
 
@@ -21,6 +22,12 @@ from octavo.server.run import HttpServer, settings_on
 from octavo.worker.control import Failed, Ready, Stop
 from octavo.worker.link import SupervisorLink
 from octavo.worker.process import Parent
+
+SWITCH_SECONDS = 0.001
+"""After so long a thread that computes lets the event loop have its turn."""
+
+GC_THRESHOLDS = (10_000, 10, 10)
+"""Objects that make a collection of the youngest, and collections that make one of the next generation."""
 
 
 async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
@@ -42,7 +49,17 @@ async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
         settings = settings_on(listener, configuration.settings)
         app = create_app(settings, deployments, offering.fulfil)
         server = HttpServer(settings, app, listener, lambda: parent.report(Ready()))
+        _prefer_short_pauses()
         await server.run()
+
+
+def _prefer_short_pauses() -> None:
+    """Set the interpreter up so that little work holds up the event loop for long."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # What is there now stays for good. Collections, which large requests bring about, need not go through it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def main() -> int:
