@@ -7,6 +7,8 @@ HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
 NATIVE       := $(wildcard native/*.cpp native/*.h)
+TIDIED       := $(patsubst native/%.cpp,build/tidy/%,$(wildcard native/*.cpp))
+TIDY_ISA     := $(if $(filter x86_64,$(shell uname -m)),-DOCTAVO_X86 -DOCTAVO_ISA=avx2 -mavx2 -mfma -mf16c,-DOCTAVO_ISA=portable)
 KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
 
 # Half of the tests wait for processes that they start: others run meanwhile.
@@ -16,17 +18,28 @@ PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -n logical --maxprocesses 4 -
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
 
-.PHONY: serve test lint types check-imports unit fuzz sanitize format clean
+.PHONY: serve test lint tidy types check-imports unit fuzz sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
 
 test: lint types check-imports unit $(if $(filter Linux,$(shell uname)),sanitize)
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test $(if $(filter Linux,$(shell uname)),tidy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
+
+tidy:
+	@$(MAKE) --no-print-directory --silent -j$$(getconf _NPROCESSORS_ONLN) $(TIDIED)
+
+# The kernels as one instruction set has them. What did not change since it was clean is not looked at again.
+build/tidy/%: native/%.cpp $(wildcard native/*.h) .clang-tidy | $(VENV)/.installed-test
+	@mkdir -p $(@D)
+	@echo clang-tidy $<
+	@$(BIN)/clang-tidy --quiet $< -- -std=c++20 $(TIDY_ISA) $$($(BIN)/python -c \
+		'import nanobind, sysconfig; print("-isystem", sysconfig.get_path("include"), "-isystem", nanobind.include_dir())')
+	@touch $@
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy

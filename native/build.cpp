@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 #include "plan.h"
@@ -15,7 +16,7 @@ void require(bool holds, const char* what) {
 }
 
 template <typename T>
-int32_t append(std::vector<T>& all, T&& one) {
+int32_t append(std::vector<T>& all, std::type_identity_t<T> one) {
   all.push_back(std::move(one));
   return static_cast<int32_t>(all.size()) - 1;
 }
@@ -23,9 +24,9 @@ int32_t append(std::vector<T>& all, T&& one) {
 }  // namespace
 
 int32_t Plan::add_buffer(int64_t width, bool selected) { return append(buffers_, {width, selected, Arena()}); }
-int32_t Plan::add_weight(const Weight& weight) { return append(weights_, Weight(weight)); }
-int32_t Plan::add_layer(const KvLayer& layer) { return append(layers_, KvLayer(layer)); }
-int32_t Plan::add_rotary(const RotaryTable& table) { return append(rotary_, RotaryTable(table)); }
+int32_t Plan::add_weight(const Weight& weight) { return append(weights_, weight); }
+int32_t Plan::add_layer(const KvLayer& layer) { return append(layers_, layer); }
+int32_t Plan::add_rotary(const RotaryTable& table) { return append(rotary_, table); }
 
 // --- operations ------------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
     case 3: return body(Count<3>(), panels * kPanel);
     case 2: return body(Count<2>(), panels * kPanel);
     case 1: return body(Count<1>(), panels * kPanel);
+    default: return;
   }
 }
 

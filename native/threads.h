@@ -32,7 +32,7 @@ class Barrier {
  public:
   explicit Barrier(int threads) : threads_(threads) {}
 
-  struct Abandoned {};  // thrown to who waits for a thread that will not come
+  struct Abandoned : std::exception {};  // thrown to who waits for a thread that will not come
 
   void wait() {
     const uint32_t round = round_.load(std::memory_order_acquire);
