@@ -159,7 +159,7 @@ def test_logprobs_of_output_and_prompt() -> None:
     assert entries is not None
     assert len(entries) == len(prompt) - 1
     known = prompt + tokens(outputs)
-    everything = entries + [entry for output in outputs for entry in output.logprobs or []]
+    everything = list(entries) + [entry for output in outputs for entry in output.logprobs or []]
     for position, entry in enumerate(everything, start=1):
         logits = toy_logits(np.array(known[:position], np.int32)).astype(np.float64)
         expected = logits - np.log(np.exp(logits).sum())

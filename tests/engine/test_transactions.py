@@ -123,7 +123,7 @@ def note(found: dict[tuple[str, int], Trace], outputs: list[Output]) -> None:
         found[output.request_id, output.index] = (
             tokens + output.token_ids,
             logprobs + (output.logprobs or []),
-            prompt + (output.prompt_logprobs or []),
+            prompt + list(output.prompt_logprobs or []),
             output.finish_reason,
         )
 

@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from octavo.deployments import Deployment, Deployments, GenerationDefaults
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
 from octavo.engine.config import ModelInfo
 from octavo.engine.engine import EngineStats
-from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused, TokenLogprobs
+from octavo.engine.request import FinishReason, Output, PromptLogprobs, Refusal, Request, RequestRefused, TokenLogprobs
 from octavo.server.listener import bind
 from octavo.server.run import serve
 from octavo.server.settings import ServerSettings
@@ -191,7 +192,12 @@ class FakeEngine:
             output.queue_seconds, output.prefill_seconds = 0.001, 0.002
             if index == 0 and params.prompt_logprobs is not None:
                 ids = request.prompt_token_ids[1:]
-                output.prompt_logprobs = [self.logprobs(token, params.prompt_logprobs) for token in ids]
+                entries = [self.logprobs(token, params.prompt_logprobs) for token in ids]
+                output.prompt_logprobs = PromptLogprobs(
+                    array("f", [entry.logprob for entry in entries]),
+                    array("i", [token for entry in entries for token in entry.top_tokens]),
+                    array("f", [logprob for entry in entries for logprob in entry.top_logprobs]),
+                )
         if params.max_tokens == 0:
             output.finish_reason = FinishReason.LENGTH
             return output

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from octavo.deployments.choice import Choice, Delta
 from octavo.deployments.prepare import Prepared
 from octavo.engine.client import EngineFailed, OutputStream
-from octavo.engine.request import Output, Request, TokenLogprobs
+from octavo.engine.request import Output, PromptLogprobs, Request
 from octavo.errors import OctavoError
 
 
@@ -40,7 +40,7 @@ class Generation:
     def __init__(self, prepared: Prepared, *, tenant: str = "") -> None:
         self.deployment = prepared.deployment
         self.prompts = prepared.prompts
-        self.prompt_logprobs: list[list[TokenLogprobs] | None] = [None] * len(prepared.prompts)
+        self.prompt_logprobs: list[PromptLogprobs | None] = [None] * len(prepared.prompts)
         self._options = prepared.options
         self._width = prepared.request.n
         self._requests = [

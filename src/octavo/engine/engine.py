@@ -274,8 +274,8 @@ class Engine:
         """Append a sequence's new tokens, up to the one that ends it; what to tell of them, if there are any."""
         if accepted.failures and place in accepted.failures:
             return _failed(sequence, accepted.failures[place])
-        if accepted.prompt_logprobs:
-            sequence.prompt_logprobs += accepted.prompt_logprobs.get(place, ())
+        if place in accepted.prompt_logprobs:
+            sequence.prompt_logprobs.extend(accepted.prompt_logprobs[place])
         tokens = accepted.tokens[place]
         if not tokens:
             return None

@@ -1,17 +1,19 @@
 """What an engine is asked for and what it answers. Token ids only: the engine knows no text."""
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from octavo.errors import OctavoError
 
 if TYPE_CHECKING:
     TokenIds = array[int]
+    Floats = array[float]
 else:
-    TokenIds = array  # which has no parameters before Python 3.12
-"""Int32, compact: a server may hold millions of them."""
+    TokenIds = Floats = array  # which has no parameters before Python 3.12
+"""Int32 and Float32, compact: a server may hold millions of them."""
 
 
 class FinishReason(StrEnum):
@@ -117,6 +119,44 @@ class TokenLogprobs:
     top_logprobs: list[float]
 
 
+@dataclass(slots=True)
+class PromptLogprobs(Sequence[TokenLogprobs]):
+    """What `TokenLogprobs` says for every position of a prompt: tens of thousands, which as objects of their own would
+    hold up whoever reads them from a message.
+
+    Attributes:
+        logprobs: Float32[N]. top_tokens: Int32[N * K]. top_logprobs: Float32[N * K].
+    """
+
+    logprobs: Floats = field(default_factory=lambda: array("f"))
+    top_tokens: TokenIds = field(default_factory=lambda: array("i"))
+    top_logprobs: Floats = field(default_factory=lambda: array("f"))
+
+    def __len__(self) -> int:
+        return len(self.logprobs)
+
+    @overload
+    def __getitem__(self, position: int) -> TokenLogprobs: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> list[TokenLogprobs]: ...
+
+    def __getitem__(self, position: int | slice) -> TokenLogprobs | list[TokenLogprobs]:
+        places = range(len(self))[position]
+        return self._at(places) if isinstance(places, int) else [self._at(place) for place in places]
+
+    def _at(self, place: int) -> TokenLogprobs:
+        width = len(self.top_tokens) // len(self.logprobs)
+        top = slice(place * width, (place + 1) * width)
+        return TokenLogprobs(self.logprobs[place], self.top_tokens[top].tolist(), self.top_logprobs[top].tolist())
+
+    def extend(self, other: "PromptLogprobs") -> None:
+        """Add the positions that come next."""
+        self.logprobs.extend(other.logprobs)
+        self.top_tokens.extend(other.top_tokens)
+        self.top_logprobs.extend(other.top_logprobs)
+
+
 @dataclass(slots=True, kw_only=True)
 class Output:
     """What one step produced for one choice of one request.
@@ -137,7 +177,7 @@ class Output:
     index: int = 0
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
-    prompt_logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     finish_reason: FinishReason | None = None
     cached_tokens: int | None = None
     queue_seconds: float | None = None

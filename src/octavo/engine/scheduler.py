@@ -12,6 +12,7 @@ import numpy as np
 from octavo.backends.protocol import Int32
 from octavo.engine.pages import PagePool
 from octavo.engine.queue import WaitingQueue
+from octavo.engine.request import PromptLogprobs
 from octavo.engine.sequence import Sequence, Status
 from octavo.engine.step import Step
 from octavo.engine.table import SequenceTable
@@ -309,7 +310,7 @@ class Scheduler:
         self.preemptions += 1
         self._vacate(sequence)
         sequence.status = Status.WAITING
-        sequence.prompt_logprobs.clear()
+        sequence.prompt_logprobs = PromptLogprobs()
         self.waiting.push(sequence, front=True)
 
     def remove(self, sequence: Sequence) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from octavo.backends.protocol import Float32, Int32
 from octavo.engine.pages import page_key
-from octavo.engine.request import Request, TokenLogprobs
+from octavo.engine.request import PromptLogprobs, Request
 
 
 class Status(Enum):
@@ -112,7 +112,7 @@ class Sequence:
         self.stop_token_ids = frozenset(params.stop_token_ids)
         self.cached_tokens: int | None = None
         self.first_scheduled: float | None = None
-        self.prompt_logprobs: list[TokenLogprobs] = []
+        self.prompt_logprobs = PromptLogprobs()
         self.counts: TokenCounts | None = None
         self.bias_ids: Int32 = np.empty(0, np.int32)
         self.bias_values: Float32 = np.empty(0, np.float32)

@@ -1,9 +1,10 @@
 """A step on its way through the engine: what was planned, and what came of it."""
 
+from array import array
 from dataclasses import dataclass, field
 
 from octavo.backends.protocol import NOT_FINITE, NOTHING_ALLOWED, SAMPLE, Batch, Int32, StepResult
-from octavo.engine.request import TokenLogprobs
+from octavo.engine.request import PromptLogprobs, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -46,7 +47,7 @@ class Accepted:
 
     tokens: list[list[int]]
     logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
-    prompt_logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
 
@@ -66,10 +67,17 @@ def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
             accepted.failures[place] = _FAILURES[token].format(position=int(logits.positions[row]))
         elif target == SAMPLE:
             accepted.tokens[place].append(token)
+    prompt_rows: dict[int, list[int]] = {}
     for row in scored:
-        if tokens[row] >= 0:
-            entries = accepted.logprobs if logits.targets[row] == SAMPLE else accepted.prompt_logprobs
-            entries.setdefault(int(places[row]), []).append(_logprobs(result, row, int(logits.num_logprobs[row])))
+        if tokens[row] < 0:
+            continue
+        place = int(places[row])
+        if logits.targets[row] == SAMPLE:
+            accepted.logprobs.setdefault(place, []).append(_logprobs(result, row, int(logits.num_logprobs[row])))
+        else:
+            prompt_rows.setdefault(place, []).append(row)
+    for place, rows in prompt_rows.items():
+        accepted.prompt_logprobs[place] = _prompt_logprobs(result, rows, int(logits.num_logprobs[rows[0]]))
     return accepted
 
 
@@ -83,4 +91,12 @@ _FAILURES = {
 def _logprobs(result: StepResult, row: int, count: int) -> TokenLogprobs:
     return TokenLogprobs(
         float(result.logprobs[row]), result.top_tokens[row, :count].tolist(), result.top_logprobs[row, :count].tolist()
+    )
+
+
+def _prompt_logprobs(result: StepResult, rows: list[int], count: int) -> PromptLogprobs:
+    return PromptLogprobs(
+        array("f", result.logprobs[rows].tobytes()),
+        array("i", result.top_tokens[rows, :count].tobytes()),
+        array("f", result.top_logprobs[rows, :count].tobytes()),
     )

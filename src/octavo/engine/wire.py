@@ -5,7 +5,7 @@ from array import array
 import msgspec
 
 from octavo.engine.engine import EngineStats
-from octavo.engine.request import Output, Refusal, Request, TokenIds
+from octavo.engine.request import Floats, Output, Refusal, Request, TokenIds
 
 
 class Submit(msgspec.Struct, tag=True):
@@ -52,20 +52,20 @@ ToEngine = Submit | Abort
 ToFrontend = Accepted | Refused | StepDone | Stats
 
 
-def _encode_ids(ids: object) -> bytes:
-    assert isinstance(ids, array)
-    return ids.tobytes()
+def _encode_array(values: object) -> bytes:
+    assert isinstance(values, array)
+    return values.typecode.encode() + values.tobytes()
 
 
-def _decode_ids(_: type, data: bytes) -> TokenIds:
-    ids = array("i")
-    ids.frombytes(data)
-    return ids
+def _decode_array(_: type, data: bytes) -> TokenIds | Floats:
+    values: TokenIds | Floats = array(chr(data[0]))
+    values.frombytes(memoryview(data)[1:])
+    return values
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_ids)
-_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, dec_hook=_decode_ids)
-_to_frontend: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine, dec_hook=_decode_array)
+_to_frontend: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend, dec_hook=_decode_array)
 
 
 def encode(message: ToEngine | ToFrontend) -> bytes:

@@ -88,8 +88,8 @@ class LogprobFormat:
     def prompt_pieces(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> Iterator[bytes]:
         """vLLM's `prompt_logprobs`: token id -> value per position, none for the first. The rank of a token that is
         not among the listed ones is not known."""
-        scored = _slices(list(zip(token_ids[1:], logprobs, strict=True)))
-        yield from listed(chain([[None]], ([self._position(*pair) for pair in part] for part in scored)))
+        parts = zip(_slices(token_ids[1:]), _slices(logprobs), strict=True)
+        yield from listed(chain([[None]], (list(map(self._position, *part)) for part in parts)))
 
     def _position(self, token_id: int, logprobs: TokenLogprobs) -> dict[str, Any]:
         known = {str(token_id): self._ranked(token_id, logprobs.logprob, None)}
