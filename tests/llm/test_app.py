@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from fastapi.testclient import TestClient
 
 import octavo
 from octavo import OctavoError
+from octavo.llm.app import _from
 
 BODY = {"prompt": "the quick", "max_tokens": 8, "temperature": 0}
 
@@ -239,6 +242,29 @@ def test_a_cancelled_request_is_cancelled_inside(mounted: octavo.Application) ->
                 await mounted(scope, messages.__anext__, send)
 
     asyncio.run(program())
+
+
+def test_nothing_is_left_to_await_when_the_outer_loop_has_ended() -> None:
+    """What a request's answer is sent with belongs to a loop that may end before ours."""
+
+    async def send() -> None:
+        raise AssertionError("there is nobody to run this")
+
+    async def answer(there: asyncio.AbstractEventLoop) -> None:
+        async with asyncio.timeout(0.1):
+            await _from(there, send)()
+
+    ended, idle = asyncio.new_event_loop(), asyncio.new_event_loop()
+    ended.close()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(RuntimeError, match="closed"):
+            asyncio.run(answer(ended))
+        with pytest.raises(TimeoutError):
+            asyncio.run(answer(idle))
+        idle.close()
+        gc.collect()
+    assert [str(warning.message) for warning in told if "never awaited" in str(warning.message)] == []
 
 
 def test_a_request_that_closing_interrupts_is_answered(model: str) -> None:

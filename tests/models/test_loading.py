@@ -95,5 +95,12 @@ def test_weights_that_are_not_finite_are_refused(backend: str, name: str, value:
     weight = load_file(folder / "model.safetensors")[name].copy()
     weight.reshape(-1)[-1] = value
     add_weights(folder, **{name: weight})
-    with pytest.raises(CheckpointError, match=f"weight {name} .* has values that are not finite"):
+    with pytest.raises(CheckpointError, match=f"^{folder}: weight {name} .* has values that are not finite"):
+        load(folder, backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_weights_of_another_shape_are_said_with_the_model_that_has_them(backend: str, folder: Path) -> None:
+    add_weights(folder, **{"model.norm.weight": np.ones(3, np.float32)})
+    with pytest.raises(CheckpointError, match=f"^{folder}: 1 of .* model.norm.weight is \\[3\\] instead of"):
         load(folder, backend)

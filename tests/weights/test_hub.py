@@ -506,6 +506,22 @@ def test_a_hub_that_is_down_is_said_to_be(endpoint: ThreadingHTTPServer) -> None
     assert "huggingface.co (or HF_ENDPOINT) cannot be reached" in str(resolve_elsewhere("owner/tiny")["error"])
 
 
+def test_a_socks_proxy_that_cannot_be_used_is_said_to_be_one(
+    endpoint: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://octavo.invalid/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "")
+    for name in ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    add_to_catalogue(monkeypatch, PACKAGE, Repository("owner/tiny"))
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve("tiny:1m")
+    assert str(caught.value).count("the environment names a SOCKS proxy (ALL_PROXY)") == 2
+    assert "\n" not in str(caught.value)
+
+
 def test_a_fetched_package_needs_neither_pip_nor_hub(cache: Path) -> None:
     (source,) = [source for source in CATALOGUE[DEFAULT_MODEL].sources if isinstance(source, PackageFile)]
     file = cache / source.key / Path(source.member).name

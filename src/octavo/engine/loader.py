@@ -2,7 +2,8 @@
 
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ from octavo.backends.common.cores import physical_cores
 from octavo.backends.protocol import Executor
 from octavo.engine.config import KV_ITEMSIZE, EngineConfig, ModelInfo, size_kv_cache
 from octavo.engine.engine import Engine
-from octavo.errors import ConfigError
+from octavo.errors import CheckpointError, ConfigError
 from octavo.graph.cost import kv_bytes_per_token
 from octavo.graph.ops import Graph
 from octavo.models import Model, build
@@ -80,7 +81,8 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
     model = build(checkpoint.config, str(checkpoint.config_file))
     for note in (*checkpoint.notes, *_unread(checkpoint, model.graph)):
         log.warning("%s", note)
-    weight_bytes = backend.weight_bytes(model.graph, checkpoint)
+    with _naming(checkpoint.path):
+        weight_bytes = backend.weight_bytes(model.graph, checkpoint)
     page_bytes = backend.page_bytes(model.graph)
     num_pages, max_model_len = size_kv_cache(
         config,
@@ -88,7 +90,8 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         page_bytes=page_bytes,
         model_max_len=model.max_position_embeddings,
     )
-    executor = backend.executor(model, checkpoint, num_pages, max_model_len, progress)
+    with _naming(checkpoint.path):
+        executor = backend.executor(model, checkpoint, num_pages, max_model_len, progress)
     info = ModelInfo(
         max_model_len=max_model_len,
         vocab_size=model.vocab_size,
@@ -105,6 +108,15 @@ def load_engine(config: EngineConfig, progress: Progress | None = None) -> Loade
         kv_cache_bytes=num_pages * page_bytes,
     )
     return LoadedEngine(Engine(executor, config, max_model_len), info, model.graph, weight_bytes)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a backend finds wrong with weights is said of the model that has them: backends know no files."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _unread(checkpoint: Checkpoint, graph: Graph) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -194,10 +195,32 @@ async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> N
 def _from(there: asyncio.AbstractEventLoop, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     """A function of the outer application's loop, for use on ours."""
 
-    async def outside(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await function(*args, **kwargs)
-
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(outside(*args, **kwargs), there))
+        answer: Future[R] = Future()
+
+        async def outside() -> None:
+            try:
+                result = await function(*args, **kwargs)
+            except asyncio.CancelledError:
+                answer.cancel()
+                raise
+            except Exception as error:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(error)
+            else:
+                if answer.set_running_or_notify_cancel():
+                    answer.set_result(result)
+
+        def begin() -> None:  # there: a loop that ends before it would leave a coroutine that nobody awaits
+            task = there.create_task(outside())
+
+            def cancel(_: Future[R]) -> None:
+                if answer.cancelled() and not there.is_closed():
+                    there.call_soon_threadsafe(task.cancel)
+
+            answer.add_done_callback(cancel)
+
+        there.call_soon_threadsafe(begin)
+        return await asyncio.wrap_future(answer)
 
     return call

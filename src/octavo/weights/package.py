@@ -129,6 +129,8 @@ def _why_pip_failed(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if "No space left on device" in log:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if "Missing dependencies for SOCKS support" in log:
+        return "the environment names a SOCKS proxy (ALL_PROXY), for which `pip install pysocks` is needed"
     if any("connection broken by" in line for line in lines):
         return "pip cannot reach its package index"
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]

@@ -63,6 +63,12 @@ class Repository:
             raise SourceError("no such repository, or a private one and no HF_TOKEN that may read it") from error
         except LocalEntryNotFoundError as error:
             raise SourceError("huggingface.co (or HF_ENDPOINT) cannot be reached") from error
+        except ImportError as error:
+            if "socks" not in str(error).lower():
+                raise
+            raise SourceError(
+                "the environment names a SOCKS proxy (ALL_PROXY), for which `pip install socksio` is needed"
+            ) from error
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's, not the network's
