@@ -5,10 +5,11 @@ import copy
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from octavo import LLM, OctavoError, SamplingParams
+from octavo import LLM, OctavoError, SamplingParams, create_app
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6)
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -54,6 +55,9 @@ def test_a_batch_larger_than_the_queue_goes_through(model: str) -> None:
         ("a", SamplingParams(stop_token_ids=[99999]), "'stop_token_ids' has token id 99999"),
         ("a", SamplingParams(logit_bias={99999: 1}), "'logit_bias' has token id 99999"),
         (["a", "b"], [GREEDY], "1 sampling_params for 2 prompts"),
+        ("a", 5, "sampling_params are SamplingParams for all prompts, or a list with those of each"),
+        ("a", {"max_tokens": 5}, "sampling_params are SamplingParams for all prompts"),
+        (["a", "b"], [GREEDY, None], "sampling_params are SamplingParams for all prompts"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(llm: LLM, prompts: object, params: object, message: str) -> None:
@@ -61,6 +65,11 @@ def test_what_cannot_be_served_is_refused_in_one_line(llm: LLM, prompts: object,
         llm.generate(prompts, params)  # type: ignore[arg-type]
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_stream_refuses_parameters_that_are_none(llm: LLM) -> None:
+    with pytest.raises(OctavoError, match="sampling_params are SamplingParams"):
+        next(llm.stream("a", 5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +110,19 @@ def test_settings_that_cannot_work_are_refused_in_one_line(
 def test_an_unknown_model_is_refused_in_one_line() -> None:
     with pytest.raises(OctavoError, match="unknown model 'no such model'"):
         LLM("no such model")
+
+
+@pytest.mark.parametrize("model", ["", " ", 5, None, ["m"], b"m"])
+def test_what_can_be_no_model_is_refused_in_one_line(model: object) -> None:
+    for use in (LLM, create_app):
+        with pytest.raises(OctavoError, match="a model is a name, or the path of a folder or file, not"):
+            use(model)  # type: ignore[operator]
+
+
+def test_a_model_may_be_a_path(llm: LLM, model: str) -> None:
+    with LLM(Path(model), in_process=True, threads=1) as other:
+        assert other.model == llm.model
+        assert other.generate("a", GREEDY)[0].outputs == llm.generate("a", GREEDY)[0].outputs
 
 
 def in_flight(llm: LLM) -> int:

@@ -19,7 +19,7 @@ from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings,
 from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
 from octavo.llm.background import Background, ClosedError
-from octavo.llm.loading import deployment_settings, find, running
+from octavo.llm.loading import ModelLike, deployment_settings, find, running
 from octavo.server.app import ERROR_WRITERS
 from octavo.server.app import create_app as create_server
 from octavo.server.context import Server
@@ -141,7 +141,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(*models: str, in_process: bool = False, **settings: Any) -> Application:
+def create_app(*models: ModelLike, in_process: bool = False, **settings: Any) -> Application:
     """The server as an ASGI application, to be mounted into one's own:
 
         app = FastAPI()

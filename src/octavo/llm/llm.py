@@ -16,7 +16,7 @@ from octavo.deployments.settings import DeploymentSettings
 from octavo.errors import InvalidRequest
 from octavo.llm.background import Background, tell
 from octavo.llm.generation import Generator
-from octavo.llm.loading import deployment_settings, find, ready, running
+from octavo.llm.loading import ModelLike, deployment_settings, find, ready, running
 from octavo.llm.outputs import RequestOutput, StreamChunk
 from octavo.llm.params import SamplingParams
 from octavo.llm.progress import counting_prompts, counting_weights
@@ -48,18 +48,19 @@ class LLM:
 
     def __init__(
         self,
-        model: str,
+        model: ModelLike,
         *,
         in_process: bool = False,
         seed: int | None = None,
         progress: bool | None = None,
         **settings: Any,
     ) -> None:
-        self.model = model
         self._progress = progress
         self._seeds = random.Random(seed)
-        found = find(deployment_settings(model, settings), progress=progress)
-        with counting_weights(model, progress) as report:
+        wanted = deployment_settings(model, settings)
+        self.model = wanted.model
+        found = find(wanted, progress=progress)
+        with counting_weights(self.model, progress) as report:
             generating = partial(_generating, found, in_process=in_process, report=report)
             self._background = Background("LLM", generating)
         self._generator = self._background.value

@@ -1,6 +1,7 @@
 """From a model's name to a model that answers."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,23 +12,30 @@ from octavo.deployments.loading import open_deployment
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
 from octavo.engine.local import LocalEngines
+from octavo.errors import ConfigError
 from octavo.settings import from_table, require_known
 from octavo.weights.hub import resolve
+
+ModelLike = str | os.PathLike[str]
+"""A short name, a Hugging Face repository id, a folder or a .gguf file."""
 
 REPORT_SECONDS = 0.1
 """Between two reports of how far loading is."""
 
 
-def deployment_settings(model: str, given: Mapping[str, Any]) -> DeploymentSettings:
+def deployment_settings(model: ModelLike, given: Mapping[str, Any]) -> DeploymentSettings:
     """A deployment's settings from keyword arguments, which have the flags' names; None leaves one to its default.
     They are checked as far as they can be without the model.
 
     Raises:
-        ConfigError: an unknown name, or a value that cannot work.
+        ConfigError: what can be no model, an unknown name, or a value that cannot work.
     """
+    name = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"a model is a name, or the path of a folder or file, not {model!r:.80}")
     require_known(given, DEPLOYMENT_SETTINGS, "the setting ")
     table = {name: value for name, value in given.items() if value is not None}
-    settings, _ = resolve_deployment(None, model, from_table(table, "keyword argument "))
+    settings, _ = resolve_deployment(None, name, from_table(table, "keyword argument "))
     return settings
 
 

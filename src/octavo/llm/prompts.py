@@ -83,12 +83,12 @@ def stream_request(prompt: PromptLike | Messages, params: SamplingParams | None)
     Raises:
         InvalidRequest: it is none, or several, or its parameters ask for what streams have not.
     """
-    if params is not None and params.prompt_logprobs is not None:
-        raise InvalidRequest("prompt_logprobs does not come with a stream; use generate() or chat()")
     several: Any = prompt
     requests = chat_requests(several, params) if is_messages(prompt) else raw_requests(several, params)
     if len(requests) != 1:
         raise InvalidRequest(f"a stream continues one prompt, not {len(requests)}; begin one for each")
+    if requests[0].prompt_logprobs is not None:
+        raise InvalidRequest("prompt_logprobs does not come with a stream; use generate() or chat()")
     return replace(requests[0], stream=True)
 
 
@@ -127,6 +127,8 @@ def _request(
 def _one_for_each(params: Params, prompts: int) -> Sequence[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * prompts
+    if not _is_sequence(params) or not all(isinstance(each, SamplingParams) for each in params):
+        raise InvalidRequest("sampling_params are SamplingParams for all prompts, or a list with those of each")
     if len(params) != prompts:
         raise InvalidRequest(f"{len(params)} sampling_params for {prompts} prompts; give one, or one for each")
     return params
