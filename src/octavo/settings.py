@@ -26,7 +26,7 @@ from octavo.errors import ConfigError
 
 PREFIX = "OCTAVO_"
 
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
+_UNITS = {"": 1} | {p: 1000**i for i, p in enumerate("kmgt", 1)} | {f"{p}i": 1024**i for i, p in enumerate("kmgt", 1)}
 _KEY = "octavo.setting"
 
 # Kubernetes gives every container such a variable for each Service: one that is called "octavo" sets OCTAVO_PORT.
@@ -75,7 +75,7 @@ def _read_switch(raw: object) -> bool:
 def _read_quantity(raw: object) -> int:
     if not isinstance(raw, str):
         return _read_whole(raw)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", raw.strip(), re.IGNORECASE | re.ASCII)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", raw.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
         raise ValueError
     number, unit = match[1], _UNITS[(match[2] or "").lower()]

@@ -119,7 +119,7 @@ def test_two_settings_that_do_not_fit_are_named_with_their_places() -> None:
         ('[deployments.a]\nmodel = "m"\nmax_num_seq = 1', ["deployments.a.max_num_seq is unknown", "max_num_seqs?"]),
         ('[deployments.a]\nmodel = "m"\nport = 1', ["deployments.a.port is unknown"]),
         ("[deployments.a]\nmax_num_seqs = 1", ["deployments.a.model is missing"]),
-        ('[deployments.a]\nmodel = ""', ["deployments.a.model is missing"]),
+        ('[deployments.a]\nmodel = ""', ["deployments.a.model is ''"]),
         ('deployments = "a"', ["deployments must be tables"]),
         ('[deployments]\na = "m"', ["deployments.a must be a table"]),
         ("server = 3", ["server must be a table"]),
@@ -128,9 +128,20 @@ def test_two_settings_that_do_not_fit_are_named_with_their_places() -> None:
         ('[deployments.a]\nmodel="m"\nmax_num_seqs=1\nmax-num-seqs=2', ["max_num_seqs twice"]),
         (
             '[deployments.a]\nmodel="m"\n[deployments.b]\nmodel="n"\nserved_model_name="a"',
-            ["is a name of two deployments: m and n"],
+            ["is a name of two deployments: a (m) and b (n)"],
         ),
         ('[deployments." "]\nmodel="m"', ["cannot be named ' '"]),
+        ('[deployments.""]\nmodel="m"', ["cannot be named ''"]),
+        ('[deployments.".."]\nmodel="m"', ["cannot be named '..'"]),
+        ('[deployments.a]\nmodel="m"\nserved_model_name=["b", "."]', ["cannot be named '.'"]),
+        ('[deployments.a]\nmodel=["m"]', ["deployments.a.model is ['m'], but must be the name of a model"]),
+        ('[server]\nallowed_origins = ["app.example"]', ["allowed_origins has 'app.example'", "https://"]),
+        ('[server]\nallowed_origins = ["https://app.example/"]', ["allowed_origins has 'https://app.example/'"]),
+        ('[server]\napi_key="k"\n[server.keys.ann]\nkey="k"', ["api_key and keys.ann have the same key"]),
+        (
+            '[server.keys.ann]\nkey="k"\n[server.keys.bob]\nkey="k"\npriorities=[0,1]',
+            ["keys.ann and keys.bob have the same key"],
+        ),
         ("[server]\napi_key = []", ["api_key must not be empty"]),
         ("[server.keys]", ["server.keys has no key"]),
         ("[server.keys.ann]\npriorities = [0, 1]", ["server.keys.ann has no key"]),
@@ -231,3 +242,9 @@ def test_the_documentation_has_every_setting_as_it_is(owner: type) -> None:
     page = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text()
     rows = [row(each) for each in settings_of(owner).values()]
     assert "\n".join(rows) in page, "docs/configuration.md should have\n" + "\n".join(rows)
+
+
+def test_a_quantity_may_be_of_any_size() -> None:
+    for text, size in {"64k": 64_000, "512MiB": 512 * 2**20, "1.5g": 1_500_000_000, "1TiB": 2**40}.items():
+        lines = shown("m", "--kv-cache-memory-bytes", text)
+        assert f"kv_cache_memory_bytes = {size}  # --kv-cache-memory-bytes" in lines

@@ -103,8 +103,10 @@ def configure(
         place = f"{where}deployments.{name}."
         require_known(table, (*DEPLOYMENT_SETTINGS, "model"), place)
         model = table.get("model")
-        if not isinstance(model, str) or not model.strip():
+        if model is None:
             raise ConfigError(f"{place}model is missing; it names the model that this deployment serves")
+        if not isinstance(model, str) or not model.strip():
+            raise ConfigError(f"{place}model is {model!r:.80}, but must be the name of a model")
         deployments.append(resolve_deployment(name, model, *sources, from_table(table, place)))
     require_distinct_names([settings for settings, _ in deployments])
     warnings = [

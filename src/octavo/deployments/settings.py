@@ -46,7 +46,8 @@ class DeploymentSettings:
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""
         check(self)
-        check_name(self.name)
+        for name in self.names:
+            check_name(name)
         self.engine.validate()
 
 
@@ -56,10 +57,11 @@ DEPLOYMENT_SETTINGS: Mapping[str, Setting] = {**settings_of(DeploymentSettings),
 
 def check_name(name: str) -> None:
     """Refuse a name that could not be used in a request, a path or a log line. Raises ConfigError."""
-    if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME:
+    # Clients resolve . and .. in a path (RFC 3986, 5.2.4): such a deployment could not be asked for.
+    if name in ("", ".", "..") or name != name.strip() or not name.isprintable() or len(name) > MAX_NAME:
         raise ConfigError(
             f"a deployment cannot be named {name[:MAX_NAME]!r}; give 1 to {MAX_NAME} characters that can be printed, "
-            "without space around them"
+            "without space around them, and not only . or .."
         )
 
 
@@ -69,8 +71,13 @@ def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
     for settings in deployments:
         for name in settings.names:
             if name in owners:
-                raise ConfigError(f"{name!r} is a name of two deployments: {owners[name]} and {settings.model}")
-            owners[name] = settings.model
+                raise ConfigError(f"{name!r} is a name of two deployments: {owners[name]} and {_described(settings)}")
+            owners[name] = _described(settings)
+
+
+def _described(settings: DeploymentSettings) -> str:
+    """For errors."""
+    return settings.name if settings.name == settings.model else f"{settings.name} ({settings.model})"
 
 
 def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[DeploymentSettings, Values]:
@@ -84,9 +91,11 @@ def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[
     """
     values = resolve(DEPLOYMENT_SETTINGS.values(), *sources)
     names = values["served_model_name"].value
+    if name is None:
+        name = names[0] if names else model
     settings: DeploymentSettings = values.build(
         DeploymentSettings,
-        name=name or (names[0] if names else model),
+        name=name,
         model=model,
         engine=values.build(EngineConfig, model=""),
     )

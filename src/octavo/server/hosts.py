@@ -18,10 +18,17 @@ _NAME = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _PATTERN = re.compile(rf"\*|(?:\*\.)?{_NAME}")
 _HOST = re.compile(rf"(?:\[(?P<address>[0-9A-Fa-f:.]+)(?:%[^\]]*)?\]|(?P<name>{_NAME})\.?)(?::\d*)?")
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\s/?#@:*A-Z]+)(?::\d+)?")
+
 
 def is_pattern(text: str) -> bool:
     """Whether it may be given as an allowed host: a name, `*.name` for all below it, or `*` for every name."""
     return _PATTERN.fullmatch(text) is not None
+
+
+def is_origin(text: str) -> bool:
+    """Whether it may be given as an allowed origin: as a browser sends it (RFC 6454, 7), without a path, or `*`."""
+    return text in (ANY, "null") or _ORIGIN.fullmatch(text) is not None
 
 
 def local_hosts(listener: socket.socket) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo.errors import ConfigError
-from octavo.server.hosts import is_pattern
+from octavo.server.hosts import is_origin, is_pattern
 from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
 from octavo.settings import QUANTITY, check, setting
 
@@ -115,6 +115,18 @@ class ServerSettings:
                     f"allowed_hosts has {host!r}; write a name alone, such as example.com or *.example.com",
                     "allowed_hosts",
                 )
+        for origin in self.allowed_origins:
+            if not is_origin(origin):
+                raise ConfigError(
+                    f"allowed_origins has {origin!r}; write an origin as browsers send it, such as "
+                    "https://app.example.com or http://localhost:3000, or * for all",
+                    "allowed_origins",
+                )
+        names: dict[str, str] = {}
+        for key in self.client_keys:
+            if (name := names.setdefault(key.key, key.name)) != key.name:
+                both = " and ".join(f"keys.{each}" if each else "api_key" for each in (name, key.name))
+                raise ConfigError(f"{both} have the same key; give each its own")
         if set(self.admin_api_key) & {key.key for key in self.client_keys}:
             raise ConfigError("an admin API key is an API key, too; it must be another one", "admin_api_key", "api_key")
 
