@@ -18,6 +18,7 @@ from octavo.server.acceptor import CONNECTIONS_PER_TURN, Acceptor
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.entrance import Entrance
 from octavo.server.settings import ServerSettings
+from octavo.text.template import ChatTemplate, _Template
 from tests.server.fake import FakeEngine, running, served
 from tests.server.sse import events
 
@@ -165,3 +166,26 @@ def test_a_long_echo_comes_in_pieces(http: httpx.Client, engine: FakeEngine, mon
     assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
     for key, values in whole["logprobs"].items():
         assert [value for chunk in chunks for value in chunk["logprobs"][key]] == values
+
+
+@pytest.mark.parametrize(
+    ("loops", "content", "in_thread"), [(1, "hi", False), (20_000, "hi", True), (1, "x" * 5000, True)]
+)
+def test_templates_render_in_threads_unless_they_are_brief(
+    engine: FakeEngine, http: httpx.Client, monkeypatch: pytest.MonkeyPatch, loops: int, content: str, in_thread: bool
+) -> None:
+    source = "{% for i in range(" + str(loops) + ") %}{% endfor %}{{ messages[0].content }}"
+    monkeypatch.setattr(engine.tokenizer, "chat_template", ChatTemplate({"default": source}, {}))
+    rendered: list[str] = []
+    run = _Template.run
+
+    def noted(template: _Template, variables: dict[str, Any], *work: int) -> str:
+        text = run(template, variables, *work)
+        rendered.append(threading.current_thread().name)
+        return text
+
+    monkeypatch.setattr(_Template, "run", noted)
+    for _ in range(2):  # the first compiles it, whatever it is, in a thread
+        rendered.clear()
+        http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": content}], "max_tokens": 1})
+    assert [name.startswith("octavo-text") for name in rendered] == [in_thread]

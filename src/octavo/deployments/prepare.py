@@ -15,6 +15,7 @@ from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, Tokenizer, TooManyTokens
+from octavo.text.bounds import WORK_LIMIT
 from octavo.text.template import RESERVED
 
 MAX_CHOICES = 1024
@@ -48,7 +49,12 @@ class Prepared:
 
 
 def prepare(
-    request: GenerationRequest, deployment: Deployment, info: ModelInfo, draw_seed: Callable[[], int]
+    request: GenerationRequest,
+    deployment: Deployment,
+    info: ModelInfo,
+    draw_seed: Callable[[], int],
+    *,
+    work: int = WORK_LIMIT,
 ) -> Prepared:
     """Render, tokenise and check a request.
 
@@ -56,12 +62,14 @@ def prepare(
         info: of the deployment's engine.
         draw_seed: gives a prompt its seed if the client sends none. Drawn here and not by the engine: a request that
             must be resumed after a failure repeats its own draws.
+        work: what a chat template may take, in the units of `octavo.text.bounds`.
 
     Raises:
-        InvalidRequest: it names the field.
+        InvalidRequest: it names the field; a TemplateOutOfWork is its cause if `work` does not suffice.
     """
     _check(request, info)
-    prompts = [_checked(encoded, request, info) for encoded in _encode_up_to(info.max_model_len, request, deployment)]
+    encoded = _encode_up_to(info.max_model_len, request, deployment, work)
+    prompts = [_checked(each, request, info) for each in encoded]
     params = [_sampling_params(request, prompt, deployment, info, draw_seed()) for prompt in prompts]
     return Prepared(
         request=request, deployment=deployment, prompts=prompts, params=params, options=_text_options(request)
@@ -75,7 +83,9 @@ class Encoded(NamedTuple):
     text: str | None = None
 
 
-def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int) -> Iterator[Encoded]:
+def encode(
+    tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int, work: int = WORK_LIMIT
+) -> Iterator[Encoded]:
     """The tokens to continue, prompt by prompt.
 
     Raises:
@@ -83,7 +93,7 @@ def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int) 
         TooManyTokens: a text has more tokens than `limit`.
     """
     if isinstance(prompt, Conversation):
-        yield _encode_chat(tokenizer, prompt, limit)
+        yield _encode_chat(tokenizer, prompt, limit, work)
         return
     special = prompt.add_special_tokens
     for item in prompt.prompts:
@@ -93,15 +103,15 @@ def encode(tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int) 
             yield Encoded(item)
 
 
-def _encode_up_to(limit: int, request: GenerationRequest, deployment: Deployment) -> Iterator[Encoded]:
+def _encode_up_to(limit: int, request: GenerationRequest, deployment: Deployment, work: int) -> Iterator[Encoded]:
     """What `encode` yields. A text that is too long is refused like a prompt of token ids."""
     try:
-        yield from encode(deployment.tokenizer, request.prompt, limit)
+        yield from encode(deployment.tokenizer, request.prompt, limit, work)
     except TooManyTokens as error:
         raise _prompt_too_long(limit, error.count, request.prompt.field, at_least=not error.exact) from error
 
 
-def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int) -> Encoded:
+def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int, work: int) -> Encoded:
     if tokenizer.chat_template is None:
         raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
     if clash := RESERVED.intersection(chat.variables):
@@ -113,6 +123,7 @@ def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int) -> Encode
     try:
         text = tokenizer.chat_template.render(
             chat.messages,
+            work,
             add_generation_prompt=generation_prompt,
             continue_final_message=chat.continue_final_message,
             **chat.variables,

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import OctavoError
-from octavo.text.bounds import WORK_LIMIT, Budget, OutOfBounds, RaisedByTemplate
+from octavo.text.bounds import WORK_LIMIT, Budget, OutOfBounds, OutOfWork, RaisedByTemplate
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -32,6 +32,10 @@ class TemplateError(OctavoError):
     """A chat template that rejects the messages, or fails on them."""
 
 
+class TemplateOutOfWork(TemplateError):
+    """A chat template that does not come to its end within the work that it is given."""
+
+
 class ChatTemplate:
     """A model's chat templates by name: "default", and "tool_use" for requests with tools, or just one. They are
     compiled at first use: a model with a broken template still completes text."""
@@ -44,6 +48,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Message],
+        work: int = WORK_LIMIT,
         /,
         *,
         tools: list[dict[str, Any]] | None = None,
@@ -54,7 +59,10 @@ class ChatTemplate:
         """The prompt for OpenAI-style `messages`, special tokens included.
 
         `continue_final_message` ends it inside the last message, so that the model goes on writing that one.
-        `kwargs` are further variables for the template (`enable_thinking` and the like). Raises TemplateError.
+        `work` bounds what it may take, in the units of `octavo.text.bounds`; a template that has yet to be compiled
+        takes all there is. `kwargs` are further variables for the template (`enable_thinking` and the like).
+
+        Raises TemplateError; TemplateOutOfWork if `work` does not suffice.
         """
         if taken := sorted(RESERVED & kwargs.keys()):
             raise TemplateError(f"The chat template's own variables cannot be set: {', '.join(taken)}.")
@@ -65,6 +73,8 @@ class ChatTemplate:
         if not messages:
             raise TemplateError("There are no messages: send at least one.")
         template = self._choose(with_tools=bool(tools))
+        if work < WORK_LIMIT and not template.is_ready:
+            raise TemplateOutOfWork("The chat template is not compiled yet.")
         prepared = template.prepare(messages)
         if continue_final_message:
             _append(prepared[-1], _CONTINUE_TAG)
@@ -76,7 +86,8 @@ class ChatTemplate:
                 "tools": tools or None,
                 "documents": None,
                 "add_generation_prompt": add_generation_prompt,
-            }
+            },
+            work,
         )
         return _cut_at_tag(text) if continue_final_message else text
 
@@ -93,6 +104,11 @@ class ChatTemplate:
 class _Template:
     def __init__(self, source: str) -> None:
         self._source = source
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all is known of it that is found out once."""
+        return {"_compiled", "_wants_parts"} <= vars(self).keys()
 
     @cached_property
     def _compiled(self) -> Template | TemplateError:
@@ -125,7 +141,8 @@ class _Template:
         except RaisedByTemplate as error:
             raise TemplateError(f"The chat template rejects the messages: {_one_line(error)}") from error
         except OutOfBounds as error:
-            raise TemplateError(f"The chat template takes more than it may: {_one_line(error)}.") from error
+            kind = TemplateOutOfWork if isinstance(error, OutOfWork) else TemplateError
+            raise kind(f"The chat template takes more than it may: {_one_line(error)}.") from error
         except Exception as error:  # whatever foreign code runs into, it is this request's failure alone
             raise TemplateError(f"The chat template fails on these messages: {_kind(error)}") from error
 
