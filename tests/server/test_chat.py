@@ -296,6 +296,7 @@ def test_what_is_ignored_and_what_is_tolerated(client: openai.OpenAI) -> None:
         response_format={"type": "text"},
         modalities=["text"],
         tool_choice="none",
+        function_call="none",
         tools=[{"type": "function", "function": {"name": "f"}}],
         reasoning_effort="low",
         extra_body={"never_heard_of": {"x": 1}, "guided_json": None, "use_beam_search": False},

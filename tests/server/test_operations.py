@@ -109,6 +109,7 @@ def test_tokenizer_routes(http: httpx.Client, tokenizer: Tokenizer) -> None:
     for path, body in (
         ("/tokenize", {}),
         ("/tokenize", {"prompt": "x", **CHAT}),
+        ("/tokenize", {**CHAT, "tools": [{"type": "function", "function": {"name": "f"}}]}),
         ("/detokenize", {"tokens": [10**6]}),
         ("/detokenize", {"tokens": [-1]}),
         ("/detokenize", {"tokens": "x"}),

@@ -6,7 +6,7 @@ must not get text that merely looks like it.
 """
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 from pydantic.json_schema import WithJsonSchema
@@ -44,13 +44,18 @@ class Body(BaseModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-def _refuse(value: Any) -> Any:
-    if value not in (False, "", [], {}):
-        raise ValueError("this field is not supported, and ignoring it would change what you get")
-    return None
+def _refuse(value: Any) -> NoReturn:
+    raise ValueError("this field is not supported, and ignoring it would change what you get")
 
 
-Unsupported = Annotated[Any, BeforeValidator(_refuse), Field(description="Not supported: refused.")]
+def _refuse_unless_empty(value: Any) -> None:
+    if value is not False and value not in ("", [], {}):  # 0 is a value: of a budget it is the strictest
+        _refuse(value)
+
+
+Unsupported = Annotated[Any, BeforeValidator(_refuse_unless_empty), Field(description="Not supported: refused.")]
+UnsupportedSchema = Annotated[Any, BeforeValidator(_refuse), Field(description="Not supported: refused.")]
+"""An empty JSON schema, too, is one: of any JSON, but of nothing else."""
 
 
 def _as_list(value: Any) -> Any:
@@ -146,8 +151,14 @@ TokenIds = Annotated[
 ]
 
 
+class ResponseFormat(Body):
+    """The only format there is so far; others are refused."""
+
+    type: Literal["text"]
+
+
 class SamplingBody(Body):
-    """How tokens are drawn, under the names that all of the APIs here share."""
+    """How tokens are drawn, under the names that all of the APIs here share; and what none of them has yet."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
@@ -158,6 +169,29 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     logit_bias: Biases = Field({})
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
+
+    response_format: ResponseFormat | None = None
+    allowed_token_ids: Unsupported = None
+    bad_words: Unsupported = None
+    ebnf: Unsupported = None
+    grammar: Unsupported = None
+    guided_choice: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: UnsupportedSchema = None
+    guided_regex: Unsupported = None
+    json_schema: UnsupportedSchema = None
+    kv_transfer_params: Unsupported = None
+    logits_processors: Unsupported = None
+    lora_path: Unsupported = None
+    prompt_embeds: Unsupported = None
+    regex: Unsupported = None
+    repetition_detection: Unsupported = None
+    stop_regex: Unsupported = None
+    structural_tag: Unsupported = None
+    structured_outputs: Unsupported = None
+    thinking_token_budget: Unsupported = None
+    truncate_prompt_tokens: Unsupported = None
+    use_beam_search: Unsupported = None
 
     def sampling(self) -> Sampling:
         """The same in no API's words."""
@@ -305,6 +339,7 @@ class TokenizeRequest(TemplateOptions):
     model: str = ""
     prompt: str | None = None
     messages: Annotated[Messages | None, BeforeValidator(_empty_is_absent)] = None
+    tools: Unsupported = None
     add_special_tokens: bool | None = None
     return_token_strs: bool = False
 

@@ -4,7 +4,7 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, TypeVar
 
 import orjson
 from pydantic import Field
@@ -16,7 +16,7 @@ from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
-from octavo.server.schema import Body, SamplingBody, StopList, TokenId, Unsupported
+from octavo.server.schema import Body, SamplingBody, StopList, TokenId
 
 MAX_TOP_LOGPROBS = 20
 
@@ -28,12 +28,6 @@ class StreamOptions(Body):
 
     include_usage: bool = Field(False, description="One more chunk before the end, with the usage and no choices.")
     continuous_usage_stats: bool = Field(False, description="The usage so far in every chunk.")
-
-
-class ResponseFormat(Body):
-    """The only format there is so far; others are refused."""
-
-    type: Literal["text"]
 
 
 class OpenAIBody(SamplingBody):
@@ -57,29 +51,6 @@ class OpenAIBody(SamplingBody):
         None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent. The operator says which there are."
     )
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
-
-    response_format: ResponseFormat | None = None
-    allowed_token_ids: Unsupported = None
-    bad_words: Unsupported = None
-    ebnf: Unsupported = None
-    grammar: Unsupported = None
-    guided_choice: Unsupported = None
-    guided_grammar: Unsupported = None
-    guided_json: Unsupported = None
-    guided_regex: Unsupported = None
-    json_schema: Unsupported = None
-    kv_transfer_params: Unsupported = None
-    logits_processors: Unsupported = None
-    lora_path: Unsupported = None
-    prompt_embeds: Unsupported = None
-    regex: Unsupported = None
-    repetition_detection: Unsupported = None
-    stop_regex: Unsupported = None
-    structural_tag: Unsupported = None
-    structured_outputs: Unsupported = None
-    thinking_token_budget: Unsupported = None
-    truncate_prompt_tokens: Unsupported = None
-    use_beam_search: Unsupported = None
 
     def request(
         self,

@@ -18,6 +18,9 @@ from octavo.text.parts import Finish, Text
 MAX_TOOLS = 1024
 
 
+ToolChoice = Literal["none", "auto"]
+
+
 class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     """POST /v1/chat/completions"""
 
@@ -29,12 +32,12 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     tools: list[dict[str, Any]] = Field(
         [], max_length=MAX_TOOLS, fail_fast=True, description='Not supported yet unless tool_choice is "none".'
     )
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: ToolChoice | None = None
     reasoning_effort: str | None = Field(None, description="A variable for the model's chat template.")
     modalities: list[Literal["text"]] = Field([], max_length=16, fail_fast=True)
     audio: Unsupported = None
     echo: Unsupported = None
-    function_call: Unsupported = None
+    function_call: ToolChoice | None = Field(None, description="Old name of tool_choice.")
     functions: Unsupported = None
     prediction: Unsupported = None
     web_search_options: Unsupported = None
