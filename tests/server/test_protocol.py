@@ -106,6 +106,7 @@ def test_a_websocket_handshake_is_a_request_like_others(url: str, engine: FakeEn
     [
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04\x00\x00\x00\x00\x00", 505, "HTTP/1.1"),
         (b"GET / HTTP/3.0\r\nhost: localhost\r\n\r\n", 505, "HTTP/1.1"),
+        (b"GET / HTTP/1.1\nhost: localhost\n\n", 400, "CRLF"),
         (b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n", 501, "CONNECT"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "Invalid HTTP"),
         (b"GET /a b HTTP/1.1\r\nhost: localhost\r\n\r\n", 400, "Invalid HTTP"),

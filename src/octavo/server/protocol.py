@@ -288,6 +288,6 @@ def _reason(error: httptools.HttpParserError) -> ApiError:
     ):
         log.error("a request's head could not be handled", exc_info=cause)
         return internal()
-    if "version" in str(error) or "PRI" in str(error):
+    if "HTTP version" in str(error) or "PRI" in str(error):
         return ApiError(505, "This server speaks HTTP/1.1, not HTTP/2 without negotiation and no later version.")
     return invalid(f"Invalid HTTP request: {error or 'its head cannot be read'}.")
