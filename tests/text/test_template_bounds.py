@@ -77,6 +77,7 @@ BOMBS = {
     "replaced": "{{ ('x' * 100000) | replace('x', 'y' * 100000) }}",
     "replaced between": "{{ ('x' * 100000).replace('', 'y' * 100000) }}",
     "wrapped": "{{ ('x' * 100000) | wordwrap(1, true, 'y' * 100000) }}",
+    "words wrapped": "{{ ('ab ' * 10**6) | wordwrap(1) }}",
     "rounded": "{{ 12 | round(-1000000000) }}",
     "lists summed": "{{ ([[1]] * 100000) | sum(start=[]) }}",
     "indented JSON": "{{ [[1]] | tojson(indent=10**9) }}",

@@ -336,8 +336,14 @@ def _sum(value: Any, attribute: Any = None, start: Any = 0) -> int:
     return 0
 
 
+_WRAPPED = 16
+"""Units of work of a character that is wrapped: `textwrap` takes words one by one, in Python."""
+
+
 def _wrap(value: Any, width: Any = 79, break_long_words: Any = True, wrapstring: Any = None, *_: Any) -> int:
-    return bounds.current().weigh(value) * (1 + len(wrapstring or ""))
+    size = bounds.current().weigh(value)
+    bounds.current().spend(_WRAPPED * size)
+    return size * (1 + len(wrapstring or ""))
 
 
 def _old_format(value: Any, *args: Any, **kwargs: Any) -> int:
