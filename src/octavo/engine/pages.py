@@ -51,7 +51,7 @@ class PagePool:
         return self._references[page]
 
     def allocate(self) -> int:
-        """Take the least recently used free page; what it cached is forgotten. The caller checks `free_count`."""
+        """Take the least recently used free page; what it cached is evicted. The caller checks `free_count`."""
         page = self._next[self.num_pages]
         if page == self.num_pages:
             raise IndexError("no free page")
