@@ -3,18 +3,20 @@
 import asyncio
 import errno
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import uvloop
 
 from octavo.server import acceptor
-from octavo.server.acceptor import CONNECTIONS_PER_TURN, Acceptor
+from octavo.server.acceptor import CONNECTIONS_PER_TURN, WELCOMED_PER_TURN, Acceptor
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.entrance import Entrance
 from octavo.server.settings import ServerSettings
@@ -82,7 +84,7 @@ def test_many_connections_are_accepted_in_a_turn(listener: socket.socket) -> Non
         while Counting.connected < 200:
             await asyncio.sleep(0)
             turns += 1
-        assert turns < 200 // CONNECTIONS_PER_TURN + 10  # and not two hundred
+        assert turns < 200 // WELCOMED_PER_TURN + 10  # and not two hundred
         server.close()
         await server.wait_closed()
         with knocking(listener, 1):
@@ -91,6 +93,109 @@ def test_many_connections_are_accepted_in_a_turn(listener: socket.socket) -> Non
 
     with knocking(listener, 200):
         run(test)
+
+
+class Noting(asyncio.Protocol):
+    """Notes what came on which connection, in the order in which they were connected."""
+
+    first: ClassVar[list[bytes]]
+
+    def data_received(self, data: bytes) -> None:
+        Noting.first.append(data)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("probe", [b"GET /health HTTP/1.1\r\n", b"HEAD /ready HTTP/1.1\r\n"])
+def test_a_probe_overtakes_those_that_came_before_it(listener: socket.socket, probe: bytes, silent: bool) -> None:
+    async def test() -> None:
+        Noting.first = []
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(301)]
+        server = Acceptor(listener, Noting)
+        if silent:  # they send when they have been accepted
+            for _ in range(301 // CONNECTIONS_PER_TURN + 2):
+                await asyncio.sleep(0)
+        for client in clients[:-1]:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\n")
+        clients[-1].sendall(probe)
+        while len(Noting.first) < 301:
+            await asyncio.sleep(0)
+        # The line grows for five turns, and a connection takes another two to be read.
+        assert Noting.first.index(probe) < 10 * WELCOMED_PER_TURN
+        for client in clients:
+            client.close()
+        server.close()
+        await server.wait_closed()
+
+    run(test)
+
+
+def test_connections_that_leave_the_line_do_not_stop_it(listener: socket.socket) -> None:
+    async def test() -> None:
+        Counting.connected = 0
+        server = Acceptor(listener, Counting)
+        for number in range(200):
+            client = socket.create_connection(listener.getsockname())
+            if number % 3 == 0:  # a reset
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        with knocking(listener, 100):
+            while Counting.connected < 100:
+                await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+
+    run(test)
+
+
+class Line:
+    """Requests that wait for their turn until `go_on`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+        self.held = threading.Event()
+        self._patch = monkeypatch
+        monkeypatch.setattr(Entrance, "try_enter", lambda _: False)
+        monkeypatch.setattr(Entrance, "call_in_turn", lambda _, begin: self._hold(begin))
+
+    def _hold(self, begin: Callable[[], None]) -> None:
+        self.waiting.append((asyncio.get_running_loop(), begin))
+        self.held.set()
+
+    def go_on(self) -> None:
+        self._patch.undo()
+        for loop, begin in self.waiting:
+            loop.call_soon_threadsafe(begin)
+
+
+def test_probes_are_answered_while_requests_wait_for_their_turn(
+    url: str, http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On connections that were there before, too. What comes in pieces is put together again."""
+    assert http.get("/health").status_code == 200
+    line = Line(monkeypatch)
+    body = b'{"prompt": "hi", "max_tokens": 1}'
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=30) as client:  # type: ignore[arg-type]
+        client.sendall(head[:20])
+        assert line.held.wait(30)
+        client.sendall(head[20:] + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        for path in ("/health", "/ready"):
+            assert http.get(path).status_code == 200
+            assert http.head(path).status_code == 200
+        assert len(line.waiting) == 1
+        line.go_on()
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_request_whose_client_leaves_before_its_turn_is_forgotten(
+    url: str, http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(monkeypatch)
+    with socket.create_connection(urlsplit(url).netloc.split(":"), timeout=30) as client:  # type: ignore[arg-type]
+        client.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert line.held.wait(30)
+    line.go_on()
+    assert http.get("/v1/models").status_code == 200
 
 
 def test_accepting_goes_on_when_there_are_descriptors_again(

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, error_body, unavailable
 from octavo.server.middleware import PROBES
 
@@ -64,14 +65,20 @@ class Connections(ServerState):
 
     Attributes:
         idle: connections that wait for a request, since when; the longest idle first.
+        entrance: for requests, before their first bytes are parsed.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
         self.limits = limits
+        self.entrance = Entrance()
         self.idle: dict[Connection, float] = {}
         self._crowded: set[Connection] = set()
         self._refused = 0
+
+    def room(self) -> int:
+        """How many connections more there may be."""
+        return self.limits.max_connections - len(self.connections)
 
     def admit(self, connection: Connection, now: float) -> Admission:
         """Decide about a new connection. When there are too many, the one that has been idle for longest goes."""

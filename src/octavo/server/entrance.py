@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 REQUESTS_PER_TURN = 2
 """Begun in one turn of the event loop; to read and validate one takes up to a millisecond."""
@@ -13,26 +15,38 @@ class Entrance:
     def __init__(self, per_turn: int = REQUESTS_PER_TURN) -> None:
         self._per_turn = per_turn
         self._passed = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def try_enter(self) -> bool:
+        """Whether a request may begin at once."""
+        if self._waiting or self._passed == self._per_turn:
+            return False
+        if self._passed == 0:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._next_turn, loop)
+        self._passed += 1
+        return True
+
+    def call_in_turn(self, begin: Callable[[], None]) -> None:
+        """Call this when the request may begin, after those that wait already. For one that `try_enter` refused."""
+        self._waiting.append(begin)
 
     async def enter(self) -> None:
         """Returns when a request may begin."""
-        loop = asyncio.get_running_loop()
-        if self._passed < self._per_turn and not self._waiting:
-            if self._passed == 0:
-                loop.call_soon(self._next_turn, loop)
-            self._passed += 1
+        if self.try_enter():
             return
-        turn = loop.create_future()
-        self._waiting.append(turn)
+        turn = asyncio.get_running_loop().create_future()
+        self.call_in_turn(partial(_wake, turn))
         await turn
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._passed = 0
-        while self._waiting and self._passed < self._per_turn:
-            turn = self._waiting.popleft()
-            if not turn.done():  # or the request was cancelled meanwhile
-                turn.set_result(None)
-                self._passed += 1
+        self._passed = min(self._per_turn, len(self._waiting))
         if self._passed:
             loop.call_soon(self._next_turn, loop)
+        for _ in range(self._passed):
+            self._waiting.popleft()()
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():  # or the request was cancelled meanwhile
+        turn.set_result(None)

@@ -20,6 +20,9 @@ log = logging.getLogger("octavo.server")
 access_log = logging.getLogger("octavo.access")
 
 PROBES = ("/health", "/ready")
+
+PROBE_HEADS = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in PROBES)
+"""How requests for them begin."""
 """Routes that need no key: whoever watches over the process has none."""
 
 ADMIN = "/admin"

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from octavo.server.connections import Admission, Connections
 from octavo.server.errors import ApiError, error_body, internal, invalid
+from octavo.server.middleware import PROBE_HEADS
 
 log = logging.getLogger("octavo.server")
 
@@ -55,6 +56,8 @@ class HttpProtocol(HttpToolsProtocol):
     _window_bytes = 0
     """Of the body, since `_deadline` was set."""
     _without_upgrade: bytes | None = None
+    _held: bytes | None = None
+    """The beginning of a request that waits for its turn."""
 
     # The connection
 
@@ -75,6 +78,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It left, or was left."""
         super().connection_lost(exc)
+        self._held = None
         self.server_state.forget(self)
 
     def eof_received(self) -> None:
@@ -125,12 +129,35 @@ class HttpProtocol(HttpToolsProtocol):
     # What arrives
 
     def data_received(self, data: bytes) -> None:
-        """Parse what arrived, unless the client has been refused."""
+        """Parse what arrived, unless the client has been refused. A request waits for its turn; a probe does not."""
         self._unset_keepalive_if_required()
-        if self._refused:
+        if self._held is not None:
+            self._held += data
+        elif self._refused:
             return
-        if self.server_state.idle.pop(self, None) is not None and not self._crowded:  # the first bytes of a request
+        elif self.server_state.idle.pop(self, None) is None:
+            self._parse(data)
+        elif data.startswith(PROBE_HEADS) or self.server_state.entrance.try_enter():
+            self._begin(data)
+        else:
+            self._held = data
+            self._deadline = math.inf
+            self.flow.pause_reading()
+            self.server_state.entrance.call_in_turn(self._begin_held)
+
+    def _begin_held(self) -> None:
+        data, self._held = self._held, None
+        if data is not None and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._begin(data)
+
+    def _begin(self, data: bytes) -> None:
+        """The first bytes of a request."""
+        if not self._crowded:
             self._deadline = self.loop.time() + self.server_state.limits.head_timeout
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         try:
             for start in range(0, len(data), PIECE_BYTES):
                 self._heard = False

@@ -79,7 +79,8 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets is not None
         await self.lifespan.startup()
-        self.servers = [Acceptor(listener, self._new_protocol) for listener in sockets]  # type: ignore[misc]
+        room = self.server_state.room
+        self.servers = [Acceptor(listener, self._new_protocol, room) for listener in sockets]  # type: ignore[misc]
         self.started = True
         self._on_started()
 
