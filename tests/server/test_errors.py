@@ -1,6 +1,7 @@
 """Every kind of error: status, body and headers that OpenAI's clients understand."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -246,6 +247,18 @@ def test_chat_field_errors(http: httpx.Client, engine: FakeEngine, fields: dict[
 def test_text_field_errors(http: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str) -> None:
     assert refused(http, TEXT, **fields)["param"] == param
     assert engine.requests == []
+
+
+def test_choices_that_no_empty_queue_would_take_are_refused_for_good(http: httpx.Client, engine: FakeEngine) -> None:
+    assert engine.info is not None
+    engine.info = replace(engine.info, max_num_seqs=2, max_num_queued_reqs=3)
+    assert http.post(TEXT, json={"prompt": ["a"] * 5, "max_tokens": 1}).status_code == 200
+    error = refused(http, TEXT, prompt=["a"] * 6)
+    assert error["param"] == "prompt"
+    assert error["message"].startswith(
+        "6 prompts with 1 choices each are more than the 5 choices that can run and wait"
+    )
+    assert refused(http, TEXT, prompt=["a"] * 3, n=2)["param"] == "n"
 
 
 def test_long_mistakes_earn_short_answers(http: httpx.Client) -> None:

@@ -140,9 +140,13 @@ def _check(request: GenerationRequest, info: ModelInfo) -> None:
     _check_ids("stop_token_ids", request.stops.token_ids, info)
     if request.max_tokens == 0 and not request.echo:
         raise InvalidRequest("'max_tokens' may be 0 only together with 'echo'", "max_tokens")
-    if isinstance(request.prompt, RawPrompts) and (prompts := len(request.prompt.prompts)) * request.n > MAX_CHOICES:
+    most = min(
+        MAX_CHOICES, info.max_num_seqs + info.max_num_queued_reqs
+    )  # more would be refused on an idle server, too
+    if isinstance(request.prompt, RawPrompts) and (prompts := len(request.prompt.prompts)) * request.n > most:
         raise InvalidRequest(
-            f"{prompts} prompts with {request.n} choices each are more than {MAX_CHOICES} choices", "n"
+            f"{prompts} prompts with {request.n} choices each are more than the {most} choices that can run and wait",
+            "prompt" if request.n == 1 else "n",
         )
 
 
