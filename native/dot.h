@@ -27,36 +27,33 @@ static OCTAVO_INLINE I broadcast(const void* p) {
 
 #ifdef __AVX512VNNI__
 
-// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j].
+// total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j], w without a sign.
 static OCTAVO_INLINE I add_products(I total, I w, I x) {
   return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 }
 
-static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
-  return add_products(add_products(first ? I{} : total, low, a), high, b);
-}
+static OCTAVO_INLINE I end_products(I total, int16_t factor) { return factor == 1 ? total : total * factor; }
 
-static OCTAVO_INLINE I end_u4(I total, int16_t factor) { return factor == 1 ? total : total * factor; }
+// total += part * factor, part within 16 bits. Of the factor's two halves the upper is zero.
+static OCTAVO_INLINE I add_times(I total, I part, I factor) {
+  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)part, (__m512i)factor);
+}
 
 #else
 
-// w[2 * i] * x[2 * i] + w[2 * i + 1] * x[2 * i + 1] in 16 bits, w without a sign and at most 15.
-static OCTAVO_INLINE S products(I w, I x) {
+// total += w[2 * i] * x[2 * i] + w[2 * i + 1] * x[2 * i + 1] in 16 bits, w without a sign and at most 15: eight such
+// sums fit.
+static OCTAVO_INLINE I add_products(I total, I w, I x) {
 #ifdef __AVX2__
-  return (S)_mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+  const S more = (S)_mm256_maddubs_epi16((__m256i)w, (__m256i)x);
 #else
-  return ((S)w & 0xff) * (S)((S)((S)x << 8) >> 8) + ((S)w >> 8) * ((S)x >> 8);
+  const S more = ((S)w & 0xff) * (S)((S)((S)x << 8) >> 8) + ((S)w >> 8) * ((S)x >> 8);
 #endif
-}
-
-// Sums of 16 bits: eight of two products each, all at most 15 * 128, fit.
-static OCTAVO_INLINE I add_u4(I total, I low, I high, I a, I b, bool first) {
-  const S x = products(low, a), y = products(high, b);
-  return (I)(first ? x + y : (S)total + x + y);
+  return (I)((S)total + more);
 }
 
 // The two sums of a lane together, times a factor, in 32 bits.
-static OCTAVO_INLINE I end_u4(I total, int16_t factor) {
+static OCTAVO_INLINE I end_products(I total, int16_t factor) {
 #ifdef __AVX2__
   return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor));
 #else
@@ -64,35 +61,72 @@ static OCTAVO_INLINE I end_u4(I total, int16_t factor) {
 #endif
 }
 
+static OCTAVO_INLINE I add_times(I total, I part, I factor) {
+#ifdef __AVX2__
+  return total + (I)_mm256_madd_epi16((__m256i)part, (__m256i)factor);
+#else
+  return total + (((part << 16) >> 16) + (part >> 16)) * factor;
+#endif
+}
+
 #endif
 
-// The bytes of row m are at q + m * stride.
-template <int M, int T>
-static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor,
-                                    I (*result)[M]) {
+// multiply(i, k, low, high) for every i of a block: the weights of inputs k to k + 3 and k + 8 to k + 11 in bytes.
+template <int T, typename Multiply>
+static OCTAVO_INLINE void each_group(const uint8_t* const* w, Multiply multiply) {
   OCTAVO_STEPS(i, 4) {
-    const int k = 16 * (i / 2) + 4 * (i % 2);
     I low[T], high[T];
     OCTAVO_EACH(t, T) {
       I both = load_bits(w[t] + i * sizeof both);
       OCTAVO_KEEP(both);  // one load, not one for each half
       low[t] = both & 0x0f0f0f0f, high[t] = (both >> 4) & 0x0f0f0f0f;
     }
+    multiply(i, 16 * (i / 2) + 4 * (i % 2), low, high);
+  }
+}
+
+// The bytes of row m are at q + m * stride.
+template <int M, int T>
+static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor,
+                                    I (*result)[M]) {
+  each_group<T>(w, [&](int i, int k, const I* low, const I* high) OCTAVO_INLINE_LAMBDA {
     OCTAVO_EACH(m, M) {
       const I a = broadcast(q + m * stride + k), b = broadcast(q + m * stride + k + 8);
       OCTAVO_EACH(t, T) {
-        result[t][m] = add_u4(result[t][m], low[t], high[t], a, b, i == 0);
+        result[t][m] = add_products(add_products(i == 0 ? I{} : result[t][m], low[t], a), high[t], b);
         OCTAVO_KEEP(result[t][m]);
       }
     }
-  }
+  });
   OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) result[t][m] = end_u4(result[t][m], factor);
+    OCTAVO_EACH(m, M) result[t][m] = end_products(result[t][m], factor);
 }
 
+// part[t] += w[t] * x, or instead of it.
+template <int T>
+static OCTAVO_INLINE void add_each(I* part, const I* w, const int8_t* x, bool first) {
+  const I same = broadcast(x);
+  OCTAVO_EACH(t, T) {
+    part[t] = add_products(first ? I{} : part[t], w[t], same);
+    OCTAVO_KEEP(part[t]);
+  }
+}
+
+// One activation after the other is loaded: registers have no room for more.
 template <int M, int T>
 static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8* x, I (*result)[M]) {
-  dot_bytes<M, T>(w, x->q, sizeof *x, 1, result);
+  each_group<T>(w, [&](int i, int k, const I* low, const I* high) OCTAVO_INLINE_LAMBDA {
+    OCTAVO_EACH(m, M) {
+      I part[T];
+      add_each<T>(part, low, x[m].q + k, true);
+      add_each<T>(part, high, x[m].q + k + 8, false);
+      const I factor = broadcast(x[m].factors + i);
+      OCTAVO_EACH(t, T) {
+        result[t][m] = add_times(i == 0 ? I{} : result[t][m], part[t], factor);
+        OCTAVO_KEEP(result[t][m]);
+      }
+    }
+  });
 }
 
 template <int M, int T>

@@ -67,9 +67,13 @@ struct Weight {
 };
 
 // Activations quantised per row and block, x = scale * q, as records [panel][block][row of the panel].
-// `sum` is scale * (sum of q): what a weight's minimum is multiplied by.
-struct Activations8 {  // for kU4: q in -127..127
+// `sum` is that of x: what a weight's minimum is multiplied by.
+//
+// With eight bits one large value takes most of them from others that share its scale. So these are few: inputs that a
+// kernel multiplies together, those of one i of kU4, whose scale is the block's times a whole number.
+struct Activations8 {  // for kU4: x = scale * factor * q, q in -127..127
   int8_t q[kBlock];
+  int32_t factors[4];  // times kFactorUnit, by i
   float scale, sum;
 };
 struct Activations16 {  // for kS8: q in -32767..32767
@@ -80,6 +84,8 @@ struct SplitActivations16 {  // for precise kU4: q = 256 * high + low in -32512.
   int8_t high[kBlock], low[kBlock];
   float scale, sum;
 };
+
+constexpr int32_t kMaxFactor = 1024;  // or one more: sums of 4 * factor * 8 * 15 * 128 fit in 32 bits
 
 constexpr int64_t kMaxActivationBytes = sizeof(SplitActivations16);  // of a record
 

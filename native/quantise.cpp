@@ -1,6 +1,7 @@
 // Activations in integers: a row in blocks of 32, each with its own scale.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels.h"
 #include "variant.h"
@@ -13,47 +14,112 @@ constexpr int kVectors = kBlock / kLanes;  // of a block
 
 struct Rounded {
   I q[kVectors];
-  float scale, total;  // scale * (the sum of q)
+  I4 factors;          // of Activations8
+  float scale, total;  // the sum of what was rounded
 };
 
+// The 16 inputs of half a block, the two groups in the two halves of a vector.
+#if defined(__AVX512F__)
+static inline I8 grouped(const I* block, int half) {
+  return larger((I8)lower((F)block[half]), (I8)upper((F)block[half]));
+}
+static inline F spread(float a, float b) { return (F)_mm512_broadcast_f32x8((__m256)F8{a, a, a, a, b, b, b, b}); }
+#else
+static inline I8 grouped(const I* block, int half) { return larger(block[2 * half], block[2 * half + 1]); }
+#ifdef __AVX2__
+static inline F spread(float a, float b) { return F{a, a, a, a, b, b, b, b}; }
+#else
+static inline F spread(float a, float b) { return {F4{a, a, a, a}, F4{b, b, b, b}}; }
+#endif
+#endif
+
+static inline I8 added(const I* block, int half) {
+#if defined(__AVX512F__)
+  return (I8)lower((F)block[half]) + (I8)upper((F)block[half]);
+#else
+  return block[2 * half] + block[2 * half + 1];
+#endif
+}
+
+static inline int32_t sum(I4 v) {
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+  return v[0] + v[1];
+}
+
+static inline int32_t largest(I4 v) {
+  v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+  return v[0] > v[1] ? v[0] : v[1];
+}
+
 // N blocks of 32 floats side by side, each as whole numbers of at most `limit`.
-template <int N>
+template <int N, bool grouping>
 static inline void round_blocks(const float* x, float limit, Rounded* out) {
   F v[N][kVectors];
-  I magnitude[N];
+  I4 magnitudes[N];  // the largest of each group
   float most[N];
   bool usual = true;
   OCTAVO_EACH(n, N) {
-    magnitude[n] = I{};
+    I magnitude[kVectors];
     OCTAVO_EACH(i, kVectors) {
       v[n][i] = load(x + n * kBlock + kLanes * i);
       // As integers, magnitudes are in the same order, and nan is above them all.
-      magnitude[n] = larger(magnitude[n], (I)v[n][i] & 0x7fffffff);
+      magnitude[i] = (I)v[n][i] & 0x7fffffff;
+    }
+    if constexpr (grouping) {
+      const I8 first = grouped(magnitude, 0), second = grouped(magnitude, 1);
+      magnitudes[n] = I4{largest((I4)lower((F8)first)), largest((I4)upper((F8)first)), largest((I4)lower((F8)second)),
+                         largest((I4)upper((F8)second))};
+    } else {
+      for (int i = 1; i < kVectors; i++) magnitude[0] = larger(magnitude[0], magnitude[i]);
+      magnitudes[n] = I4{largest(magnitude[0])};
     }
   }
   OCTAVO_EACH(n, N) {
-    const int32_t bits = largest(magnitude[n]);
+    const int32_t bits = largest(magnitudes[n]);
     std::memcpy(&most[n], &bits, 4);
     usual &= most[n] >= 1e-30f && most[n] <= 3.4028235e38f;
   }
   if (usual) {
     OCTAVO_EACH(n, N) {
-      const F inverse = splat(limit / most[n]);
-      OCTAVO_EACH(i, kVectors) out[n].q[i] = nearest(v[n][i] * inverse);
+      if constexpr (grouping) {
+        const float factor = kMaxFactor / most[n];
+        out[n].scale = most[n] / (limit * kMaxFactor);
+        out[n].factors = __builtin_convertvector((F4)magnitudes[n] * factor, I4) + 1;
+        const F4 inverse = 1.0f / (out[n].scale * __builtin_convertvector(out[n].factors, F4));
+        OCTAVO_EACH(i, kVectors) {
+          const int group = kLanes * i / 16 * 2;
+          out[n].q[i] = nearest(v[n][i] * spread(inverse[group], inverse[group + 1]));
+        }
+      } else {
+        const F inverse = splat(limit / most[n]);
+        OCTAVO_EACH(i, kVectors) out[n].q[i] = nearest(v[n][i] * inverse);
+        out[n].scale = most[n] / limit;
+      }
     }
     OCTAVO_EACH(n, N) {
-      I total = out[n].q[0];
-      for (int i = 1; i < kVectors; i++) total += out[n].q[i];
-      out[n].scale = most[n] / limit;
-      out[n].total = out[n].scale * static_cast<float>(sum(total));
+      int32_t total;
+      if constexpr (grouping) {
+        total = 0;
+        for (int half = 0; half < 2; half++) {
+          const I8 sums = added(out[n].q, half);
+          total += sum((I4)lower((F8)sums)) * out[n].factors[2 * half];
+          total += sum((I4)upper((F8)sums)) * out[n].factors[2 * half + 1];
+        }
+      } else {
+        I sums = out[n].q[0];
+        for (int i = 1; i < kVectors; i++) sums += out[n].q[i];
+        total = sum(sums);
+      }
+      out[n].total = out[n].scale * static_cast<float>(total);
     }
     return;
   }
   for (int n = 0; n < N; n++) {
     if (N > 1) {
-      round_blocks<1>(x + n * kBlock, limit, out + n);
+      round_blocks<1, grouping>(x + n * kBlock, limit, out + n);
     } else {  // what is not finite must not become a number, and what is next to nothing has no inverse
       for (int i = 0; i < kVectors; i++) out[n].q[i] = I{};
+      out[n].factors = I4{};
       out[n].scale = out[n].total = most[n] < 1e-30f ? 0.0f : NAN;
     }
   }
@@ -61,6 +127,8 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
 
 static inline void write(const Rounded& block, Activations8& out) {
   to_bytes(block.q, out.q);
+  const I4 factors = block.factors * kFactorUnit;
+  std::memcpy(out.factors, &factors, sizeof factors);
   out.scale = block.scale, out.sum = block.total;
 }
 
@@ -84,20 +152,21 @@ template <typename Record>
 static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row,
                             int64_t block) {
   Record* out = static_cast<Record*>(records.data) + (row / kPanel * records.blocks + block) * kPanel + row % kPanel;
+  constexpr bool kGrouping = std::is_same_v<Record, Activations8>;
   Rounded rounded[2];
   for (; width >= 2 * kBlock; x += 2 * kBlock, width -= 2 * kBlock, out += 2 * kPanel) {
-    round_blocks<2>(x, limit, rounded);
+    round_blocks<2, kGrouping>(x, limit, rounded);
     write(rounded[0], out[0]);
     write(rounded[1], out[kPanel]);
   }
   for (; width >= kBlock; x += kBlock, width -= kBlock, out += kPanel) {
-    round_blocks<1>(x, limit, rounded);
+    round_blocks<1, kGrouping>(x, limit, rounded);
     write(rounded[0], out[0]);
   }
   if (width > 0) {
     float padded[kBlock] = {};
     std::memcpy(padded, x, sizeof(float) * width);
-    round_blocks<1>(padded, limit, rounded);
+    round_blocks<1, kGrouping>(padded, limit, rounded);
     write(rounded[0], out[0]);
   }
 }

@@ -8,8 +8,12 @@
 namespace octavo {
 namespace OCTAVO_ISA {
 
-// Tiles multiplied at a time share what they load of the activations, where registers hold the sums of them all.
-constexpr int kTogether = kLanes == 16 ? 2 : 1;
+// Tiles multiplied at a time share what they load of the activations, where registers hold the integers of them all.
+#ifdef __AVX2__
+constexpr int kTogether = 2;
+#else
+constexpr int kTogether = 1;
+#endif
 
 // Asks for a part of `tiles` tiles from `tile` on.
 static OCTAVO_INLINE void fetch_part(const Weight& w, int64_t tile, int64_t tiles, int64_t part, int64_t parts) {

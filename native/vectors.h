@@ -104,6 +104,13 @@ static inline I splat(int32_t x) { return {I4{x, x, x, x}, I4{x, x, x, x}}; }
 
 #endif
 
+// What a factor of Activations8 is multiplied by: `vpmaddwd` multiplies both halves of a lane, by one factor each.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+constexpr int32_t kFactorUnit = 0x10001;
+#else
+constexpr int32_t kFactorUnit = 1;
+#endif
+
 // kLanes integers, wherever and whatever they are. GCC copies more than 16 bytes through memory, where what was stored
 // in two halves is waited for.
 static inline I load_bits(const void* p) {

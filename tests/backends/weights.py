@@ -35,13 +35,26 @@ def random_tensor(name: str, form: str, rows: int, width: int, rng: np.random.Ge
 
 
 def rounded(x: np.ndarray, limit: int) -> np.ndarray:
-    """Activations as the kernels see them: whole numbers up to `limit`, scaled per row and 32 features."""
+    """Activations as the kernels see them: whole numbers up to `limit`, scaled per row and 32 features.
+
+    Of whole numbers up to 127, eight each have a scale, which is the 32 features' times a whole number.
+    """
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
     blocks = padded.reshape(len(x), -1, 32)
     most = np.abs(blocks).max(axis=2, keepdims=True)
-    inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
+    if limit > 127:
+        inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
+        scales = most / np.float32(limit)
+    else:
+        scale = most / np.float32(limit * 1024)
+        groups = np.abs(blocks).reshape(*blocks.shape[:2], 2, 2, 2, 4).max(axis=(3, 5))  # of features 8 a + j
+        share = np.divide(np.float32(1024), most, out=np.zeros_like(most), where=most > 0)
+        factors = np.floor(groups.reshape(*blocks.shape[:2], 4) * share).astype(np.float32) + 1
+        spread = np.broadcast_to(factors.reshape(*blocks.shape[:2], 2, 1, 2, 1), (*blocks.shape[:2], 2, 2, 2, 4))
+        scales = scale * spread.reshape(blocks.shape)
+        inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=most > 0)
     integers = np.rint(blocks * inverse).astype(np.float64)
-    return (integers * (most / np.float32(limit))).reshape(len(x), -1)[:, : x.shape[1]]
+    return (integers * scales).reshape(len(x), -1)[:, : x.shape[1]]
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -50,9 +63,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def limit_of(form: str) -> int:
-    """The largest whole number that the input of a weight of that format is rounded to."""
-    return 127 if form.startswith("Q4") else 32767
+def limit_of(form: str, *, precise: bool = False) -> int:
+    """The largest whole number that the input of a weight of that format is rounded to.
+
+    Args:
+        precise: whether it is one that takes 16 bits whatever the weight's format.
+    """
+    if form.startswith("Q4"):
+        return 32512 if precise else 127
+    return 32767
 
 
 def linear_graph(width: int, out: int, *, last: bool = True) -> Graph:

@@ -6,8 +6,8 @@ import pytest
 
 from octavo.graph.builder import GraphBuilder
 from octavo.graph.cost import kv_bytes_per_token, step_cost
-from octavo.graph.ops import Attention, Graph, Linear, Slice
-from octavo.graph.passes import merge_sibling_linears
+from octavo.graph.ops import Attention, Graph, Linear, SelectRows, Slice
+from octavo.graph.passes import merge_sibling_linears, select_rows_early
 from octavo.models import build
 
 CONFIG = {
@@ -55,6 +55,45 @@ def test_linears_of_different_inputs_are_not_merged() -> None:
     y = g.linear(x, "a", 8) + g.linear(g.activation(x, "silu"), "b", 8)
     graph = g.finish(g.linear(g.select_rows(y), "head", 10))
     assert merge_sibling_linears(graph) == graph
+
+
+def test_rows_are_selected_after_the_last_attention(smollm2: Graph) -> None:
+    early = select_rows_early(smollm2)
+    assert early.parameters() == smollm2.parameters()
+    nodes = early.nodes
+    last = max(index for index, node in enumerate(nodes) if isinstance(node.op, Attention))
+    selections = [index for index, node in enumerate(nodes) if isinstance(node.op, SelectRows)]
+    # What attention came to, and what it is added to.
+    assert len(selections) == 2
+    assert min(selections) > last
+    selected: set[int] = set()
+    for index, node in enumerate(nodes):
+        assert all(source < index for source in node.inputs)
+        if index in selections or selected.intersection(node.inputs):
+            assert index in selections or selected.issuperset(node.inputs)
+            selected.add(index)
+    assert [node.op for node in nodes[last + 1 :] if isinstance(node.op, Linear)] == [
+        node.op for node in smollm2.nodes if isinstance(node.op, Linear)
+    ][-5:]
+    assert set(range(last + 1, len(nodes))) == selected
+
+
+def test_rows_that_attention_reads_are_not_selected_before_it() -> None:
+    g = GraphBuilder()
+    x = g.embedding("embed", 10, 8)
+    h = g.linear(x, "a", 8)
+    attended = g.attention(h, h, h, layer=0, head_dim=8)
+    graph = g.finish(g.linear(g.select_rows(attended + h), "head", 10))
+    early = select_rows_early(graph)
+    assert [type(node.op).__name__ for node in early.nodes] == [
+        "Embedding",
+        "Linear",
+        "Attention",
+        "SelectRows",
+        "SelectRows",
+        "Add",
+        "Linear",
+    ]
 
 
 def test_cost_is_two_operations_a_weight_and_the_kv_cache(smollm2: Graph) -> None:

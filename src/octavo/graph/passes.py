@@ -3,7 +3,62 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 
-from octavo.graph.ops import Graph, Linear, Node, Op, Slice
+from octavo.graph.ops import (
+    Activation,
+    Add,
+    Graph,
+    LayerNorm,
+    Linear,
+    Multiply,
+    Node,
+    Op,
+    RMSNorm,
+    Scale,
+    SelectRows,
+    Slice,
+)
+
+_ROW_WISE = (Activation, Add, LayerNorm, Linear, Multiply, RMSNorm, Scale, Slice)
+"""Operations whose result in a row depends on that row of their inputs alone, not on its token or position."""
+
+
+def select_rows_early(graph: Graph) -> Graph:
+    """Select the rows of the logits as early as can be: after the last attention nobody needs the others.
+
+    A prompt's tokens but for the last then skip the last layer's MLP.
+    """
+    readers: dict[int, list[int]] = defaultdict(list)
+    for index, node in enumerate(graph.nodes):
+        for source in node.inputs:
+            readers[source].append(index)
+    late: set[int] = set()  # nodes that only a selection reads, and others of these
+    for index, node in reversed(list(enumerate(graph.nodes))):
+        reading = [reader for reader in readers[index] if not isinstance(graph.nodes[reader].op, SelectRows)]
+        if isinstance(node.op, _ROW_WISE) and readers[index] and late.issuperset(reading):
+            late.add(index)
+
+    nodes: list[Node] = []
+    moved: dict[int, int] = {}  # index in the old graph -> index in the new one
+    selections: dict[int, int] = {}
+
+    def selected(source: int) -> int:
+        """Where the selected rows of an old node are in the new graph."""
+        if source in late:
+            return moved[source]
+        if source not in selections:
+            width, name = graph.nodes[source].width, graph.nodes[source].name
+            selections[source] = len(nodes)
+            nodes.append(Node(SelectRows(), (moved[source],), width, f"{name}.rows"))
+        return selections[source]
+
+    for index, node in enumerate(graph.nodes):
+        if isinstance(node.op, SelectRows):
+            moved[index] = selected(node.inputs[0])
+            continue
+        inputs = tuple(selected(source) if index in late else moved[source] for source in node.inputs)
+        moved[index] = len(nodes)
+        nodes.append(Node(node.op, inputs, node.width, node.name))
+    return Graph(tuple(nodes))
 
 
 def merge_sibling_linears(graph: Graph, kind: Callable[[str], Hashable] = lambda _: None) -> Graph:

@@ -14,16 +14,18 @@ from octavo.backends.cpu.repack import Layout, layout_of
 from octavo.backends.protocol import Batch, FinishedStep, StepResult
 from octavo.errors import ConfigError
 from octavo.graph.ops import Attention, Graph
-from octavo.graph.passes import merge_sibling_linears
+from octavo.graph.passes import merge_sibling_linears, select_rows_early
 from octavo.weights.tensor import Tensor
 
 
 class CpuExecutor:
     """One model with its KV pages, computed by native kernels; satisfies `octavo.backends.protocol.Executor`.
 
-    Linears quantise their input per row and 32 features: to 8 bits for 4-bit weights, to 16 bits for 8-bit weights and
-    for what becomes queries, keys or values; float weights take float32. Everything else is float32. A row's results do
-    not depend on the batch, on chunking, or on the number of threads.
+    Linears quantise their input per row and 32 features. With 8-bit weights it has 16 bits, and so it has with the
+    4-bit weights of what becomes queries, keys or values, of what leaves an activation function, and of all that
+    follows the last attention; with other 4-bit weights it has 8 bits, and a factor for every eight features. Float
+    weights take float32. Everything else is float32. A row's results do not depend on the batch, on chunking, or on
+    the number of threads.
 
     Args:
         graph: the model. tensors: its weights by name.
@@ -90,7 +92,7 @@ def _merged(graph: Graph, tensors: Mapping[str, Tensor], quantization: str | Non
     def layout(name: str) -> Layout | None:
         return layout_of(tensors[name].format, bits[name]) if name in tensors else None
 
-    return merge_sibling_linears(graph, layout)
+    return merge_sibling_linears(select_rows_early(graph), layout)
 
 
 def layer_page_bytes(layer: Attention, page_size: int, kv_cache_dtype: str) -> int:

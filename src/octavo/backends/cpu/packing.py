@@ -11,7 +11,7 @@ from octavo.backends.cpu.memory import Slabs
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import PackedWeight, pack
 from octavo.backends.protocol import Float32
-from octavo.graph.ops import Attention, Embedding, Graph, Linear, Node, Parameter
+from octavo.graph.ops import Activation, Attention, Embedding, Graph, Linear, Multiply, Node, Parameter
 from octavo.weights.tensor import Tensor
 
 Names = tuple[str, ...]
@@ -44,7 +44,7 @@ class Parameters:
         self.arrays: list[object] = []
         self._plan = plan
         self._tensors = tensors
-        self._precise = _attended(graph)
+        self._precise = _precise(graph)
         self._packed = self._pack(graph, bits_by_weight(graph, quantization), progress)
         self._linears: dict[tuple[Names, Names], int] = {}
 
@@ -124,19 +124,31 @@ def _matrix(node: Node) -> Names | None:
     return None
 
 
-def _attended(graph: Graph) -> set[Names]:
-    """The weights of linears whose results are queries, keys or values.
+def _precise(graph: Graph) -> set[Names]:
+    """The weights of linears that take inputs of 16 bits, where those of 8 would change a model's predictions most.
 
-    Softmax multiplies their errors: with inputs of 16 bits instead of 8 a model's predictions diverge half as much from
-    those in float32, at a tenth of the work of its linears.
+    What becomes queries, keys and values: softmax multiplies their errors. What leaves an activation function: its
+    few large values leave 8 bits to the others. All after the last attention: nothing comes after them that would
+    average their errors away.
     """
+    nodes = graph.nodes
+    last = max((index for index, node in enumerate(nodes) if isinstance(node.op, Attention)), default=len(nodes))
     found = set()
-    for node in graph.nodes:
+    for index, node in enumerate(nodes):
         if isinstance(node.op, Attention):
             for source in node.inputs:
-                while not isinstance(graph.nodes[source].op, Linear) and len(graph.nodes[source].inputs) == 1:
-                    (source,) = graph.nodes[source].inputs
-                match graph.nodes[source].op:
+                while not isinstance(nodes[source].op, Linear) and len(nodes[source].inputs) == 1:
+                    (source,) = nodes[source].inputs
+                match nodes[source].op:
                     case Linear(weights=weights):
                         found.add(_names(weights))
+        elif isinstance(node.op, Linear) and (index > last or _is_activated(nodes, node.inputs[0])):
+            found.add(_names(node.op.weights))
     return found
+
+
+def _is_activated(nodes: tuple[Node, ...], index: int) -> bool:
+    """Whether a value is what an activation function came to, or a product with it."""
+    node = nodes[index]
+    sources = node.inputs if isinstance(node.op, Multiply) else (index,)
+    return any(isinstance(nodes[source].op, Activation) for source in sources)
