@@ -18,37 +18,48 @@ struct Rounded {
   float scale, total;  // the sum of what was rounded
 };
 
-// The 16 inputs of half a block, the two groups in the two halves of a vector.
+// The 16 inputs of half a block in pairs: those of one group in the lower four lanes, of the other in the upper ones.
 #if defined(__AVX512F__)
-static inline I8 grouped(const I* block, int half) {
-  return larger((I8)lower((F)block[half]), (I8)upper((F)block[half]));
-}
-static inline F spread(float a, float b) { return (F)_mm512_broadcast_f32x8((__m256)F8{a, a, a, a, b, b, b, b}); }
+static inline I8 lower_half(const I* block, int half) { return (I8)lower((F)block[half]); }
+static inline I8 upper_half(const I* block, int half) { return (I8)upper((F)block[half]); }
+static inline F spread(F8 v) { return (F)_mm512_broadcast_f32x8((__m256)v); }
 #else
-static inline I8 grouped(const I* block, int half) { return larger(block[2 * half], block[2 * half + 1]); }
+static inline I8 lower_half(const I* block, int half) { return block[2 * half]; }
+static inline I8 upper_half(const I* block, int half) { return block[2 * half + 1]; }
+static inline F spread(F8 v) { return v; }
+#endif
+
+// Four lanes of the one, four of the other.
+static inline F8 halves(F4 v, int half) {
+  const F4 a = half ? __builtin_shufflevector(v, v, 2, 2, 2, 2) : __builtin_shufflevector(v, v, 0, 0, 0, 0);
+  const F4 b = half ? __builtin_shufflevector(v, v, 3, 3, 3, 3) : __builtin_shufflevector(v, v, 1, 1, 1, 1);
 #ifdef __AVX2__
-static inline F spread(float a, float b) { return F{a, a, a, a, b, b, b, b}; }
+  return (F8)_mm256_set_m128((__m128)b, (__m128)a);
 #else
-static inline F spread(float a, float b) { return {F4{a, a, a, a}, F4{b, b, b, b}}; }
+  return {a, b};
 #endif
-#endif
-
-static inline I8 added(const I* block, int half) {
-#if defined(__AVX512F__)
-  return (I8)lower((F)block[half]) + (I8)upper((F)block[half]);
-#else
-  return block[2 * half] + block[2 * half + 1];
-#endif
-}
-
-static inline int32_t sum(I4 v) {
-  v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
-  return v[0] + v[1];
 }
 
 static inline int32_t largest(I4 v) {
   v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
   return v[0] > v[1] ? v[0] : v[1];
+}
+
+// The largest of each group: of the lanes of four vectors, which change places with their numbers.
+static inline I4 largest_of_groups(const I* block) {
+  const I8 first = larger(lower_half(block, 0), upper_half(block, 0));
+  const I8 second = larger(lower_half(block, 1), upper_half(block, 1));
+  const I4 a = (I4)lower((F8)first), b = (I4)upper((F8)first), c = (I4)lower((F8)second), d = (I4)upper((F8)second);
+  const I4 ab = larger(__builtin_shufflevector(a, b, 0, 4, 1, 5), __builtin_shufflevector(a, b, 2, 6, 3, 7));
+  const I4 cd = larger(__builtin_shufflevector(c, d, 0, 4, 1, 5), __builtin_shufflevector(c, d, 2, 6, 3, 7));
+  return larger(__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+}
+
+// The sum of integers, each times the factor of its group.
+static inline int32_t weighted_sum(const I* block, I4 factors) {
+  const F4 bits = (F4)factors;
+  return sum((lower_half(block, 0) + upper_half(block, 0)) * (I8)halves(bits, 0) +
+             (lower_half(block, 1) + upper_half(block, 1)) * (I8)halves(bits, 1));
 }
 
 // N blocks of 32 floats side by side, each as whole numbers of at most `limit`.
@@ -66,9 +77,7 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
       magnitude[i] = (I)v[n][i] & 0x7fffffff;
     }
     if constexpr (grouping) {
-      const I8 first = grouped(magnitude, 0), second = grouped(magnitude, 1);
-      magnitudes[n] = I4{largest((I4)lower((F8)first)), largest((I4)upper((F8)first)), largest((I4)lower((F8)second)),
-                         largest((I4)upper((F8)second))};
+      magnitudes[n] = largest_of_groups(magnitude);
     } else {
       for (int i = 1; i < kVectors; i++) magnitude[0] = larger(magnitude[0], magnitude[i]);
       magnitudes[n] = I4{largest(magnitude[0])};
@@ -86,10 +95,7 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
         out[n].scale = most[n] / (limit * kMaxFactor);
         out[n].factors = __builtin_convertvector((F4)magnitudes[n] * factor, I4) + 1;
         const F4 inverse = 1.0f / (out[n].scale * __builtin_convertvector(out[n].factors, F4));
-        OCTAVO_EACH(i, kVectors) {
-          const int group = kLanes * i / 16 * 2;
-          out[n].q[i] = nearest(v[n][i] * spread(inverse[group], inverse[group + 1]));
-        }
+        OCTAVO_EACH(i, kVectors) out[n].q[i] = nearest(v[n][i] * spread(halves(inverse, kLanes * i / 16)));
       } else {
         const F inverse = splat(limit / most[n]);
         OCTAVO_EACH(i, kVectors) out[n].q[i] = nearest(v[n][i] * inverse);
@@ -99,12 +105,7 @@ static inline void round_blocks(const float* x, float limit, Rounded* out) {
     OCTAVO_EACH(n, N) {
       int32_t total;
       if constexpr (grouping) {
-        total = 0;
-        for (int half = 0; half < 2; half++) {
-          const I8 sums = added(out[n].q, half);
-          total += sum((I4)lower((F8)sums)) * out[n].factors[2 * half];
-          total += sum((I4)upper((F8)sums)) * out[n].factors[2 * half + 1];
-        }
+        total = weighted_sum(out[n].q, out[n].factors);
       } else {
         I sums = out[n].q[0];
         for (int i = 1; i < kVectors; i++) sums += out[n].q[i];

@@ -63,15 +63,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def limit_of(form: str, *, precise: bool = False) -> int:
-    """The largest whole number that the input of a weight of that format is rounded to.
-
-    Args:
-        precise: whether it is one that takes 16 bits whatever the weight's format.
-    """
-    if form.startswith("Q4"):
-        return 32512 if precise else 127
-    return 32767
+def limit_of(form: str) -> int:
+    """The largest whole number that the input of a weight of that format is rounded to."""
+    return 127 if form.startswith("Q4") else 32767
 
 
 def linear_graph(width: int, out: int, *, last: bool = True) -> Graph:
