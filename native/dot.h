@@ -64,6 +64,9 @@ static OCTAVO_INLINE I end_products(I total, int16_t factor) {
 static OCTAVO_INLINE I add_times(I total, I part, I factor) {
 #ifdef __AVX2__
   return total + (I)_mm256_madd_epi16((__m256i)part, (__m256i)factor);
+#elif defined(__SSE2__)  // which has no other multiplication into 32 bits
+  const auto times = [](I4 a, I4 b) { return (I4)_mm_madd_epi16((__m128i)a, (__m128i)b); };
+  return total + I{times(part.low, factor.low), times(part.high, factor.high)};
 #else
   return total + (((part << 16) >> 16) + (part >> 16)) * factor;
 #endif

@@ -13,6 +13,9 @@
 #ifdef __AVX2__
 #include <immintrin.h>
 #else
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #include "pairs.h"
 #endif
 
@@ -105,7 +108,7 @@ static inline I splat(int32_t x) { return {I4{x, x, x, x}, I4{x, x, x, x}}; }
 #endif
 
 // What a factor of Activations8 is multiplied by: `vpmaddwd` multiplies both halves of a lane, by one factor each.
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+#if defined(__SSE2__) && !defined(__AVX512VNNI__)
 constexpr int32_t kFactorUnit = 0x10001;
 #else
 constexpr int32_t kFactorUnit = 1;
