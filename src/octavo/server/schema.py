@@ -107,7 +107,7 @@ def _biases(value: Any) -> dict[int, float]:
     if len(value) > MAX_BIASES:
         raise ValueError(f"there may be at most {MAX_BIASES} biases, not {len(value)}")
     for token, bias in value.items():
-        if not _TOKEN_ID.fullmatch(token):
+        if not _TOKEN_ID.fullmatch(str(token)):
             raise WrongElement("this is no token id, a whole number", token)
         if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise WrongElement(f"a bias is a number from -{MAX_BIAS} to {MAX_BIAS}", token)
