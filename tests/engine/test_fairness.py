@@ -139,7 +139,7 @@ def sequence(number: int, tenant: str, priority: int = 0) -> Sequence:
     return Sequence(request, 0, number=number, arrival=0.0, salt_key=b"")
 
 
-@examples(200)
+@examples(80)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(1, 30)), min_size=20, max_size=120))
 def test_those_who_wait_together_are_served_alike(work: list[tuple[str, int]]) -> None:
     """Between any two moments at which two tenants wait all along, what they were served differs by two requests."""
@@ -163,7 +163,7 @@ def test_those_who_wait_together_are_served_alike(work: list[tuple[str, int]]) -
         assert most - least <= 30
 
 
-@examples(200)
+@examples(80)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 9), st.booleans()), min_size=1, max_size=80))
 def test_the_virtual_time_never_goes_back(events: list[tuple[str, int, bool]]) -> None:
     queue = WaitingQueue()

@@ -221,4 +221,4 @@ class EngineMachine(RuleBasedStateMachine):
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = examples(40, stateful_step_count=40)
+TestEngineMachine.settings = examples(25, stateful_step_count=40)

@@ -87,7 +87,7 @@ def test_any_config(name: str) -> None:
     scaling = st.fixed_dictionaries({}, optional={"rope_scaling": ROPE, "rope_parameters": ROPE})
     small = {key: ODD.filter(lambda value: not (type(value) is int and 64 < value <= 4096)) for key in keys}
 
-    @examples(150)
+    @examples(80)
     @given(st.fixed_dictionaries({}, optional=small), st.none() | scaling)
     def check(changes: dict[str, Any], rope: dict[str, Any] | None) -> None:
         few = dict(list(changes.items())[:3]) | (rope or {})
@@ -141,7 +141,7 @@ def test_any_safetensors_header(tmp_path: Path) -> None:
         },
     )
 
-    @examples(150)
+    @examples(80)
     @given(st.dictionaries(st.sampled_from(names), entry | ODD, max_size=3), st.integers(-2, 2))
     def check(changes: dict[str, Any], longer: int) -> None:
         changed = {
@@ -156,7 +156,7 @@ def test_any_safetensors_header(tmp_path: Path) -> None:
     check()
 
 
-@examples(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_gguf_file(data: st.DataObject, tmp_path: Path) -> None:
     whole, path = tmp_path / "whole.gguf", tmp_path / "changed.gguf"
