@@ -11,8 +11,9 @@ TIDIED       := $(patsubst native/%.cpp,build/tidy/%,$(wildcard native/*.cpp))
 TIDY_ISA     := $(if $(filter x86_64,$(shell uname -m)),-DOCTAVO_X86 -DOCTAVO_ISA=avx2 -mavx2 -mfma -mf16c,-DOCTAVO_ISA=portable)
 KERNEL_TESTS := $(addprefix tests/backends/,test_kernels.py test_fusion.py test_native_attention.py test_native_sampling.py)
 
-# Half of the tests wait for processes that they start: others run meanwhile.
-PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+# Half of the tests wait for processes that they start: others run meanwhile. Without bytecode on the disk each of those
+# would compile all that it imports again.
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # Of `make fuzz`: SEED repeats a run, FACTOR is how many times the examples of `make test` are tried.
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
