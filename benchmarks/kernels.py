@@ -58,6 +58,9 @@ MIN_TRIES = 3
 CEILINGS_EVERY = 4
 """Shapes after which the ceilings are measured once more."""
 
+NARROW = 8
+"""Width of what stands for queries, keys and values where attention is not what is measured."""
+
 ENTRIES = 64
 """Rows of the embedding that inputs are taken from."""
 
@@ -132,7 +135,7 @@ class Bench:
                 graph = _linear_graph(count, out, in_)
                 # Packing gives every linear memory of its own: one set of random values serves them all.
                 tensors = dict.fromkeys(graph.parameters(), weight) | {"table.weight": table}
-                executor, built = self._executor(graph, tensors), count
+                executor, built = self._executor(graph, tensors, num_pages=max(LINEAR_ROWS)), count
             seconds = _best_seconds(executor, self._rows(rows))
             yield Measurement(
                 "linear", kind, f"{out}x{in_}", rows, count, seconds, count * operations, count * size, integer
@@ -198,13 +201,13 @@ class Bench:
         return self._rng.integers(0, ENTRIES, count, dtype=np.int32)
 
     def _rows(self, count: int) -> Batch:
-        """Rows without KV."""
+        """Sequences of one token."""
         return _batch(
             self._tokens(count),
-            positions=np.arange(count, dtype=np.int32),
-            slots=np.arange(count, dtype=np.int64),
-            query_starts=np.array([0, count], np.int32),
-            page_table=np.zeros((1, 1), np.int32),
+            positions=np.zeros(count, np.int32),
+            slots=np.arange(count, dtype=np.int64) * PAGE_SIZE,
+            query_starts=np.arange(count + 1, dtype=np.int32),
+            page_table=np.arange(count, dtype=np.int32).reshape(count, 1),
         )
 
     def _fill(self, executor: CpuExecutor) -> None:
@@ -267,14 +270,16 @@ def _linear_graph(count: int, out: int, in_: int) -> Graph:
     """Linears of one embedding, each added to the sum of those before it, as in a residual stream.
 
     Each takes its input through a slice of its own: linears of one and the same value would be merged into one. A
-    slice costs nothing, and neither does the sum, which the linear adds while it writes.
+    slice costs nothing, and neither does the sum, which the linear adds while it writes. Attention, as little of it as
+    can be, reads the sum: without, a step that asks for no logits would compute nothing.
     """
     g = GraphBuilder()
     x = g.embedding("table", ENTRIES, in_)
     y = g.linear(g.split(x, [in_])[0], "0", out)
     for index in range(1, count):
         y = g.add(g.linear(g.split(x, [in_])[0], str(index), out), y)
-    return g.finish(g.select_rows(y))
+    z = g.attention(*g.split(y, [NARROW, NARROW, NARROW, out - 3 * NARROW])[:3], layer=0, head_dim=NARROW)
+    return g.finish(g.select_rows(z))
 
 
 def _attention_graph(layers: int) -> Graph:

@@ -25,6 +25,20 @@ static OCTAVO_INLINE I broadcast(const void* p) {
   return splat(x);
 }
 
+// total[lane] += a[2 * lane] * b[2 * lane] + a[2 * lane + 1] * b[2 * lane + 1], all of 16 bits.
+static OCTAVO_INLINE I add_pairs(I total, I a, I b) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return total + (I)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)  // which has no other multiplication into 32 bits
+  const auto times = [](I4 x, I4 y) { return (I4)_mm_madd_epi16((__m128i)x, (__m128i)y); };
+  return total + I{times(a.low, b.low), times(a.high, b.high)};
+#else
+  return total + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
 #ifdef __AVX512VNNI__
 
 // total[lane] += the sum over j of w[4 * lane + j] * x[4 * lane + j], w without a sign.
@@ -32,12 +46,8 @@ static OCTAVO_INLINE I add_products(I total, I w, I x) {
   return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 }
 
-static OCTAVO_INLINE I end_products(I total, int16_t factor) { return factor == 1 ? total : total * factor; }
-
 // total += part * factor, part within 16 bits. Of the factor's two halves the upper is zero.
-static OCTAVO_INLINE I add_times(I total, I part, I factor) {
-  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)part, (__m512i)factor);
-}
+static OCTAVO_INLINE I add_times(I total, I part, I factor) { return add_pairs(total, part, factor); }
 
 #else
 
@@ -52,21 +62,10 @@ static OCTAVO_INLINE I add_products(I total, I w, I x) {
   return (I)((S)total + more);
 }
 
-// The two sums of a lane together, times a factor, in 32 bits.
-static OCTAVO_INLINE I end_products(I total, int16_t factor) {
-#ifdef __AVX2__
-  return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(factor));
-#else
-  return (((total << 16) >> 16) + (total >> 16)) * factor;
-#endif
-}
-
+// total += both sums of a lane, times a factor.
 static OCTAVO_INLINE I add_times(I total, I part, I factor) {
-#ifdef __AVX2__
-  return total + (I)_mm256_madd_epi16((__m256i)part, (__m256i)factor);
-#elif defined(__SSE2__)  // which has no other multiplication into 32 bits
-  const auto times = [](I4 a, I4 b) { return (I4)_mm_madd_epi16((__m128i)a, (__m128i)b); };
-  return total + I{times(part.low, factor.low), times(part.high, factor.high)};
+#ifdef __SSE2__
+  return add_pairs(total, part, factor);
 #else
   return total + (((part << 16) >> 16) + (part >> 16)) * factor;
 #endif
@@ -86,23 +85,6 @@ static OCTAVO_INLINE void each_group(const uint8_t* const* w, Multiply multiply)
     }
     multiply(i, 16 * (i / 2) + 4 * (i % 2), low, high);
   }
-}
-
-// The bytes of row m are at q + m * stride.
-template <int M, int T>
-static OCTAVO_INLINE void dot_bytes(const uint8_t* const* w, const int8_t* q, int64_t stride, int16_t factor,
-                                    I (*result)[M]) {
-  each_group<T>(w, [&](int i, int k, const I* low, const I* high) OCTAVO_INLINE_LAMBDA {
-    OCTAVO_EACH(m, M) {
-      const I a = broadcast(q + m * stride + k), b = broadcast(q + m * stride + k + 8);
-      OCTAVO_EACH(t, T) {
-        result[t][m] = add_products(add_products(i == 0 ? I{} : result[t][m], low[t], a), high[t], b);
-        OCTAVO_KEEP(result[t][m]);
-      }
-    }
-  });
-  OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) result[t][m] = end_products(result[t][m], factor);
 }
 
 // part[t] += w[t] * x, or instead of it.
@@ -132,16 +114,35 @@ static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations8*
   });
 }
 
+// A lane's bytes are taken by twos, as numbers of 16 bits: the inputs of in_pairs.
 template <int M, int T>
-static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const SplitActivations16* x, I (*result)[M]) {
-  I low[T][M];
-  dot_bytes<M, T>(w, x->high, sizeof *x, 256, result);
-  dot_bytes<M, T>(w, x->low, sizeof *x, 1, low);
-  OCTAVO_EACH(t, T)
-    OCTAVO_EACH(m, M) result[t][m] += low[t][m];
+static OCTAVO_INLINE void dot_block(const uint8_t* const* w, const Activations16* x, I (*result)[M]) {
+  const I mask = splat(0x000f000f);
+  OCTAVO_STEPS(i, 4) {
+    I both[T];
+    OCTAVO_EACH(t, T) {
+      both[t] = load_bits(w[t] + i * sizeof(I));
+      OCTAVO_KEEP(both[t]);
+    }
+    OCTAVO_STEPS(odd, 2) {
+      I low[T], high[T];
+      OCTAVO_EACH(t, T) low[t] = (both[t] >> 8 * odd) & mask, high[t] = (both[t] >> (8 * odd + 4)) & mask;
+      const auto add = [&](int index, const I* weight, bool first) OCTAVO_INLINE_LAMBDA {
+        OCTAVO_EACH(m, M) {
+          const I pair = broadcast(x[m].q + index);
+          OCTAVO_EACH(t, T) {
+            result[t][m] = add_pairs(first ? I{} : result[t][m], weight[t], pair);
+            OCTAVO_KEEP(result[t][m]);
+          }
+        }
+      };
+      add(8 * i + 4 * odd, low, i == 0 && odd == 0);
+      add(8 * i + 4 * odd + 2, high, false);
+    }
+  }
 }
 
-// total[lane] += w[2 * lane] * x[2 * lane] + w[2 * lane + 1] * x[2 * lane + 1], of 8 bits and of 16.
+// Bytes as numbers of 16 bits.
 static OCTAVO_INLINE I load_shorts(const uint8_t* w) {
 #if defined(__AVX512F__)
   return (I)_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
@@ -150,16 +151,6 @@ static OCTAVO_INLINE I load_shorts(const uint8_t* w) {
 #else
   const int8_t* bytes = reinterpret_cast<const int8_t*>(w);
   return (I)S{raised(bytes) >> 8, raised(bytes + kLanes) >> 8};
-#endif
-}
-
-static OCTAVO_INLINE I add_pairs(I total, I w, I x) {
-#if defined(__AVX512VNNI__)
-  return (I)_mm512_dpwssd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
-#elif defined(__AVX2__)
-  return total + (I)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-#else
-  return total + ((w << 16) >> 16) * ((x << 16) >> 16) + (w >> 16) * (x >> 16);
 #endif
 }
 
@@ -185,8 +176,8 @@ static OCTAVO_INLINE F load_scale(const uint8_t* p, int index) {
   return load(reinterpret_cast<const float*>(p) + index * kLanes);
 }
 
-// A panel of rows and some tiles, each `apart` tiles after the one before.
-template <typename Record>
+// A panel of rows and some tiles of a kind, each `apart` tiles after the one before.
+template <WeightKind kind, typename Record>
 struct Factors {
   const Weight& weight;
   const Record* panel;
@@ -200,8 +191,8 @@ struct Tiles {
   const uint8_t* data[T];  // of the block
   int64_t bytes;           // of a record
 
-  template <typename Record>
-  OCTAVO_INLINE explicit Tiles(const Factors<Record>& in) : bytes(in.weight.block_bytes()) {
+  template <WeightKind kind, typename Record>
+  OCTAVO_INLINE explicit Tiles(const Factors<kind, Record>& in) : bytes(in.weight.block_bytes()) {
     for (int t = 0; t < T; t++) data[t] = in.weight.data + (in.tile + t * in.apart) * in.weight.tile_bytes();
   }
   OCTAVO_INLINE void next() {
@@ -219,7 +210,7 @@ struct Tiles {
 
 // total[t][m] = tile t * row m, for M rows of the panel. Compiled once for all that multiply: it is most of their code.
 template <bool half_scales, int M, int T, typename Record>
-static __attribute__((noinline)) void multiply(const Factors<Record>& in, F (*total)[M]) {
+static __attribute__((noinline)) void multiply(const Factors<WeightKind::kU4, Record>& in, F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock / 2;
   F sum[T][M];
   OCTAVO_EACH(t, T)
@@ -248,7 +239,7 @@ static __attribute__((noinline)) void multiply(const Factors<Record>& in, F (*to
 }
 
 template <bool half_scales, int M, int T>
-static __attribute__((noinline)) void multiply(const Factors<Activations16>& in, F (*total)[M]) {
+static __attribute__((noinline)) void multiply(const Factors<WeightKind::kS8, Activations16>& in, F (*total)[M]) {
   constexpr int64_t kIntegerBytes = kLanes * kBlock;
   F sum[T][M];
   OCTAVO_EACH(t, T)

@@ -26,10 +26,17 @@ OCTAVO_INLINE void fetch_lines(const uint8_t* data, int64_t bytes) {
 
 enum class WeightKind : int32_t { kU4, kS8, kF32, kF16, kBF16 };
 
-enum class ActivationKind : int32_t { k8, k16, kSplit16 };
+enum class ActivationKind : int32_t { k8, k16 };
 
 // An activation function, as octavo.graph.ops.Activation defines it.
 enum class Function : int32_t { kSilu, kGelu, kGeluTanh };
+
+// The input of a block whose 16 bits stand at `index`: neighbours are multiplied together, and these come out of a lane
+// of kU4, two and two, where all of its bytes but every other one are masked away.
+constexpr int64_t in_pairs(int64_t index) {
+  const int64_t a = index / 16, c = index / 8 % 2, odd = index / 4 % 2, half = index / 2 % 2, second = index % 2;
+  return 16 * a + 8 * half + 4 * c + odd + 2 * second;
+}
 
 // A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
 // has lanes. out is a multiple of the tile and, for the quantised kinds, in is one of kBlock; what was added is zero.
@@ -38,7 +45,7 @@ enum class Function : int32_t { kSilu, kGelu, kGeluTanh };
 // [tile][block] of
 //   kU4  16 * tile bytes: byte 4 * (tile * i + lane) + j holds input k = 16 * (i / 2) + 4 * (i % 2) + j in its low and
 //        k + 8 in its high half, i in 0..3, j in 0..3
-//   kS8  32 * tile bytes: byte 2 * (tile * i + lane) + j holds input 2 * i + j, i in 0..15, j in 0..1
+//   kS8  32 * tile bytes: byte 2 * (tile * i + lane) + j holds input in_pairs(2 * i + j), i in 0..15, j in 0..1
 //   scales [kBlock / group][tile], then minima [tile] where there are any, both float16 or both float32.
 // kF32, kF16, kBF16: element [tile][input][lane].
 struct Weight {
@@ -53,7 +60,7 @@ struct Weight {
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
   ActivationKind activations() const {
-    return kind == WeightKind::kS8 ? ActivationKind::k16 : precise ? ActivationKind::kSplit16 : ActivationKind::k8;
+    return kind == WeightKind::kS8 || precise ? ActivationKind::k16 : ActivationKind::k8;
   }
   int64_t tiles() const { return out / tile; }
   int64_t blocks() const { return in / kBlock; }
@@ -76,18 +83,14 @@ struct Activations8 {  // for kU4: x = scale * factor * q, q in -127..127
   int32_t factors[4];  // times kFactorUnit, by i
   float scale, sum;
 };
-struct Activations16 {  // for kS8: q in -32767..32767
+struct Activations16 {  // for kS8 and precise kU4: q in -32767..32767, in_pairs
   int16_t q[kBlock];
-  float scale, sum;
-};
-struct SplitActivations16 {  // for precise kU4: q = 256 * high + low in -32512..32512
-  int8_t high[kBlock], low[kBlock];
   float scale, sum;
 };
 
 constexpr int32_t kMaxFactor = 1024;  // or one more: sums of 4 * factor * 8 * 15 * 128 fit in 32 bits
 
-constexpr int64_t kMaxActivationBytes = sizeof(SplitActivations16);  // of a record
+constexpr int64_t kMaxActivationBytes = sizeof(Activations16);  // of a record
 
 // Where they stand.
 struct Records {

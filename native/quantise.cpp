@@ -138,17 +138,6 @@ static inline void write(const Rounded& block, Activations16& out) {
   out.scale = block.scale, out.sum = block.total;
 }
 
-static inline void write(const Rounded& block, SplitActivations16& out) {
-  I high[kVectors], low[kVectors];
-  OCTAVO_EACH(i, kVectors) {
-    high[i] = (block.q[i] + 128) >> 8;
-    low[i] = block.q[i] - (high[i] << 8);
-  }
-  to_bytes(high, out.high);
-  to_bytes(low, out.low);
-  out.scale = block.scale, out.sum = block.total;
-}
-
 template <typename Record>
 static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row,
                             int64_t block) {
@@ -176,7 +165,6 @@ void quantise(const Records& out, const float* x, int64_t width, int64_t row, in
   switch (out.kind) {
     case ActivationKind::k8: return quantise_blocks<Activations8>(127.0f, out, x, width, row, block);
     case ActivationKind::k16: return quantise_blocks<Activations16>(32767.0f, out, x, width, row, block);
-    case ActivationKind::kSplit16: return quantise_blocks<SplitActivations16>(32512.0f, out, x, width, row, block);
   }
 }
 

@@ -46,29 +46,31 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
   }
 }
 
-// go(half_scales, records): a constant, and the records of the weight's kind.
+template <WeightKind kind>
+using Kind = std::integral_constant<WeightKind, kind>;
+
+// go(half_scales, kind, records): constants, and what a weight of that kind is multiplied by.
 template <typename Go>
 static inline void choose(const Weight& w, const void* activations, Go go) {
   const auto kind = [&](auto half_scales) {
-    switch (w.activations()) {
-      case ActivationKind::k8: return go(half_scales, static_cast<const Activations8*>(activations));
-      case ActivationKind::k16: return go(half_scales, static_cast<const Activations16*>(activations));
-      case ActivationKind::kSplit16: return go(half_scales, static_cast<const SplitActivations16*>(activations));
-    }
+    const auto* records = static_cast<const Activations16*>(activations);
+    if (w.kind == WeightKind::kS8) return go(half_scales, Kind<WeightKind::kS8>(), records);
+    if (w.precise) return go(half_scales, Kind<WeightKind::kU4>(), records);
+    return go(half_scales, Kind<WeightKind::kU4>(), static_cast<const Activations8*>(activations));
   };
   w.half_scales ? kind(std::true_type()) : kind(std::false_type());
 }
 
 // --- one weight after the other --------------------------------------------------------------------------------------
 
-template <bool half_scales, typename Record>
+template <bool half_scales, WeightKind kind, typename Record>
 static void multiply_tiles(const Weight& w, const Record* x, int64_t rows, const Output& out, Range tiles) {
   const bool few = are_few(rows);
   // M rows from `row` on times T tiles.
   const auto multiply_some = [&](auto m, auto t, int64_t row, int64_t tile) {
     constexpr int M = m, T = t;
     F total[T][M];
-    multiply<half_scales, M, T>(Factors<Record>{w, x + row * w.blocks(), tile, 1, few}, total);
+    multiply<half_scales, M, T>(Factors<kind, Record>{w, x + row * w.blocks(), tile, 1, few}, total);
     for (int j = 0; j < T; j++)
       for (int i = 0; i < M; i++) put(out, row + i, (tile + j) * kLanes, total[j][i], w.bias);
   };
@@ -86,13 +88,15 @@ static void multiply_tiles(const Weight& w, const Record* x, int64_t rows, const
 }
 
 void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, Range tiles) {
-  choose(w, activations, [&](auto half_scales, const auto* x) { multiply_tiles<half_scales>(w, x, rows, out, tiles); });
+  choose(w, activations, [&](auto half_scales, auto kind, const auto* x) {
+    multiply_tiles<half_scales, kind>(w, x, rows, out, tiles);
+  });
 }
 
 // --- two weights side by side: function(gate) * up, quantised for the linear that reads it ---------------------------
 
-template <bool half_scales, int M, typename Record>
-static void gated_panel(Factors<Record> in, int64_t row, Function function, const Records& out, int64_t block) {
+template <bool half_scales, int M, WeightKind kind, typename Record>
+static void gated_panel(Factors<kind, Record> in, int64_t row, Function function, const Records& out, int64_t block) {
   const float* bias = in.weight.bias;
   alignas(64) float gate[M][kBlock], up[M][kBlock];
   for (int i = 0; i < kBlock / kLanes; i++, in.tile++) {
@@ -100,7 +104,7 @@ static void gated_panel(Factors<Record> in, int64_t row, Function function, cons
     if (kTogether == 2 && !in.few) {
       multiply<half_scales, M, kTogether>(in, total);
     } else {
-      Factors<Record> second = in;
+      Factors<kind, Record> second = in;
       second.tile += in.apart;
       multiply<half_scales, M, 1>(in, total);
       multiply<half_scales, M, 1>(second, total + 1);
@@ -121,7 +125,8 @@ static void gated_panel(Factors<Record> in, int64_t row, Function function, cons
 void linear_gated(const Weight& w, const void* activations, int64_t rows, Function function, const Records& out,
                   Range blocks) {
   const int64_t tiles = kBlock / kLanes, half = w.tiles() / 2;
-  choose(w, activations, [&](auto half_scales, const auto* x) {
+  choose(w, activations, [&](auto half_scales, auto kind, const auto* x) {
+    using Record = std::remove_cvref_t<decltype(*x)>;
     for (int64_t block = blocks.first; block < blocks.last; block++) {
       const int64_t next = (block + 1) * tiles, count = next < half ? tiles : 0;
       const auto fetch = [&](int64_t part, int64_t parts) OCTAVO_INLINE_LAMBDA {
@@ -129,7 +134,7 @@ void linear_gated(const Weight& w, const void* activations, int64_t rows, Functi
         fetch_part(w, half + next, count, part, parts);
       };
       for_panels(rows, fetch, [&](auto m, int64_t row) {
-        const Factors in{w, x + row * w.blocks(), block * tiles, half, are_few(rows)};
+        const Factors<kind, Record> in{w, x + row * w.blocks(), block * tiles, half, are_few(rows)};
         gated_panel<half_scales, m>(in, row, function, out, block);
       });
     }

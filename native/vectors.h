@@ -216,17 +216,20 @@ static inline void to_bytes(const I* x, int8_t* y) {
 #endif
 }
 
-// 32 integers that fit, as shorts in their order.
+// 32 integers that fit, as shorts in the order of in_pairs.
 static inline void to_shorts(const I* x, int16_t* y) {
 #if defined(__AVX512F__)
-  for (int i = 0; i < 2; i++)
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i), _mm512_cvtepi32_epi16((__m512i)x[i]));
-#elif defined(__AVX2__)
+  const __m512i order = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
   for (int i = 0; i < 2; i++)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
-                        _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)x[2 * i], (__m256i)x[2 * i + 1]), 0xd8));
+                        _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, (__m512i)x[i])));
+#elif defined(__AVX2__)
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  for (int i = 0; i < 2; i++)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
+                        _mm256_shuffle_epi8(_mm256_packs_epi32((__m256i)x[2 * i], (__m256i)x[2 * i + 1]), order));
 #else
-  for (int i = 0; i < 32; i++) y[i] = static_cast<int16_t>(x[i / kLanes][i % kLanes]);
+  for (int i = 0; i < 32; i++) y[i] = static_cast<int16_t>(x[in_pairs(i) / kLanes][in_pairs(i) % kLanes]);
 #endif
 }
 

@@ -149,7 +149,9 @@ def _pack_integers(parts: Sequence[Integers], tile: int, memory: Slabs) -> Packe
         both = split[:, :, :, :, 0] | (split[:, :, :, :, 1] << np.uint8(4))  # [tile, lane, block, a, c, j]
         records[:, :, :integer_bytes] = both.transpose(0, 2, 3, 4, 1, 5).reshape(-1, blocks, integer_bytes)
     else:
-        pairs = integers.reshape(-1, tile, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
+        # input = 16 a + 8 half + 4 c + 2 second + odd of a block: pairs of one `odd` side by side, as `in_pairs` says
+        split = integers.reshape(-1, tile, blocks, 2, 2, 2, 2, 2)  # [tile, lane, block, a, half, c, second, odd]
+        pairs = split.transpose(0, 2, 3, 5, 7, 4, 1, 6)
         records[:, :, :integer_bytes] = pairs.reshape(-1, blocks, integer_bytes).view(np.uint8)
     end = integer_bytes
     for values in scales:
