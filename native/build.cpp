@@ -103,6 +103,8 @@ void Plan::select_rows(Value x, Value out) {
 
 void Plan::quantise(Value x, int32_t reader) {
   require(weights_.at(reader).quantised(), "a weight in floats multiplies floats");
+  Weight& weight = weights_[reader];
+  if (weight.activations() == ActivationKind::k8) weight.residuals = residuals_of(weight.blocks());
   add_op({.kind = OpKind::kQuantise, .x = x, .reader = reader});
 }
 

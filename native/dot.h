@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "variant.h"
 #include "vectors.h"
@@ -46,6 +48,8 @@ static OCTAVO_INLINE I add_products(I total, I w, I x) {
   return (I)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 }
 
+static OCTAVO_INLINE I end_products(I total) { return total; }
+
 // total += part * factor, part within 16 bits. Of the factor's two halves the upper is zero.
 static OCTAVO_INLINE I add_times(I total, I part, I factor) { return add_pairs(total, part, factor); }
 
@@ -60,6 +64,15 @@ static OCTAVO_INLINE I add_products(I total, I w, I x) {
   const S more = ((S)w & 0xff) * (S)((S)((S)x << 8) >> 8) + ((S)w >> 8) * ((S)x >> 8);
 #endif
   return (I)((S)total + more);
+}
+
+// The two sums of a lane together.
+static OCTAVO_INLINE I end_products(I total) {
+#ifdef __AVX2__
+  return (I)_mm256_madd_epi16((__m256i)total, _mm256_set1_epi16(1));
+#else
+  return ((total << 16) >> 16) + (total >> 16);
+#endif
 }
 
 // total += both sums of a lane, times a factor.
@@ -181,6 +194,7 @@ template <WeightKind kind, typename Record>
 struct Factors {
   const Weight& weight;
   const Record* panel;
+  const Residual8* residuals;  // of its rows
   int64_t tile, apart;
   bool few;  // there is no other panel: weights are then read faster than the hardware follows by itself
 };
@@ -208,6 +222,28 @@ struct Tiles {
   }
 };
 
+// sum[t][m] += what residuals add to it.
+template <bool half_scales, int M, int T>
+static OCTAVO_INLINE void add_residuals(const Weight& weight, const Residual8* residuals, const uint8_t* const* tiles,
+                                        F (*sum)[M]) {
+  const int64_t block_bytes = weight.block_bytes(), count = weight.residuals;
+  for (const Residual8* end = residuals + count; residuals < end; residuals++) {
+    OCTAVO_EACH(m, M) {
+      const Residual8& x = residuals[m * count];
+      const int64_t block = (x.group >> 2) * block_bytes, part = (x.group & 3) * sizeof(I);
+      const I a = broadcast(x.q), b = broadcast(x.q + 4);
+      OCTAVO_EACH(t, T) {
+        const uint8_t* data = tiles[t] + block;
+        const I both = load_bits(data + part), low = both & 0x0f0f0f0f, high = (both >> 4) & 0x0f0f0f0f;
+        const I dot = end_products(add_products(add_products(I{}, low, a), high, b));
+        const F scale = load_scale<half_scales>(data + kLanes * kBlock / 2, 0) * splat(x.scale);
+        sum[t][m] = fma(to_float(dot), scale, sum[t][m]);
+        OCTAVO_KEEP(sum[t][m]);
+      }
+    }
+  }
+}
+
 // total[t][m] = tile t * row m, for M rows of the panel. Compiled once for all that multiply: it is most of their code.
 template <bool half_scales, int M, int T, typename Record>
 static __attribute__((noinline)) void multiply(const Factors<WeightKind::kU4, Record>& in, F (*total)[M]) {
@@ -234,6 +270,8 @@ static __attribute__((noinline)) void multiply(const Factors<WeightKind::kU4, Re
       }
     }
   }
+  if constexpr (std::is_same_v<Record, Activations8>)
+    add_residuals<half_scales, M, T>(in.weight, in.residuals, Tiles<T>(in).data, sum);
   OCTAVO_EACH(t, T)
     OCTAVO_EACH(m, M) total[t][m] = sum[t][m];
 }

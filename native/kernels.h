@@ -37,6 +37,10 @@ constexpr int64_t in_pairs(int64_t index) {
   const int64_t a = index / 16, c = index / 8 % 2, odd = index / 4 % 2, half = index / 2 % 2, second = index % 2;
   return 16 * a + 8 * half + 4 * c + odd + 2 * second;
 }
+constexpr int64_t pairs_index(int64_t input) {  // the other way round
+  const int64_t a = input / 16, half = input / 8 % 2, c = input / 4 % 2, second = input / 2 % 2, odd = input % 2;
+  return 16 * a + 8 * c + 4 * odd + 2 * half + second;
+}
 
 // A weight matrix [out, in], repacked into tiles of `tile` output features, as many as a vector of the instruction set
 // has lanes. out is a multiple of the tile and, for the quantised kinds, in is one of kBlock; what was added is zero.
@@ -57,6 +61,7 @@ struct Weight {
   int64_t out, in, tile;
   const uint8_t* data;
   const float* bias;  // float[out], null: none
+  int64_t residuals = 0;  // of a row of the activations that it is multiplied by
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
   ActivationKind activations() const {
@@ -83,6 +88,13 @@ struct Activations8 {  // for kU4: x = scale * factor * q, q in -127..127
   int32_t factors[4];  // times kFactorUnit, by i
   float scale, sum;
 };
+// What 8 bits left of one of these groups, 4 * block + i: x - scale * factor * q = scale * q of this record. Each row has
+// some, of the groups that are rounded most; the `sum` of their blocks holds them too.
+struct Residual8 {
+  int8_t q[8];
+  float scale;
+  int32_t group;
+};
 struct Activations16 {  // for kS8 and precise kU4: q in -32767..32767, in_pairs
   int16_t q[kBlock];
   float scale, sum;
@@ -92,11 +104,22 @@ constexpr int32_t kMaxFactor = 1024;  // or one more: sums of 4 * factor * 8 * 1
 
 constexpr int64_t kMaxActivationBytes = sizeof(Activations16);  // of a record
 
-// Where they stand.
+// For how many blocks a row has one, where its activations are all at hand when they are quantised.
+constexpr int64_t kBlocksPerResidual = 6;
+constexpr int64_t residuals_of(int64_t blocks) { return (blocks + kBlocksPerResidual - 1) / kBlocksPerResidual; }
+
+// Where they stand: after the blocks of a panel, [row of the panel][residual].
 struct Records {
   ActivationKind kind;
-  int64_t blocks;  // of a row
+  int64_t blocks, residuals;  // of a row
   void* data;
+
+  int64_t record_bytes() const { return kind == ActivationKind::k8 ? sizeof(Activations8) : sizeof(Activations16); }
+  int64_t panel_bytes() const { return kPanel * (blocks * record_bytes() + residuals * sizeof(Residual8)); }
+  uint8_t* panel(int64_t row) const { return static_cast<uint8_t*>(data) + row / kPanel * panel_bytes(); }
+  Residual8* residuals_of_row(int64_t row) const {
+    return reinterpret_cast<Residual8*>(panel(row) + kPanel * blocks * record_bytes()) + row % kPanel * residuals;
+  }
 };
 
 enum class KvType : int32_t { kF32, kF16, kI8 };
@@ -155,10 +178,10 @@ struct Kernels {
   int64_t lanes;  // of a vector: output features of a tile
 
   // x @ W.T (+ bias) (+ residual), for some tiles.
-  void (*linear_quantised)(const Weight&, const void* activations, int64_t rows, const Output&, Range tiles);
+  void (*linear_quantised)(const Weight&, const Records& activations, int64_t rows, const Output&, Range tiles);
   // The first half of the features are gates, the others go through them: function(gate) * other, quantised, for some
   // blocks of these. Each half is a multiple of kBlock.
-  void (*linear_gated)(const Weight&, const void* activations, int64_t rows, Function, const Records& out,
+  void (*linear_gated)(const Weight&, const Records& activations, int64_t rows, Function, const Records& out,
                        Range blocks);
   void (*linear_float)(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, Range tiles);
   // `width` floats as the blocks from `block` on of row `row`; the last one is padded with zeros.

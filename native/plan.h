@@ -191,13 +191,17 @@ class Plan {
     if (memory == Memory::kShared || value.own < 0) return at(value, row);
     return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
   }
+  Records records_at(int32_t weight, const Arena& arena) const {
+    const Weight& w = weights_[weight];
+    return {w.activations(), w.blocks(), w.residuals, arena.data()};
+  }
   // Activations quantised for `weight`: set 0 or 1 of the shared ones, or a thread's own.
   Records shared_records(int32_t weight, int32_t set) const {
-    return {weights_[weight].activations(), weights_[weight].blocks(), records_[set].data()};
+    return records_at(weight, records_[set]);
   }
   Records records(int32_t weight, int32_t set, Memory memory, const Worker& worker) const {
     if (memory == Memory::kShared) return shared_records(weight, set);
-    return {weights_[weight].activations(), weights_[weight].blocks(), worker.records.data()};
+    return records_at(weight, worker.records);
   }
   int64_t stride(const Value& value) const { return buffers_[value.buffer].width; }
   int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }

@@ -141,7 +141,7 @@ static inline void write(const Rounded& block, Activations16& out) {
 template <typename Record>
 static void quantise_blocks(float limit, const Records& records, const float* x, int64_t width, int64_t row,
                             int64_t block) {
-  Record* out = static_cast<Record*>(records.data) + (row / kPanel * records.blocks + block) * kPanel + row % kPanel;
+  Record* out = reinterpret_cast<Record*>(records.panel(row)) + block * kPanel + row % kPanel;
   constexpr bool kGrouping = std::is_same_v<Record, Activations8>;
   Rounded rounded[2];
   for (; width >= 2 * kBlock; x += 2 * kBlock, width -= 2 * kBlock, out += 2 * kPanel) {
@@ -161,9 +161,73 @@ static void quantise_blocks(float limit, const Records& records, const float* x,
   }
 }
 
+constexpr int32_t kCompared = 512;  // groups, at most
+constexpr int64_t kSegment = kCompared / 4 / kBlocksPerResidual * kBlocksPerResidual;  // of blocks
+
+static inline float step_of(const Activations8& block, int64_t i) {
+  return block.scale * static_cast<float>(block.factors[i] & 0xffff);
+}
+
+// Which groups of some blocks, a segment at most, are rounded most: numbers from that of the first block's on.
+static void find_groups(const Activations8* blocks, int64_t count, int32_t* found) {
+  // Groups by their steps, whose bits are in the same order; the lowest ones make room for the group's number.
+  alignas(64) int32_t keys[kCompared];
+  int32_t groups = 0;
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t i = 0; i < 4; i++, groups++) {
+      const float step = step_of(blocks[b * kPanel], i);
+      int32_t bits;
+      std::memcpy(&bits, &step, 4);
+      keys[groups] = (bits & -kCompared) | (kCompared - 1 - groups);
+    }
+  for (; groups % kLanes; groups++) keys[groups] = 0;
+  for (int64_t n = 0; n < residuals_of(count); n++) {
+    I most = load_bits(keys);
+    for (int64_t v = kLanes; v < groups; v += kLanes) most = larger(most, load_bits(keys + v));
+    found[n] = kCompared - 1 - (largest(most) & (kCompared - 1));
+    keys[found[n]] = 0;
+  }
+}
+
+// What is left of group i of a block of `width` floats, and is added to the block's sum.
+static Residual8 take_residual(Activations8& block, int64_t i, const float* x, int64_t width) {
+  constexpr float kSteps = 252.0f;  // what is left may be a little more than half a step
+  const float step = step_of(block, i), inverse = step > 0.0f ? kSteps / step : 0.0f;
+  alignas(64) float left[kLanes] = {};
+  for (int64_t j = 0; j < 8; j++) {
+    const int64_t k = 16 * (i / 2) + 4 * (i % 2) + 8 * (j / 4) + j % 4;
+    if (k < width) left[j] = x[k] - step * static_cast<float>(block.q[k]);
+  }
+  const I q = nearest(load(left) * splat(inverse));
+  Residual8 out;
+  for (int64_t j = 0; j < 8; j++) out.q[j] = static_cast<int8_t>(q[j]);
+  out.scale = step / kSteps;
+  block.sum += out.scale * static_cast<float>(sum(q));
+  return out;
+}
+
+// Of a row that is quantised.
+static void take_residuals(const Records& records, const float* x, int64_t width, int64_t row) {
+  Activations8* blocks = reinterpret_cast<Activations8*>(records.panel(row)) + row % kPanel;
+  Residual8* out = records.residuals_of_row(row);
+  for (int64_t first = 0; first < records.blocks; first += kSegment) {
+    const int64_t count = std::min(kSegment, records.blocks - first);
+    int32_t groups[residuals_of(kSegment)];
+    find_groups(blocks + first * kPanel, count, groups);
+    for (int64_t n = 0; n < residuals_of(count); n++, out++) {
+      const int64_t b = first + groups[n] / 4, k = b * kBlock;
+      *out = take_residual(blocks[b * kPanel], groups[n] % 4, x + k, width - k);
+      out->group = static_cast<int32_t>(4 * first) + groups[n];
+    }
+  }
+}
+
 void quantise(const Records& out, const float* x, int64_t width, int64_t row, int64_t block) {
   switch (out.kind) {
-    case ActivationKind::k8: return quantise_blocks<Activations8>(127.0f, out, x, width, row, block);
+    case ActivationKind::k8:
+      quantise_blocks<Activations8>(127.0f, out, x, width, row, block);
+      if (out.residuals > 0) take_residuals(out, x, width, row);  // it was the whole row
+      return;
     case ActivationKind::k16: return quantise_blocks<Activations16>(32767.0f, out, x, width, row, block);
   }
 }

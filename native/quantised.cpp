@@ -46,31 +46,47 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
   }
 }
 
+// Activations from `row`, a panel's first one, and some tiles.
+template <WeightKind kind, typename Record>
+static inline Factors<kind, Record> factors(const Weight& w, const Records& x, int64_t row, int64_t tile, int64_t apart,
+                                            bool few) {
+  return {w, reinterpret_cast<const Record*>(x.panel(row)), x.residuals_of_row(row), tile, apart, few};
+}
+
 template <WeightKind kind>
 using Kind = std::integral_constant<WeightKind, kind>;
 
-// go(half_scales, kind, records): constants, and what a weight of that kind is multiplied by.
+// go(half_scales, kind, record): constants, and a record (none in particular) of what such a weight is multiplied by.
 template <typename Go>
-static inline void choose(const Weight& w, const void* activations, Go go) {
+static inline void choose(const Weight& w, Go go) {
   const auto kind = [&](auto half_scales) {
-    const auto* records = static_cast<const Activations16*>(activations);
-    if (w.kind == WeightKind::kS8) return go(half_scales, Kind<WeightKind::kS8>(), records);
-    if (w.precise) return go(half_scales, Kind<WeightKind::kU4>(), records);
-    return go(half_scales, Kind<WeightKind::kU4>(), static_cast<const Activations8*>(activations));
+    if (w.kind == WeightKind::kS8) return go(half_scales, Kind<WeightKind::kS8>(), Activations16());
+    if (w.precise) return go(half_scales, Kind<WeightKind::kU4>(), Activations16());
+    return go(half_scales, Kind<WeightKind::kU4>(), Activations8());
   };
   w.half_scales ? kind(std::true_type()) : kind(std::false_type());
+}
+
+// Asks for what is read and written once the products are there: in another row it is in another line.
+static OCTAVO_INLINE void fetch_output(const Output& out, int64_t row, int64_t feature, int64_t count) {
+  const int64_t line = 64 / sizeof(float);
+  for (int64_t f = feature; f < feature + count; f += line) {
+    __builtin_prefetch(out.y + row * out.y_stride + f, 1);
+    if (out.residual) __builtin_prefetch(out.residual + row * out.residual_stride + f);
+  }
 }
 
 // --- one weight after the other --------------------------------------------------------------------------------------
 
 template <bool half_scales, WeightKind kind, typename Record>
-static void multiply_tiles(const Weight& w, const Record* x, int64_t rows, const Output& out, Range tiles) {
+static void multiply_tiles(const Weight& w, const Records& x, int64_t rows, const Output& out, Range tiles) {
   const bool few = are_few(rows);
   // M rows from `row` on times T tiles.
   const auto multiply_some = [&](auto m, auto t, int64_t row, int64_t tile) {
     constexpr int M = m, T = t;
+    for (int i = 0; i < M; i++) fetch_output(out, row + i, tile * kLanes, T * kLanes);
     F total[T][M];
-    multiply<half_scales, M, T>(Factors<kind, Record>{w, x + row * w.blocks(), tile, 1, few}, total);
+    multiply<half_scales, M, T>(factors<kind, Record>(w, x, row, tile, 1, few), total);
     for (int j = 0; j < T; j++)
       for (int i = 0; i < M; i++) put(out, row + i, (tile + j) * kLanes, total[j][i], w.bias);
   };
@@ -87,9 +103,9 @@ static void multiply_tiles(const Weight& w, const Record* x, int64_t rows, const
   }
 }
 
-void linear_quantised(const Weight& w, const void* activations, int64_t rows, const Output& out, Range tiles) {
-  choose(w, activations, [&](auto half_scales, auto kind, const auto* x) {
-    multiply_tiles<half_scales, kind>(w, x, rows, out, tiles);
+void linear_quantised(const Weight& w, const Records& activations, int64_t rows, const Output& out, Range tiles) {
+  choose(w, [&](auto half_scales, auto kind, auto record) {
+    multiply_tiles<half_scales, kind, decltype(record)>(w, activations, rows, out, tiles);
   });
 }
 
@@ -122,11 +138,10 @@ static void gated_panel(Factors<kind, Record> in, int64_t row, Function function
   for (int m = 0; m < M; m++) quantise(out, gate[m], kBlock, row + m, block);
 }
 
-void linear_gated(const Weight& w, const void* activations, int64_t rows, Function function, const Records& out,
+void linear_gated(const Weight& w, const Records& activations, int64_t rows, Function function, const Records& out,
                   Range blocks) {
   const int64_t tiles = kBlock / kLanes, half = w.tiles() / 2;
-  choose(w, activations, [&](auto half_scales, auto kind, const auto* x) {
-    using Record = std::remove_cvref_t<decltype(*x)>;
+  choose(w, [&](auto half_scales, auto kind, auto record) {
     for (int64_t block = blocks.first; block < blocks.last; block++) {
       const int64_t next = (block + 1) * tiles, count = next < half ? tiles : 0;
       const auto fetch = [&](int64_t part, int64_t parts) OCTAVO_INLINE_LAMBDA {
@@ -134,7 +149,7 @@ void linear_gated(const Weight& w, const void* activations, int64_t rows, Functi
         fetch_part(w, half + next, count, part, parts);
       };
       for_panels(rows, fetch, [&](auto m, int64_t row) {
-        const Factors<kind, Record> in{w, x + row * w.blocks(), block * tiles, half, are_few(rows)};
+        const auto in = factors<kind, decltype(record)>(w, activations, row, block * tiles, half, are_few(rows));
         gated_panel<half_scales, m>(in, row, function, out, block);
       });
     }

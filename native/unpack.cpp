@@ -38,8 +38,7 @@ void unpack_row(const Weight& w, int64_t row, int64_t width, float* y) {
       const uint8_t both = data[4 * (kLanes * i + lane) + offset % 4];
       q = static_cast<float>(offset % 16 < 8 ? both & 15 : both >> 4);
     } else {
-      int64_t index = 0;
-      while (in_pairs(index) != offset) index++;
+      const int64_t index = pairs_index(offset);
       q = static_cast<float>(static_cast<int8_t>(data[2 * (kLanes * (index / 2) + lane) + index % 2]));
     }
     y[k] = scale(offset / w.group) * q + (w.minima ? scale(groups) : 0.0f);

@@ -8,8 +8,8 @@ namespace octavo {
 namespace OCTAVO_ISA {
 
 // quantised.cpp
-void linear_quantised(const Weight&, const void* activations, int64_t rows, const Output&, Range tiles);
-void linear_gated(const Weight&, const void* activations, int64_t rows, Function, const Records& out, Range blocks);
+void linear_quantised(const Weight&, const Records& activations, int64_t rows, const Output&, Range tiles);
+void linear_gated(const Weight&, const Records& activations, int64_t rows, Function, const Records& out, Range blocks);
 
 // floats.cpp
 void linear_float(const Weight&, const float* x, int64_t x_stride, int64_t rows, const Output&, Range tiles);

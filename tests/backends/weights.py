@@ -34,27 +34,50 @@ def random_tensor(name: str, form: str, rows: int, width: int, rng: np.random.Ge
             return Tensor(name, values.shape, Format(form), data)
 
 
-def rounded(x: np.ndarray, limit: int) -> np.ndarray:
+def rounded(x: np.ndarray, limit: int, *, residuals: bool = True) -> np.ndarray:
     """Activations as the kernels see them: whole numbers up to `limit`, scaled per row and 32 features.
 
     Of whole numbers up to 127, eight each have a scale, which is the 32 features' times a whole number.
+
+    Args:
+        residuals: what 127 steps leave of the groups with the largest ones is known in 252 more.
     """
     padded = np.pad(x, ((0, 0), (0, -x.shape[1] % 32)))
     blocks = padded.reshape(len(x), -1, 32)
     most = np.abs(blocks).max(axis=2, keepdims=True)
     if limit > 127:
         inverse = np.divide(np.float32(limit), most, out=np.zeros_like(most), where=most > 0)
-        scales = most / np.float32(limit)
-    else:
-        scale = most / np.float32(limit * 1024)
-        groups = np.abs(blocks).reshape(*blocks.shape[:2], 2, 2, 2, 4).max(axis=(3, 5))  # of features 8 a + j
-        share = np.divide(np.float32(1024), most, out=np.zeros_like(most), where=most > 0)
-        factors = np.floor(groups.reshape(*blocks.shape[:2], 4) * share).astype(np.float32) + 1
-        spread = np.broadcast_to(factors.reshape(*blocks.shape[:2], 2, 1, 2, 1), (*blocks.shape[:2], 2, 2, 2, 4))
-        scales = scale * spread.reshape(blocks.shape)
-        inverse = np.divide(np.float32(1), scales, out=np.zeros_like(scales), where=most > 0)
-    integers = np.rint(blocks * inverse).astype(np.float64)
-    return (integers * scales).reshape(len(x), -1)[:, : x.shape[1]]
+        return _in_steps(blocks, inverse, most / np.float32(limit)).reshape(len(x), -1)[:, : x.shape[1]]
+    scale = most / np.float32(limit * 1024)
+    # 16 a + 8 half + 4 c + j: [row, block, a, c, half, j]
+    groups = blocks.reshape(len(x), -1, 2, 2, 2, 4).swapaxes(3, 4)
+    share = np.divide(np.float32(1024), most, out=np.zeros_like(most), where=most > 0)
+    factors = np.floor(np.abs(groups).max(axis=(4, 5)).reshape(*blocks.shape[:2], 4) * share).astype(np.float32) + 1
+    steps = (scale * factors).reshape(*groups.shape[:4], 1, 1)
+    inverse = np.divide(np.float32(1), steps, out=np.zeros_like(steps), where=most[..., None, None, None] > 0)
+    seen = _in_steps(groups, inverse, steps)
+    if residuals:
+        finer = steps / np.float32(252)
+        inverse = np.divide(np.float32(1), finer, out=np.zeros_like(finer), where=finer > 0)
+        chosen = _largest(steps.reshape(len(x), -1)).reshape(steps.shape)
+        seen = np.where(chosen, seen + _in_steps(groups - seen, inverse, finer), seen)
+    return seen.swapaxes(3, 4).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+def _in_steps(x: np.ndarray, inverse: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The nearest whole numbers of steps."""
+    return np.rint(x * inverse).astype(np.float64) * steps
+
+
+def _largest(steps: np.ndarray) -> np.ndarray:
+    """Which groups of a row have residuals: of 120 blocks at a time, one group for every six blocks."""
+    chosen = np.zeros(steps.shape, bool)
+    for first in range(0, steps.shape[1], 480):
+        some = steps[:, first : first + 480]
+        keys = some.astype(np.float32).view(np.int32) & -512 | 511 - np.arange(some.shape[1])
+        count = -(-some.shape[1] // 24)
+        np.put_along_axis(chosen[:, first : first + 480], np.argsort(-keys, axis=1)[:, :count], True, axis=1)
+    return chosen
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

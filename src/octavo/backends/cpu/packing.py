@@ -11,7 +11,7 @@ from octavo.backends.cpu.memory import Slabs
 from octavo.backends.cpu.quantization import bits_by_weight
 from octavo.backends.cpu.repack import PackedWeight, pack
 from octavo.backends.protocol import Float32
-from octavo.graph.ops import Attention, Embedding, Graph, Linear, Node, Parameter
+from octavo.graph.ops import Activation, Attention, Embedding, Graph, Linear, Multiply, Node, Parameter
 from octavo.weights.tensor import Tensor
 
 Names = tuple[str, ...]
@@ -127,8 +127,9 @@ def _matrix(node: Node) -> Names | None:
 def _precise(graph: Graph) -> set[Names]:
     """The weights of linears that take inputs of 16 bits, where those of 8 would change a model's predictions most.
 
-    What becomes queries, keys and values: softmax multiplies their errors. All after the last attention: nothing comes
-    after them that would average their errors away.
+    What becomes queries, keys and values: softmax multiplies their errors. What leaves an activation function: beside a
+    row's few large values the others would be lost. All after the last attention: nothing comes after them that would
+    average their errors away.
     """
     nodes = graph.nodes
     last = max((index for index, node in enumerate(nodes) if isinstance(node.op, Attention)), default=len(nodes))
@@ -141,6 +142,13 @@ def _precise(graph: Graph) -> set[Names]:
                 match nodes[source].op:
                     case Linear(weights=weights):
                         found.add(_names(weights))
-        elif isinstance(node.op, Linear) and index > last:
+        elif isinstance(node.op, Linear) and (index > last or _is_activated(nodes, node.inputs[0])):
             found.add(_names(node.op.weights))
     return found
+
+
+def _is_activated(nodes: tuple[Node, ...], index: int) -> bool:
+    """Whether a value is what an activation function came to, or a product with that."""
+    node = nodes[index]
+    sources = node.inputs if isinstance(node.op, Multiply) else (index,)
+    return any(isinstance(nodes[source].op, Activation) for source in sources)
