@@ -60,7 +60,7 @@ struct Weight {
   bool precise;  // kU4 alone: it takes activations of 16 bits
   int64_t out, in, tile;
   const uint8_t* data;
-  const float* bias;  // float[out], null: none
+  const float* bias;      // float[out], null: none
   int64_t residuals = 0;  // of a row of the activations that it is multiplied by
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
@@ -88,8 +88,8 @@ struct Activations8 {  // for kU4: x = scale * factor * q, q in -127..127
   int32_t factors[4];  // times kFactorUnit, by i
   float scale, sum;
 };
-// What 8 bits left of one of these groups, 4 * block + i: x - scale * factor * q = scale * q of this record. Each row has
-// some, of the groups that are rounded most; the `sum` of their blocks holds them too.
+// What 8 bits left of one of these groups, 4 * block + i: x - scale * factor * q = scale * q of this record. Each row
+// has some, of the groups that are rounded most; the `sum` of their blocks holds them too.
 struct Residual8 {
   int8_t q[8];
   float scale;

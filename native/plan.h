@@ -196,9 +196,7 @@ class Plan {
     return {w.activations(), w.blocks(), w.residuals, arena.data()};
   }
   // Activations quantised for `weight`: set 0 or 1 of the shared ones, or a thread's own.
-  Records shared_records(int32_t weight, int32_t set) const {
-    return records_at(weight, records_[set]);
-  }
+  Records shared_records(int32_t weight, int32_t set) const { return records_at(weight, records_[set]); }
   Records records(int32_t weight, int32_t set, Memory memory, const Worker& worker) const {
     if (memory == Memory::kShared) return shared_records(weight, set);
     return records_at(weight, worker.records);

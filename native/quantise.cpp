@@ -161,7 +161,7 @@ static void quantise_blocks(float limit, const Records& records, const float* x,
   }
 }
 
-constexpr int32_t kCompared = 512;  // groups, at most
+constexpr int32_t kCompared = 512;                                                     // groups, at most
 constexpr int64_t kSegment = kCompared / 4 / kBlocksPerResidual * kBlocksPerResidual;  // of blocks
 
 static inline float step_of(const Activations8& block, int64_t i) {

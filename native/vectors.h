@@ -224,7 +224,8 @@ static inline void to_shorts(const I* x, int16_t* y) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
                         _mm512_cvtepi32_epi16(_mm512_permutexvar_epi32(order, (__m512i)x[i])));
 #elif defined(__AVX2__)
-  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   for (int i = 0; i < 2; i++)
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + 16 * i),
                         _mm256_shuffle_epi8(_mm256_packs_epi32((__m256i)x[2 * i], (__m256i)x[2 * i + 1]), order));
