@@ -178,7 +178,7 @@ static void find_groups(const Activations8* blocks, int64_t count, int32_t* foun
       const float step = step_of(blocks[b * kPanel], i);
       int32_t bits;
       std::memcpy(&bits, &step, 4);
-      keys[groups] = (bits & -kCompared) | (kCompared - 1 - groups);
+      keys[groups] = (bits & INT32_MAX & -kCompared) | (kCompared - 1 - groups);  // nan has a sign, too
     }
   for (; groups % kLanes; groups++) keys[groups] = 0;
   for (int64_t n = 0; n < residuals_of(count); n++) {

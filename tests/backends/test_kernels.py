@@ -123,16 +123,16 @@ def test_quantising_loses_at_most_half_a_step(rows: int, width: int, bits: int, 
 )
 @pytest.mark.parametrize("isa", ISAS)
 def test_siblings_of_different_formats(forms: tuple[str, ...], isa: str) -> None:
-    # As in files that keep values in more bits than queries and keys. 2,560 inputs are more than one chunk.
+    # As in files that keep values in more bits than queries and keys. 4,096 inputs are two segments of them.
     rng = np.random.default_rng(3)
     g = GraphBuilder()
-    x = g.select_rows(g.embedding("table", 64, 2560))
+    x = g.select_rows(g.embedding("table", 64, 4096))
     parts = [g.linear(x, f"weight{index}", 24) for index in range(3)]
     y = parts[0] + parts[1] + parts[2]
     graph = g.finish(y)
-    tensors = {"table.weight": random_tensor("table.weight", "F32", 64, 2560, rng)}
+    tensors = {"table.weight": random_tensor("table.weight", "F32", 64, 4096, rng)}
     for index, form in enumerate(forms):
-        tensors[f"weight{index}.weight"] = random_tensor(f"weight{index}.weight", form, 24, 2560, rng)
+        tensors[f"weight{index}.weight"] = random_tensor(f"weight{index}.weight", form, 24, 4096, rng)
     executor = CpuExecutor(graph, tensors, vocab_size=24, num_pages=4, max_positions=64, isa=isa)
     tokens = list(range(0, 64, 3))
     x = tensors["table.weight"].data[tokens]

@@ -70,13 +70,13 @@ def _in_steps(x: np.ndarray, inverse: np.ndarray, steps: np.ndarray) -> np.ndarr
 
 
 def _largest(steps: np.ndarray) -> np.ndarray:
-    """Which groups of a row have residuals: of 120 blocks at a time, one group for every six blocks."""
+    """Which groups of a row have residuals: of 126 blocks at a time, one group for every six blocks."""
     chosen = np.zeros(steps.shape, bool)
-    for first in range(0, steps.shape[1], 480):
-        some = steps[:, first : first + 480]
+    for first in range(0, steps.shape[1], 504):
+        some = steps[:, first : first + 504]
         keys = some.astype(np.float32).view(np.int32) & -512 | 511 - np.arange(some.shape[1])
         count = -(-some.shape[1] // 24)
-        np.put_along_axis(chosen[:, first : first + 480], np.argsort(-keys, axis=1)[:, :count], True, axis=1)
+        np.put_along_axis(chosen[:, first : first + 504], np.argsort(-keys, axis=1)[:, :count], True, axis=1)
     return chosen
 
 
