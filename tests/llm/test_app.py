@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -265,6 +266,32 @@ def test_nothing_is_left_to_await_when_the_outer_loop_has_ended() -> None:
         idle.close()
         gc.collect()
     assert [str(warning.message) for warning in told if "never awaited" in str(warning.message)] == []
+
+
+def test_an_answer_that_closing_interrupts_after_its_head_is_whole(model: str) -> None:
+    ai = octavo.create_app(model, in_process=True)
+    sent: list[str] = []
+    bodies: list[bytes] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+        bodies.append(message.get("body", b""))
+        if message["type"] == "http.response.start":
+            await asyncio.to_thread(ai.close)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/models",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    asyncio.run(ai(scope, receive, send))
+    assert sent == ["http.response.start", "http.response.body"]
+    assert b'"data"' in bodies[1]
 
 
 def test_a_request_that_closing_interrupts_is_answered(model: str) -> None:

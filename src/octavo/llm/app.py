@@ -113,21 +113,33 @@ class Application:
                 answer = error_response(failed(f"The engine cannot start: {error}."), {**scope, "app": self})
                 await answer(scope, receive, send)
                 return
-        begun = False
+        head: Message = {}
+        beginning: asyncio.Task[None] | None = None
+
+        async def begin(body: Message) -> None:
+            await send(head)
+            await send(body)
 
         async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+            nonlocal head, beginning
+            if message["type"] == "http.response.start":
+                head = message  # which goes out with the first of the body: else an end between them would part them
+            elif beginning is None:
+                beginning = asyncio.create_task(begin(message))
+                await asyncio.shield(beginning)
+            else:
+                await send(message)
 
         there = asyncio.get_running_loop()
         inner = {key: scope[key] for key in ASGI_KEYS if key in scope}
         try:
             await background.arun(_answer(background.value, inner, _from(there, receive), _from(there, sent)))
         except ClosedError:
-            if not begun:
-                answer = error_response(unavailable("The server is shutting down."), {**scope, "app": self})
-                await answer(scope, receive, send)
+            if beginning is not None:
+                await beginning
+                return
+            answer = error_response(unavailable("The server is shutting down."), {**scope, "app": self})
+            await answer(scope, receive, send)
 
     async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -76,7 +77,7 @@ class RequestContextMiddleware:
             access_log.info(
                 "%s %s %d %.1f ms, %d prompt and %d output tokens%s, request %s",
                 method,
-                scope["raw_path"].decode("latin-1"),  # still escaped: a path must not begin a new line
+                _escaped_path(scope),
                 status,
                 seconds * 1e3,
                 context.prompt_tokens,
@@ -84,6 +85,12 @@ class RequestContextMiddleware:
                 f" of {context.deployment}" if context.deployment else "",
                 context.request_id,
             )
+
+
+def _escaped_path(scope: Scope) -> str:
+    """The path as it may stand in a line of a log, which it must not end. Servers need not say how it came."""
+    raw: bytes | None = scope.get("raw_path")
+    return quote(scope["path"]) if raw is None else raw.decode("latin-1")
 
 
 class AuthenticationMiddleware:
