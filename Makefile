@@ -66,7 +66,7 @@ sanitize: build/sanitize/.built
 
 build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
 	@mkdir -p build
-	$(BIN)/cmake -S native -B build/sanitize -G Ninja -DOCTAVO_SANITIZE=ON -DCMAKE_CXX_COMPILER=$(CXX) \
+	$(BIN)/cmake -S native -B build/sanitize -G Ninja -DOCTAVO_SANITIZE=ON -DOCTAVO_EVERY_MACHINE=OFF -DCMAKE_CXX_COMPILER=$(CXX) \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python >build/sanitize.log
 	$(BIN)/cmake --build build/sanitize >>build/sanitize.log || { cat build/sanitize.log; exit 1; }
 	@touch $@
@@ -86,7 +86,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' --config-settings=cmake.define.OCTAVO_EVERY_MACHINE=ON
 	@touch $@ $(VENV)/.installed
 
 clean:
