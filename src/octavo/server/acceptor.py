@@ -18,7 +18,7 @@ log = logging.getLogger("octavo.server")
 CONNECTIONS_PER_TURN = 64
 """Accepted. Few enough that several processes on one socket share a burst."""
 
-WELCOMED_PER_TURN = 8
+WELCOMED_PER_TURN = 4
 """Get a protocol, which takes ten times as long."""
 
 MAX_WAITING = 4096

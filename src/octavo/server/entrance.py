@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-REQUESTS_PER_TURN = 2
+REQUESTS_PER_TURN = 1
 """Begun in one turn of the event loop; to read and validate one takes up to a millisecond."""
 
 
