@@ -196,7 +196,8 @@ static Residual8 take_residual(Activations8& block, int64_t i, const float* x, i
   alignas(64) float left[kLanes] = {};
   for (int64_t j = 0; j < 8; j++) {
     const int64_t k = 16 * (i / 2) + 4 * (i % 2) + 8 * (j / 4) + j % 4;
-    if (k < width) left[j] = x[k] - step * static_cast<float>(block.q[k]);
+    // Of a block without numbers nothing is left: its scale is nan.
+    if (step > 0.0f && k < width) left[j] = x[k] - step * static_cast<float>(block.q[k]);
   }
   const I q = nearest(load(left) * splat(inverse));
   Residual8 out;
