@@ -116,7 +116,6 @@ struct Records {
 
   int64_t record_bytes() const { return kind == ActivationKind::k8 ? sizeof(Activations8) : sizeof(Activations16); }
   int64_t panel_bytes() const { return kPanel * (blocks * record_bytes() + residuals * sizeof(Residual8)); }
-  Records from(int64_t row) const { return {kind, blocks, residuals, panel(row)}; }  // a panel's first one
   uint8_t* panel(int64_t row) const { return static_cast<uint8_t*>(data) + row / kPanel * panel_bytes(); }
   Residual8* residuals_of_row(int64_t row) const {
     return reinterpret_cast<Residual8*>(panel(row) + kPanel * blocks * record_bytes()) + row % kPanel * residuals;

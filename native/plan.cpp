@@ -5,8 +5,6 @@
 
 namespace octavo {
 
-constexpr int64_t kMinTogether = 64;            // rows that a weight is multiplied with at a time, at least
-constexpr int64_t kTogetherBytes = 256 * 1024;  // and as many as have so much
 constexpr int64_t kFewTokens = 4;           // for each thread: with fewer, one alone is shared by its heads and spans
 constexpr int64_t kFetchBytes = 16 * 1024;  // of a weight, while something else is computed
 
@@ -197,37 +195,18 @@ void Plan::run_row(const Op& op, Memory memory, const Step& step, int64_t row, W
   }
 }
 
-// Rows come in chunks that a core's cache holds, or every tile would fetch all of them again; but not so few that the
-// weights are fetched too often. Each thread has neighbouring rows.
-template <typename Body>
-void Plan::share_products(const Worker& worker, Inputs inputs, int64_t pieces, int64_t few, Body body) {
-  const int64_t together = std::max(kMinTogether, kTogetherBytes / inputs.row_bytes) / kPanel * kPanel;
-  const int64_t chunks = (inputs.rows + together - 1) / together;
-  share(worker, chunks * pieces, inputs.rows > kPanel ? 1 : few, [&](int64_t first, int64_t last) {
-    while (first < last) {
-      const int64_t row = first / pieces * together, piece = first % pieces;
-      const int64_t end = std::min(piece + last - first, pieces);
-      body(Range{row, std::min(row + together, inputs.rows)}, Range{piece, end});
-      first += end - piece;
-    }
-  });
-}
-
 void Plan::run_linear(const Op& op, Memory memory, const Step& step, Worker& worker) {
   const int64_t count = rows(op, step);
   if (count == 0) return;
   const Weight& weight = weights_[op.index];
   const bool adds = op.y.exists();
-  const Records x = weight.quantised() ? records(op.index, op.records, memory, worker) : Records();
-  const int64_t row_bytes = weight.quantised() ? x.panel_bytes() / kPanel : stride(op.x) * sizeof(float);
-  share_products(worker, {count, row_bytes}, weight.pairs(), 4, [&](Range rows, Range pairs) {
-    const Range tiles{2 * pairs.first, std::min(2 * pairs.last, weight.tiles())};
-    const Output out{at(op.out, rows.first), stride(op.out), adds ? at(op.y, rows.first) : nullptr,
-                     adds ? stride(op.y) : 0};
+  const Output out{at(op.out, 0), stride(op.out), adds ? at(op.y, 0) : nullptr, adds ? stride(op.y) : 0};
+  share(worker, weight.pairs(), count > kPanel ? 1 : 4, [&](int64_t pair, int64_t end) {
+    const Range tiles{2 * pair, std::min(2 * end, weight.tiles())};
     if (weight.quantised())
-      kernels_.linear_quantised(weight, x.from(rows.first), rows.last - rows.first, out, tiles);
+      kernels_.linear_quantised(weight, records(op.index, op.records, memory, worker), count, out, tiles);
     else
-      kernels_.linear_float(weight, at(op.x, rows.first), stride(op.x), rows.last - rows.first, out, tiles);
+      kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, tiles);
   });
 }
 
@@ -236,9 +215,8 @@ void Plan::run_gated(const Op& op, Memory memory, const Step& step, Worker& work
   if (count == 0) return;
   const Records x = records(op.index, op.records, memory, worker);
   const Records out = shared_records(op.reader, 1 - op.records);
-  share_products(worker, {count, x.panel_bytes() / kPanel}, out.blocks, 1, [&](Range rows, Range blocks) {
-    kernels_.linear_gated(weights_[op.index], x.from(rows.first), rows.last - rows.first, op.function,
-                          out.from(rows.first), blocks);
+  share(worker, out.blocks, 1, [&](int64_t first, int64_t last) {
+    kernels_.linear_gated(weights_[op.index], x, count, op.function, out, {first, last});
   });
 }
 

@@ -229,13 +229,6 @@ class Plan {
   template <bool backwards = false, typename Body>
   void share(const Worker& worker, int64_t count, int64_t piece, Body body);
   int64_t share_begin(int thread, int64_t count) const { return count * thread / team_.size; }
-  struct Inputs {  // of a product
-    int64_t rows, row_bytes;
-  };
-  // Calls body(rows, range of pieces) until all rows have met all pieces of a weight. `few`: pieces that are taken at a
-  // time where rows are no more than a panel.
-  template <typename Body>
-  void share_products(const Worker& worker, Inputs inputs, int64_t pieces, int64_t few, Body body);
   void meet(Worker& worker);
   void enter_phase(Worker& worker);
   void fetch_weight(const Worker& worker, size_t phase) const;
