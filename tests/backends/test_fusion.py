@@ -96,6 +96,28 @@ def test_gates_of_any_shape(
     assert np.abs(found - log_softmax(logits)).max() <= 2 * step * size + 1e-5
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_inputs_have_16_bits_where_their_errors_count_most(isa: str) -> None:
+    # Of queries, keys and values, and of what follows the last attention. A token alone attends to itself, and has its
+    # value for a result.
+    rng = np.random.default_rng(5)
+    g = GraphBuilder()
+    x = g.embedding("table", 64, 256)
+    heads = [g.linear(x, name, 64) for name in ("queries", "keys", "values")]
+    graph = g.finish(g.linear(g.select_rows(g.attention(*heads, layer=0, head_dim=64)), "logits", 24))
+    tensors = {"table.weight": random_tensor("table.weight", "F32", 64, 256, rng)}
+    for name, out, width in (("queries", 64, 256), ("keys", 64, 256), ("values", 64, 256), ("logits", 24, 64)):
+        tensors[f"{name}.weight"] = random_tensor(f"{name}.weight", "Q4_0", out, width, rng)
+    executor = CpuExecutor(graph, tensors, vocab_size=24, num_pages=8, kv_cache_dtype="fp32", max_positions=64, isa=isa)
+    runner = Runner(executor)
+    found = np.concatenate(runner.step([(runner.sequence([token]), 1) for token in range(8)]))
+
+    exact = {name: tensor.to_float32().astype(np.float64) for name, tensor in tensors.items()}
+    values = rounded(tensors["table.weight"].data[:8], 32767) @ exact["values.weight"].T
+    logits = rounded(values.astype(np.float32), 32767) @ exact["logits.weight"].T
+    assert np.abs(found - log_softmax(logits)).max() <= 2e-5 * np.abs(logits).max()
+
+
 FAR = np.array([0.0, *(sign * size for size in (1e-30, 0.5, 60.0, 88.4, 89.0, 1e10, 1e33, 3e38) for sign in (1, -1))])
 """Finite numbers whose exponentials are not, in float32."""
 
