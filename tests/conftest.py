@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,10 @@ from tests.properties import use_profile
 from tests.tiny import write_tiny_model
 
 use_profile()
+
+# A shell ignores Ctrl-C on behalf of what it runs in the background, and so would all that the tests start.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -82,7 +82,7 @@ def test_version_and_help() -> None:
         assert "--help" in octavo(*command, "--help").stdout
 
 
-@pytest.mark.parametrize("command", [["serve"], ["bench", "offline"], ["bench", "latency"]])
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["bench", "offline"], ["bench", "latency"]])
 def test_an_unknown_model_is_one_line(command: list[str], tmp_path: Path) -> None:
     line = one_line(octavo(*command, "no-such-model", cache=tmp_path))
     assert "no-such-model" in line
