@@ -1,0 +1,56 @@
+"""How a model's answers are written: its format of tool calls and its reasoning, found from what comes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo.text.formats import ToolFormat, find_tool_format, tool_format
+from octavo.text.parser import Parser
+from octavo.text.reasoning import ReasoningFormat, find_reasoning_format, reasoning_format
+from octavo.text.tools import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFormat:
+    """Which markup a model's answers have.
+
+    Attributes:
+        tools: how it writes calls.
+        reasoning: how it marks what it thinks; None if it does not think, or if `tools` marks that too.
+    """
+
+    tools: ToolFormat
+    reasoning: ReasoningFormat | None = None
+
+    @classmethod
+    def of(
+        cls, template: str | None, family: str, tool_parser: str | None = None, reasoning_parser: str | None = None
+    ) -> AnswerFormat:
+        """What a model writes, found from its chat template's source (None if it has none), or else from its family's
+        name (`model_type`). The names of parsers, where given, count instead.
+
+        Raises OctavoError for a name that no parser has.
+        """
+        tools = tool_format(tool_parser) if tool_parser else find_tool_format(template, family)
+        reasoning = reasoning_format(reasoning_parser) if reasoning_parser else find_reasoning_format(template)
+        return cls(tools, None if tools.reasons else reasoning)
+
+    @property
+    def markers(self) -> frozenset[str]:
+        """All that frames calls and reasoning. A detokenizer must leave those that are special tokens in the text
+        that a parser reads, also where clients do not see special tokens."""
+        return frozenset((*self.tools.markers, *(self.reasoning.markers if self.reasoning else ())))
+
+    def is_thinking(self, prompt: str) -> bool:
+        """Whether an answer to this prompt begins within reasoning."""
+        return self.reasoning is not None and self.reasoning.is_open(prompt)
+
+    def parser(self, tools: Sequence[Tool] | None, *, thinking: bool) -> Parser:
+        """What reads one choice.
+
+        `tools`: those that the model may call; None where it may call none, and then what looks like a call is text.
+        `thinking`: as `is_thinking` says of the prompt.
+        """
+        answer = self.tools.parser(tools)
+        return self.reasoning.parser(answer, opened=thinking) if self.reasoning else answer

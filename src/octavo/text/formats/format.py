@@ -1,0 +1,46 @@
+"""What a format of tool calls is: how models of one family write that they call a function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from octavo.text.formats.reader import Reader, ReadingParser
+from octavo.text.parser import Parser, PlainParser
+from octavo.text.scanner import Reading
+from octavo.text.tools import Tool
+
+
+class ToolFormat(ABC):
+    """A family's way of writing calls.
+
+    Attributes:
+        names: as `--tool-call-parser` takes them, which are vLLM's; the first is the format's own.
+        markers: all that frames calls. Where one is a special token in a model's vocabulary, a parser must see its
+            text all the same.
+        families: what names of model families that write it contain.
+        reasons: whether it also marks reasoning, so that it takes no `ReasoningFormat` before it.
+    """
+
+    names: ClassVar[tuple[str, ...]]
+    markers: ClassVar[tuple[str, ...]] = ()
+    families: ClassVar[tuple[str, ...]] = ()
+    reasons: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The format's own name."""
+        return self.names[0]
+
+    @abstractmethod
+    def recognises(self, template: str) -> bool:
+        """Whether a chat template, given as its source, has models write this format."""
+
+    @abstractmethod
+    def read(self, reader: Reader) -> Reading[None]:
+        """Read a whole answer."""
+
+    def parser(self, tools: Sequence[Tool] | None) -> Parser:
+        """What reads one answer of a model that may call `tools`; with None all of it is text."""
+        return PlainParser() if tools is None else ReadingParser(self.read, tools)

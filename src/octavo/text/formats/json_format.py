@@ -1,0 +1,34 @@
+"""Calls as plain JSON: for models that know no format, and what these are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.json_calls import read_bare_calls
+from octavo.text.formats.reader import Reader
+from octavo.text.scanner import Reading
+from octavo.text.tools import Tool
+
+
+class BareJson(ToolFormat):
+    """Objects with a name and arguments that nothing marks as calls, anywhere in the answer."""
+
+    names = ("json",)
+
+    def recognises(self, template: str) -> bool:
+        return False
+
+    def read(self, reader: Reader) -> Reading[None]:
+        return read_bare_calls(reader)
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        """What a model whose template knows no tools is told about them, in the system message."""
+        functions = "\n".join(json.dumps(tool.for_template()["function"], ensure_ascii=False) for tool in tools)
+        return (
+            "You may call these functions, given as JSON with JSON schemas of their parameters:\n"
+            f"{functions}\n"
+            "To call one, answer with nothing but a JSON object on a line of its own:\n"
+            '{"name": "the function\'s name", "arguments": {"parameter": "value"}}'
+        )

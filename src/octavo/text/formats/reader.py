@@ -1,0 +1,91 @@
+"""What formats of tool calls read with: the scanner, and the parts that what they read comes to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from octavo.text.parts import Part, Reasoning, Text, ToolCall, join_parts
+from octavo.text.scanner import Reading, Scanner
+from octavo.text.tools import Tool
+
+
+class Reader(Scanner):
+    """A scanner that collects parts. Its methods for parts take pieces; a `call` begins the next call.
+
+    Attributes:
+        tools: what may be called, by name.
+        calls: how many calls have begun.
+        is_silent: whether the answer has no text yet, but for blanks.
+    """
+
+    def __init__(self, tools: Sequence[Tool] = ()) -> None:
+        super().__init__()
+        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
+        self.calls = 0
+        self.is_silent = True
+        self._parts: list[Part] = []
+
+    def text(self, piece: str) -> None:
+        """For the client to read."""
+        if piece:
+            self.is_silent = self.is_silent and piece.isspace()
+            self._parts.append(Text(piece))
+
+    def reasoning(self, piece: str) -> None:
+        """What the model thinks."""
+        if piece:
+            self._parts.append(Reasoning(piece))
+
+    def call(self, name: str) -> None:
+        """The next call begins. What was held was its opening."""
+        self.let_go()
+        self._parts.append(ToolCall(self.calls, name))
+        self.calls += 1
+
+    def arguments(self, piece: str) -> None:
+        """More of the last call's arguments, as JSON."""
+        if piece:
+            self._parts.append(ToolCall(self.calls - 1, "", piece))
+
+    def give_back(self) -> None:
+        """What was held is text after all."""
+        self.text(self.let_go())
+
+    def parts(self) -> list[Part]:
+        """The parts since they were last asked for."""
+        parts, self._parts = self._parts, []
+        return parts if len(parts) < 2 else join_parts(parts)
+
+
+class ReadingParser:
+    """A `Parser` of a format that is written as one reading of the whole answer."""
+
+    def __init__(self, read: Callable[[Reader], Reading[None]], tools: Sequence[Tool] = ()) -> None:
+        self._reader = Reader(tools)
+        self._reading = read(self._reader)
+
+    def push(self, text: str) -> list[Part]:
+        """The parts that this piece of text completes."""
+        if not text:
+            return []
+        self._reader.push(text)
+        next(self._reading)
+        return self._reader.parts()
+
+    def flush(self) -> list[Part]:
+        """What was held back."""
+        self._reader.end()
+        next(self._reading, None)
+        self._reader.give_back()
+        return self._reader.parts()
+
+
+def decoded(string: str) -> str:
+    """What a JSON string says; without its quotes as it stands, if it is not valid."""
+    try:
+        text: str = json.loads(string, strict=False)
+    except ValueError:
+        return string.strip('"')
+    # An escape may be half a surrogate pair, which no encoding has.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
