@@ -99,26 +99,39 @@ class Scanner:
             self._held.append(piece)
         return piece
 
-    def until(self, marks: Marks, give: Give) -> Reading[str]:
+    def until(self, marks: Marks, give: Give, *, in_call: bool = False) -> Reading[str]:
         """Give what comes before the next mark; the mark, which is read too, or "" at the end of the text."""
-        mark = yield from self.up_to(marks, give)
+        mark = yield from self.up_to(marks, give, in_call=in_call)
         self._take(self._at + len(mark))
         return mark
 
-    def up_to(self, marks: Marks, give: Give) -> Reading[str]:
-        """Give what comes before the next mark; the mark, which is yet to be read, or "" at the end of the text."""
+    def up_to(self, marks: Marks, give: Give, *, in_call: bool = False) -> Reading[str]:
+        """Give what comes before the next mark; the mark, which is yet to be read, or "" at the end of the text.
+
+        `in_call`: a mark that the end of the text cuts is left out. Elsewhere it is text.
+        """
         while True:
-            found = marks.find(self._text, self._at, self._ended)
+            found = marks.find(self._text, self._at, self._ended and not in_call)
             start, mark = found or (len(self._text), "")
             if start > self._at:
                 give(self._take(start))
-            if mark or self._ended:
+            if mark:
                 return mark
+            if self._ended:
+                self._take(len(self._text))
+                return ""
             yield
 
-    def literal(self, marks: Marks) -> Reading[str]:
-        """The mark that comes next, which is read; "" if none does, and then nothing is read."""
-        while (mark := marks.here(self._text, self._at, self._ended)) == "":
+    def literal(self, marks: Marks, *, in_call: bool = False) -> Reading[str]:
+        """The mark that comes next, which is read; "" if none does, and then nothing is read.
+
+        `in_call`: a mark that the end of the text cuts is read over.
+        """
+        yield from self.peek()
+        while (mark := marks.here(self._text, self._at, self._ended and not in_call)) == "":
+            if self._ended:
+                self._take(len(self._text))
+                return ""
             yield
         return self._take(self._at + len(mark)) if mark else ""
 
@@ -142,6 +155,12 @@ class Scanner:
                 return ""
             yield
         return self._text[self._at]
+
+    def take(self, count: int) -> Reading[str]:
+        """The next characters, so many of them as there are."""
+        while len(self._text) - self._at < count and not self._ended:
+            yield
+        return self._take(min(self._at + count, len(self._text)))
 
     def value(self, give: Give) -> Reading[bool]:
         """Give the characters of one JSON value, as written. Whether it is complete: it also ends where the text
@@ -176,9 +195,7 @@ class Scanner:
                 if character:
                     give(self._take(self._at + 1))
                 return bool(character)
-            while self._at + 1 == len(self._text) and not self._ended:
-                yield
-            give(self._take(min(self._at + 2, len(self._text))))
+            give((yield from self.take(2)))
 
 
 def drop(piece: str) -> None:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from octavo.errors import OctavoError
 from octavo.text.formats.format import ToolFormat
-from octavo.text.formats.hermes import Hermes
+from octavo.text.formats.harmony import Harmony
+from octavo.text.formats.hermes import Granite, Hermes
 from octavo.text.formats.json_format import BareJson
+from octavo.text.formats.llama import Llama3Json
+from octavo.text.formats.mistral import Mistral
+from octavo.text.formats.pythonic import Pythonic
+from octavo.text.formats.sections import DeepSeekV3, DeepSeekV31, KimiK2
+from octavo.text.formats.xml import Glm45, Qwen3Coder
 
 __all__ = ["JSON", "TOOL_FORMATS", "ToolFormat", "find_tool_format", "tool_format"]
 
@@ -13,7 +19,20 @@ JSON = BareJson()
 """What is tried with a model of which nothing is known."""
 
 # In the order in which templates are asked: what is more special comes first.
-TOOL_FORMATS: tuple[ToolFormat, ...] = (Hermes(), JSON)
+TOOL_FORMATS: tuple[ToolFormat, ...] = (
+    Harmony(),
+    KimiK2(),
+    DeepSeekV3(),
+    DeepSeekV31(),
+    Glm45(),
+    Qwen3Coder(),
+    Mistral(),
+    Granite(),
+    Hermes(),
+    Pythonic(),
+    Llama3Json(),
+    JSON,
+)
 
 
 def tool_format(name: str) -> ToolFormat:

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.json_calls import read_calls
 from octavo.text.formats.reader import Reader
-from octavo.text.scanner import Marks, Reading
-
-_OPEN = Marks("<tool_call>", "\n<tool_call>", "\n\n<tool_call>")
-_CLOSE = Marks("</tool_call>")
+from octavo.text.scanner import Reading, marks
 
 
 class Hermes(ToolFormat):
     """JSON objects between XML tags, each on a line of its own."""
 
-    names = ("hermes",)
-    markers = ("<tool_call>", "</tool_call>")
-    families = ("qwen", "hermes", "granite4", "granitemoehybrid")
+    names: ClassVar[tuple[str, ...]] = ("hermes",)
+    markers: ClassVar[tuple[str, ...]] = ("<tool_call>", "</tool_call>")
+    families: ClassVar[tuple[str, ...]] = ("qwen", "hermes", "granitemoehybrid")
+    _open = marks("<tool_call>", "\n<tool_call>", "\n\n<tool_call>")
+    _close = marks("</tool_call>")
 
     def recognises(self, template: str) -> bool:
         return "<tool_call>" in template
 
     def read(self, reader: Reader) -> Reading[None]:
-        while mark := (yield from reader.until(_OPEN, reader.text)):
+        while mark := (yield from reader.until(self._open, reader.text)):
             reader.hold(mark)
             yield from reader.blanks()
             if not (yield from read_calls(reader, marked=True)):
                 reader.give_back()
                 continue
             yield from reader.blanks()
-            yield from reader.literal(_CLOSE)
+            yield from reader.literal(self._close, in_call=True)
             yield from reader.blanks()
+
+
+class Granite(Hermes):
+    """A list of JSON objects after a special token (Granite 3), or after that token's name as text."""
+
+    names = ("granite", "phi4_mini_json")
+    markers = ("<|tool_call|>", "<|/tool_call|>", "<tool_call>")
+    families = ("granite", "phi")
+    _open = marks(*("\n" * count + tag for tag in ("<|tool_call|>", "<tool_call>") for count in range(3)))
+    _close = marks("<|/tool_call|>", "</tool_call>")
+
+    def recognises(self, template: str) -> bool:
+        return "<|tool_call|>" in template

@@ -35,7 +35,7 @@ def read_calls(reader: Reader, *, marked: bool) -> Reading[bool]:
             reader.let_go()
             return True
         if not (yield from _read_call(reader, marked=marked)):
-            reader.give_back()
+            yield from reader.give_back_unless_cut()
             return True
 
 

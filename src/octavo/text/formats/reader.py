@@ -52,6 +52,13 @@ class Reader(Scanner):
         """What was held is text after all."""
         self.text(self.let_go())
 
+    def give_back_unless_cut(self) -> Reading[None]:
+        """What was held within a list of calls is text, unless it is the beginning of a call that the end of the text
+        cuts."""
+        if (yield from self.peek()):
+            self.give_back()
+        self.let_go()
+
     def parts(self) -> list[Part]:
         """The parts since they were last asked for."""
         parts, self._parts = self._parts, []

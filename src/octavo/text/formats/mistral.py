@@ -1,0 +1,53 @@
+"""[TOOL_CALLS] and what Mistral's models write after it."""
+
+from __future__ import annotations
+
+import re
+
+from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.json_calls import read_calls
+from octavo.text.formats.reader import Reader
+from octavo.text.scanner import Reading, drop, marks
+
+_NAME = re.compile(r"[\w.-]+")
+_ID = re.compile(r"\w+")
+
+
+class Mistral(ToolFormat):
+    """[TOOL_CALLS][{"name": …, "arguments": …}] of older tokenizers, or for each call [TOOL_CALLS]name[ARGS]{…} (also
+    with [CALL_ID] and an id before the arguments, and without [ARGS]) of those from v11 on."""
+
+    names = ("mistral",)
+    markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+    families = ("mistral", "mixtral", "ministral", "devstral")
+    _open = marks("[TOOL_CALLS]", "\n[TOOL_CALLS]", "\n\n[TOOL_CALLS]")
+    _call_id, _arguments = marks("[CALL_ID]"), marks("[ARGS]")
+
+    def recognises(self, template: str) -> bool:
+        return "[TOOL_CALLS]" in template
+
+    def read(self, reader: Reader) -> Reading[None]:
+        while mark := (yield from reader.until(self._open, reader.text)):
+            reader.hold(mark)
+            yield from reader.blanks()
+            if (yield from reader.peek()) in ("[", "{"):
+                is_call = yield from read_calls(reader, marked=True)
+            else:
+                is_call = yield from self._read_call(reader)
+            if is_call:
+                yield from reader.blanks()
+            else:
+                reader.give_back()
+
+    def _read_call(self, reader: Reader) -> Reading[bool]:
+        name: list[str] = []
+        yield from reader.run(_NAME, name.append)
+        if (yield from reader.literal(self._call_id)):
+            yield from reader.run(_ID, drop)
+        marked = yield from reader.literal(self._arguments)
+        yield from reader.blanks()
+        if not name or not (marked or (yield from reader.peek()) == "{"):
+            return False
+        reader.call("".join(name))
+        yield from reader.value(reader.arguments)
+        return True
