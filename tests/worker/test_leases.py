@@ -40,7 +40,7 @@ def test_many_frontends_get_what_they_asked_for(tiny_model: Path) -> None:
                 for number, client in enumerate(clients)
                 for i in range(8)
             ]
-            await until(lambda: engine.client.stats.running > 0)
+            await until(lambda: any(any(stream.outputs.values()) for stream in streams))
             await engine.kill()
             assert all(client.state is EngineState.RESTARTING for client in clients)
             assert await asyncio.gather(*map(collect, streams)) == expected * 4
