@@ -19,8 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from octavo.deployments import Deployment, Deployments, GenerationDefaults
 from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable, OutputStream
 from octavo.engine.config import ModelInfo
-from octavo.engine.engine import EngineStats
 from octavo.engine.request import FinishReason, Output, PromptLogprobs, Refusal, Request, RequestRefused, TokenLogprobs
+from octavo.engine.stats import EngineStats
 from octavo.server.listener import bind
 from octavo.server.run import serve
 from octavo.server.settings import ServerSettings

@@ -76,6 +76,13 @@ def test_what_just_fits(http: httpx.Client) -> None:
     assert http.post(TEXT, json=echo).status_code == 200
 
 
+FORMAT_SCHEMA = "response_format.json_schema.schema"
+
+
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -184,8 +191,13 @@ def test_content_type(http: httpx.Client) -> None:
         ({"chat_template_kwargs": {"continue_final_message": True}}, "chat_template_kwargs.continue_final_message"),
         ({"continue_final_message": True, "add_generation_prompt": True}, "messages"),
         # What would constrain or change the answer and is not supported.
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "json_schema": {}}}, "response_format"),
+        ({"response_format": schema_format({"items": {"not": {}}})}, f"{FORMAT_SCHEMA}.items"),
+        ({"response_format": schema_format({"x-guidance": {"lenient": True}})}, FORMAT_SCHEMA),
+        ({"response_format": schema_format({"anyOf": [{"const": n} for n in range(20_000)]})}, FORMAT_SCHEMA),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -199,7 +211,18 @@ def test_content_type(http: httpx.Client) -> None:
         ({"guided_regex": "a+"}, "guided_regex"),
         ({"guided_choice": ["a"]}, "guided_choice"),
         ({"guided_grammar": "x"}, "guided_grammar"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"properties": {"a": {"if": {}}}}}}, "structured_outputs.json.properties.a"),
+        ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
         ({"logits_processors": ["x"]}, "logits_processors"),
         ({"bad_words": ["x"]}, "bad_words"),
         ({"allowed_token_ids": [1]}, "allowed_token_ids"),

@@ -58,7 +58,7 @@ def test_defaults(http: httpx.Client, engine: FakeEngine) -> None:
         ({"prompt": "hi", "temperature": -1}, "'temperature'"),
         ({"prompt": "hi", "logit_bias": {"100000": 1}}, "'logit_bias'"),
         ({"prompt": "hi", "guided_json": {"type": "object"}}, "'guided_json': this field is not supported"),
-        ({"prompt": "hi", "response_format": {"type": "json_object"}}, "'response_format.type'"),
+        ({"prompt": "hi", "response_format": {"type": "xml"}}, "'response_format.type'"),
     ],
 )
 def test_errors_have_the_shape_of_its_clients(http: httpx.Client, body: dict[str, Any], words: str) -> None:

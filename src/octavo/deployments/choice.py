@@ -31,6 +31,7 @@ class TextOptions:
         stop: strings that end a choice. include_stop: whether the text ends with them (and with stop tokens).
         skip_special_tokens: whether special tokens are left out of the text.
         stop_token_ids: those the client named; a choice that ends with one reports it as its stop reason.
+        end_token_ids: all that end a choice, which are no part of its text.
         min_tokens: a stop string that is complete within so many tokens does not count.
         echo: whether the text begins with the prompt.
         parser: makes what reads one choice's text.
@@ -40,6 +41,7 @@ class TextOptions:
     include_stop: bool = False
     skip_special_tokens: bool = True
     stop_token_ids: frozenset[int] = frozenset()
+    end_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     echo: bool = False
     parser: Callable[[], Parser] = PlainParser
@@ -146,7 +148,7 @@ class Choice:
             self.tokens += 1
             if scores is not None and logprobs is not None:
                 scores.append(Score(token, self._offset, logprobs[position]))
-            if ends and position == len(token_ids) - 1:
+            if ends and position == len(token_ids) - 1 and token in options.end_token_ids:
                 stop = token if token in options.stop_token_ids else None
                 if not options.include_stop:
                     break

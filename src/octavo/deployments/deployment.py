@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from octavo.deployments.defaults import GenerationDefaults
 from octavo.engine.client import EngineClient
+from octavo.grammar.compiler import GrammarCompiler
+from octavo.grammar.vocabulary import Vocabulary
 from octavo.text import Tokenizer
 
 
@@ -18,6 +20,7 @@ class Deployment:
         max_model_len: tokens of prompt and output together, until the engine has said what it can hold.
         defaults: sampling parameters for what a request leaves open.
         created: seconds since the epoch.
+        grammars: compiles what answers must look like.
     """
 
     name: str
@@ -28,6 +31,16 @@ class Deployment:
     aliases: tuple[str, ...] = ()
     root: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    grammars: GrammarCompiler = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grammars", GrammarCompiler(self._vocabulary))
+        self.engine.vocabulary = lambda: self.grammars.vocabulary
+
+    def _vocabulary(self) -> Vocabulary:
+        info = self.engine.info
+        return self.tokenizer.vocabulary(self.tokenizer.vocab_size if info is None else info.vocab_size)
 
     @property
     def context_length(self) -> int:

@@ -14,6 +14,8 @@ from octavo.deployments.request import Conversation, GenerationRequest, RawPromp
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
+from octavo.grammar.constraint import Constraint
+from octavo.grammar.errors import GrammarError
 from octavo.text import TemplateError, Tokenizer, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.template import RESERVED
@@ -66,13 +68,20 @@ def prepare(
 
     Raises:
         InvalidRequest: it names the field; a TemplateOutOfWork is its cause if `work` does not suffice.
+        NotCompiled: the request has a grammar that must be compiled first.
     """
     _check(request, info)
+    if request.constraint is not None:
+        _require(request.constraint, deployment)
     encoded = _encode_up_to(info.max_model_len, request, deployment, work)
     prompts = [_checked(each, request, info) for each in encoded]
     params = [_sampling_params(request, prompt, deployment, info, draw_seed()) for prompt in prompts]
     return Prepared(
-        request=request, deployment=deployment, prompts=prompts, params=params, options=_text_options(request)
+        request=request,
+        deployment=deployment,
+        prompts=prompts,
+        params=params,
+        options=_text_options(request, params[0].stop_token_ids),
     )
 
 
@@ -224,6 +233,7 @@ def _sampling_params(
         stop_token_ids=tuple(sorted(stop_token_ids)),
         logprobs=request.logprobs,
         prompt_logprobs=_prompt_logprobs(request),
+        grammar="" if request.constraint is None else request.constraint.source,
     )
 
 
@@ -241,12 +251,20 @@ def _prompt_logprobs(request: GenerationRequest) -> int | None:
     return max((count for count in wanted if count is not None), default=None)
 
 
-def _text_options(request: GenerationRequest) -> TextOptions:
+def _require(constraint: Constraint, deployment: Deployment) -> None:
+    try:
+        deployment.grammars.require(constraint)
+    except GrammarError as error:
+        raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
+
+
+def _text_options(request: GenerationRequest, end_token_ids: Iterable[int]) -> TextOptions:
     return TextOptions(
         stop=tuple(request.stops.strings),
         include_stop=request.stops.include,
         skip_special_tokens=request.skip_special_tokens,
         stop_token_ids=frozenset(request.stops.token_ids),
+        end_token_ids=frozenset(end_token_ids),
         min_tokens=request.min_tokens,
         echo=request.echo,
     )

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.grammar.constraint import Constraint
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawPrompts:
@@ -92,6 +94,7 @@ class GenerationRequest:
         prompt_logprobs: the same for the prompt's tokens.
         priority: lower runs first; None is the usual.
         cache_salt: requests share cached prefixes only under equal salts.
+        constraint: what every choice must look like; None for anything.
     """
 
     prompt: RawPrompts | Conversation
@@ -109,3 +112,4 @@ class GenerationRequest:
     prompt_logprobs: int | None = None
     priority: int | None = None
     cache_salt: str = ""
+    constraint: Constraint | None = None

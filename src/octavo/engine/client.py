@@ -8,10 +8,22 @@ from collections.abc import Callable
 import msgspec
 
 from octavo.engine.config import ModelInfo
-from octavo.engine.engine import EngineStats
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
+from octavo.engine.stats import EngineStats
 from octavo.engine.stream import EngineFailed, EngineUnavailable, OutputStream
-from octavo.engine.wire import Abort, Accepted, Refused, Stats, StepDone, Submit, ToEngine, decode_for_frontend, encode
+from octavo.engine.wire import (
+    Abort,
+    Accepted,
+    Learn,
+    Refused,
+    Stats,
+    StepDone,
+    Submit,
+    ToEngine,
+    decode_for_frontend,
+    encode,
+)
+from octavo.grammar.vocabulary import Vocabulary
 from octavo.worker.channel import LEASE_SECONDS, Channel
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 from octavo.worker.ledger import Ledger
@@ -23,6 +35,8 @@ EngineState = WorkerState
 
 class EngineClient:
     """One engine as a frontend sees it.
+
+    `vocabulary` gives the model's tokens, which an engine must know that is to follow a grammar.
 
     Its ledger holds, for every live request, the prompt ids, the parameters and the tokens received so far. When the
     engine dies its heir gets every request anew together with those tokens; determinism makes the streams go on token
@@ -46,6 +60,8 @@ class EngineClient:
         self.info: ModelInfo | None = None
         self.stats = EngineStats()
         self.load_progress = (0, 0)
+        self.vocabulary: Callable[[], Vocabulary] | None = None
+        self._knows_vocabulary = False
         self.ledger: Ledger[OutputStream] = Ledger()
         self._stall_timeout = stall_timeout
         self._lease_seconds = lease_seconds
@@ -151,8 +167,17 @@ class EngineClient:
     def _send_due(self) -> None:
         if self._can_send and self.ledger.has_due:
             for stream in self.ledger.take():
+                if stream.request.params.grammar:
+                    self._teach()
                 self._send(Submit(stream.resumption()))
                 stream.submitted = True
+
+    def _teach(self) -> None:
+        """Tell the engine the model's tokens, once."""
+        if not self._knows_vocabulary:
+            assert self.vocabulary is not None, "whoever sends grammars knows the vocabulary"
+            self._send(Learn(self.vocabulary()))
+            self._knows_vocabulary = True
 
     # --- what the supervisor says ---------------------------------------------------------------------------------
 
@@ -203,6 +228,7 @@ class EngineClient:
 
     def on_open(self) -> None:
         """The engine holds nothing of ours: send it what it is to compute."""
+        self._knows_vocabulary = False
         self._send_due()
 
     def on_expired(self) -> None:

@@ -1,45 +1,37 @@
 """The engine: requests in, tokens out, one step at a time."""
 
 import logging
-import math
 import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
-from octavo.backends.protocol import Executor
+from octavo.backends.protocol import Batch, Executor, StepResult
 from octavo.engine.config import EngineConfig
+from octavo.engine.outcome import failed, failure, follow, note_first
 from octavo.engine.pages import PagePool, root_key
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
+from octavo.engine.stats import EngineStats, Rate
 from octavo.engine.step import Accepted, Step, accept
 from octavo.engine.table import SequenceTable
+from octavo.grammar.errors import GrammarError
+from octavo.grammar.matcher import Grammars, Matcher
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class EngineStats:
-    """Where the engine stands. Counters grow from the engine's start.
+class _Held:
+    """A request whose grammar is being compiled."""
 
-    Attributes:
-        running, waiting: sequences that hold a row, and all others that have not ended.
-        kv_usage: share of the pages that sequences own, 0 to 1.
-        stored_tokens, held_tokens: tokens in pages, and the capacity of the pages that sequences hold, now.
-        prefix_queries, prefix_hits: prompt tokens looked up in the prefix cache, and found.
-        preemptions: sequences that lost their pages for a while.
-        steps: steps run. step_tokens: tokens computed by the last one.
-    """
+    live: "_Live"
+    compiled: Future[Matcher]
 
-    running: int = 0
-    waiting: int = 0
-    kv_usage: float = 0.0
-    stored_tokens: int = 0
-    held_tokens: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    step_tokens: int = 0
+    @property
+    def succeeded(self) -> bool:
+        """Whether that has come to a good end."""
+        return self.compiled.done() and self.compiled.exception() is None
 
 
 @dataclass(slots=True)
@@ -64,6 +56,7 @@ class Engine:
     def __init__(self, executor: Executor, config: EngineConfig, max_model_len: int) -> None:
         self.executor = executor
         self.config = config
+        self.grammars = Grammars()
         self.max_model_len = max_model_len
         pool = PagePool(executor.num_pages, executor.page_size)
         pages_per_sequence = -(-max_model_len // executor.page_size)
@@ -80,7 +73,8 @@ class Engine:
         self._sequences = 0
         self._steps = 0
         self._step_tokens = 0
-        self._completions = _Rate()
+        self._completions = Rate()
+        self._held: list[_Held] = []
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -94,11 +88,10 @@ class Engine:
         now = time.monotonic()
         live = self._live[request.request_id] = _Live(request)
         salt_key = root_key(request.tenant, request.cache_salt)
-        leader: Sequence | None = None
         for index in range(request.params.n):
             if index in request.finished:
                 continue
-            sequence = Sequence(
+            live.sequences[index] = Sequence(
                 request,
                 index,
                 number=self._arrivals,
@@ -107,13 +100,53 @@ class Engine:
             )
             self._arrivals += 1
             self._sequences += 1
-            live.sequences[index] = sequence
-            # Choices without a token of their own wait for the first one's prompt, to share its pages.
-            if leader is not None and not any(request.outputs.values()):
-                leader.forks.append(sequence)
-            else:
-                leader = leader or sequence
+        if request.params.grammar:
+            self._hold(live)
+        elif live.sequences:
+            self._queue(live)
+
+    def _queue(self, live: _Live) -> None:
+        """Let a request's choices wait for rows. Those without a token of their own wait for the first one's prompt, to
+        share its pages."""
+        first, *others = live.sequences.values()
+        self.scheduler.waiting.push(first)
+        if any(live.request.outputs.values()):
+            for sequence in others:
                 self.scheduler.waiting.push(sequence)
+        else:
+            first.forks.extend(others)
+
+    def _hold(self, live: _Live) -> None:
+        """Let a request wait until its grammar has been compiled, which an engine that others use must not do."""
+        held = _Held(live, self.grammars.compile(live.request.params.grammar))
+        for sequence in live.sequences.values():
+            sequence.status = Status.HELD
+        if held.succeeded:
+            self._release(held)
+        else:
+            self._held.append(held)
+
+    def _release(self, held: _Held) -> list[Output]:
+        """Let go of a request whose grammar has been compiled. Returns what to tell if that failed."""
+        sequences = list(held.live.sequences.values())
+        try:
+            for sequence in sequences:
+                sequence.matcher = held.compiled.result().copy()
+                sequence.matcher.resume(sequence.outputs)
+                sequence.status = Status.WAITING
+        except GrammarError as error:
+            for sequence in sequences:
+                sequence.status = Status.HELD
+                self._end(sequence)
+            return [failed(sequence, str(error)) for sequence in sequences]
+        if sequences:  # nobody has aborted it meanwhile
+            self._queue(held.live)
+        return []
+
+    def _release_compiled(self) -> list[Output]:
+        ready = [held for held in self._held if held.compiled.done()]
+        self._held = [held for held in self._held if held not in ready]
+        return [output for held in ready for output in self._release(held)]
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one of its choices, without further output. Its pages are free at once."""
@@ -195,20 +228,21 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or any(held.compiled.done() for held in self._held)
 
     def step(self) -> list[Output]:
         """Run one step and return what it produced, in order of table rows."""
         started = time.monotonic()
+        lost = self._release_compiled() if self._held else []
         step = self.scheduler.plan(started)
         if step is None:
-            return []
+            return lost
         self._steps += 1
         self._step_tokens = int(step.counts.sum())
         outputs = [output for part, accepted in self.compute(step) for output in self.commit(part, accepted)]
         ended = sum(output.finish_reason is not None for output in outputs)
         self._completions.note(ended, time.monotonic() - started)
-        return outputs
+        return lost + outputs if lost else outputs
 
     def compute(self, step: Step) -> list[tuple[Step, Accepted]]:
         """Submit a planned step and wait for what comes of it; nothing is committed.
@@ -219,17 +253,27 @@ class Engine:
             The step, or the parts that it was computed in, each with what it brings.
         """
         try:
-            batch, places = self.scheduler.table.batch(step)
-            return [(step, accept(batch, places, self.executor.submit(batch).result()))]
+            batch, places, matchers = self.scheduler.table.batch(step)
+            return [(step, accept(batch, places, self._execute(batch, matchers)))]
         except Exception as error:
             if len(step.rows) == 1:
                 sequence = self.scheduler.table.sequence(int(step.rows[0]))
                 log.exception("request %s failed", sequence.request.request_id)
-                return [(step, Accepted([[]], failures={0: _failure(error)}))]
+                return [(step, Accepted([[]], failures={0: failure(error)}))]
             log.error("a step of %d sequences failed, %r; computing it in halves", len(step.rows), error)
         standing = self.scheduler.standing(step)
         halves = standing[: len(standing) // 2], standing[len(standing) // 2 :]
         return [part for half in halves if half for part in self.compute(step.part(half))]
+
+    def _execute(self, batch: Batch, matchers: list[Matcher]) -> StepResult:
+        """Compute a batch while its masks are written beside it."""
+        if batch.logits.masks is None:
+            return self.executor.submit(batch).result()
+        written = self.grammars.fill(matchers, batch.logits.masks)
+        try:
+            return self.executor.submit(batch, written.result).result()
+        finally:
+            wait([written])  # nobody else may touch the matchers before
 
     def commit(self, step: Step, accepted: Accepted) -> list[Output]:
         """Make true what a step brought its sequences: append tokens, publish pages, end what is complete.
@@ -250,9 +294,11 @@ class Engine:
             sequence = table.sequence(rows[place])
             try:
                 output = self._take(sequence, place, accepted, now)
+            except GrammarError as error:
+                output = failed(sequence, str(error))
             except Exception as error:
                 log.exception("request %s failed", sequence.request.request_id)
-                output = _failed(sequence, _failure(error))
+                output = failed(sequence, failure(error))
             if output is None:
                 continue
             outputs.append(output)
@@ -273,7 +319,7 @@ class Engine:
     def _take(self, sequence: Sequence, place: int, accepted: Accepted, now: float) -> Output | None:
         """Append a sequence's new tokens, up to the one that ends it; what to tell of them, if there are any."""
         if accepted.failures and place in accepted.failures:
-            return _failed(sequence, accepted.failures[place])
+            return failed(sequence, accepted.failures[place])
         if place in accepted.prompt_logprobs:
             sequence.prompt_logprobs.extend(accepted.prompt_logprobs[place])
         tokens = accepted.tokens[place]
@@ -283,12 +329,17 @@ class Engine:
         request, reason = sequence.request, None
         output = Output(request_id=request.request_id, index=sequence.index, token_ids=tokens, logprobs=logprobs)
         if sequence.length == sequence.prompt_length:
-            _note_first(output, sequence, now)
+            note_first(output, sequence, now)
+        room = sequence.max_length - sequence.length  # none with max_tokens 0: only the prompt was wanted
+        complete = False
+        if sequence.matcher is not None:
+            tokens, complete = follow(sequence.matcher, sequence, tokens, room)
         for count, token in enumerate(tokens, 1):
             if token in sequence.stop_token_ids:
                 tokens, reason = tokens[:count], FinishReason.STOP
                 break
-        room = sequence.max_length - sequence.length  # none with max_tokens 0: only the prompt was wanted
+        else:
+            reason = FinishReason.STOP if complete else None
         if len(tokens) > room:
             tokens, reason = tokens[:room], FinishReason.LENGTH
         if tokens:
@@ -296,8 +347,9 @@ class Engine:
         if reason is None and sequence.length >= sequence.max_length:
             reason = FinishReason.LENGTH
         if reason is not None:
-            output.finish_reason, output.token_ids = reason, tokens
+            output.finish_reason = reason
             output.logprobs = logprobs and logprobs[: len(tokens)]
+        output.token_ids = tokens
         return output
 
     def _end(self, sequence: Sequence) -> None:
@@ -331,43 +383,3 @@ class Engine:
             steps=self._steps,
             step_tokens=self._step_tokens,
         )
-
-
-class _Rate:
-    """Events per second of work, averaged with weights that fade over half a minute of it."""
-
-    _WINDOW = 30.0
-
-    def __init__(self) -> None:
-        self._events = self._seconds = 0.0
-
-    def note(self, events: int, seconds: float) -> None:
-        fade = math.exp(-seconds / self._WINDOW)
-        self._events = self._events * fade + events
-        self._seconds = self._seconds * fade + seconds
-
-    def per_second(self) -> float:
-        return self._events / self._seconds if self._events else 0.0
-
-
-def _note_first(output: Output, sequence: Sequence, now: float) -> None:
-    """What is told with a choice's first tokens."""
-    started = sequence.first_scheduled or now
-    output.cached_tokens = sequence.cached_tokens
-    output.queue_seconds = started - sequence.arrival
-    output.prefill_seconds = now - started
-    if sequence.wants_prompt_logprobs:
-        output.prompt_logprobs = sequence.prompt_logprobs
-
-
-def _failed(sequence: Sequence, message: str) -> Output:
-    return Output(
-        request_id=sequence.request.request_id,
-        index=sequence.index,
-        finish_reason=FinishReason.ERROR,
-        error=message,
-    )
-
-
-def _failure(error: Exception) -> str:
-    return f"the engine failed on this request: {type(error).__name__}"

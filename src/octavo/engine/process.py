@@ -16,7 +16,18 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.loader import LoadedEngine, load_engine
 from octavo.engine.request import Output, RequestRefused
-from octavo.engine.wire import Abort, Accepted, Refused, Stats, StepDone, Submit, ToEngine, decode_for_engine, encode
+from octavo.engine.wire import (
+    Abort,
+    Accepted,
+    Learn,
+    Refused,
+    Stats,
+    StepDone,
+    Submit,
+    ToEngine,
+    decode_for_engine,
+    encode,
+)
 from octavo.errors import OctavoError
 from octavo.worker.control import Failed, Loading, Ready, raw
 from octavo.worker.endpoint import Endpoint, Event, Joined, Left, Message
@@ -35,6 +46,7 @@ class EngineServer:
     def __init__(self, engine: Engine, endpoint: Endpoint) -> None:
         self._engine = engine
         self._endpoint = endpoint
+        self._engine.grammars.wake = endpoint.wake
         self._owners: dict[str, bytes] = {}
         self._accepted: dict[bytes, list[str]] = {}
         self._next_stats = 0.0
@@ -51,6 +63,7 @@ class EngineServer:
                 self._send(self._engine.step())
             if events or worked:
                 self._report()
+        self._engine.grammars.close()
         self._endpoint.close()
         return 0
 
@@ -73,6 +86,8 @@ class EngineServer:
                 except RequestRefused as refused:
                     answer = Refused(request.request_id, refused.kind, refused.message, refused.retry_after)
                     self._endpoint.send(frontend, encode(answer))
+            case Learn(vocabulary):
+                self._engine.grammars.learn(vocabulary)
             case Abort(request_id, index):
                 self._engine.abort(request_id, index)
                 self._forget_if_ended(request_id)

@@ -59,6 +59,8 @@ class SamplingParams:
         stop_token_ids: tokens that end a choice, the checkpoint's end-of-turn tokens among them unless ignored.
         logprobs: how many of the most probable tokens to report per generated token; None reports nothing.
         prompt_logprobs: the same for the prompt's tokens.
+        grammar: what every choice must look like, in llguidance's language; empty for anything. Whoever asks has made
+            sure that it can be compiled.
     """
 
     n: int = 1
@@ -76,6 +78,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: str = ""
 
     @property
     def penalises(self) -> bool:

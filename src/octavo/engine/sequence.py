@@ -7,11 +7,13 @@ import numpy as np
 from octavo.backends.protocol import Float32, Int32
 from octavo.engine.pages import page_key
 from octavo.engine.request import PromptLogprobs, Request
+from octavo.grammar.matcher import Matcher
 
 
 class Status(Enum):
-    """Where a sequence is: in the queue, in a row of the table, or done."""
+    """Where a sequence is: waiting for its grammar to be compiled, in the queue, in a row of the table, or done."""
 
+    HELD = "held"
     WAITING = "waiting"
     RUNNING = "running"
     FINISHED = "finished"
@@ -59,6 +61,7 @@ class Sequence:
         delivered: generated tokens that the client already had when the request arrived (resumption).
         counts: what penalties need to know, from when it first runs; None without penalties.
         bias_ids, bias_values: Int32[n], Float32[n], what is added to logits, from when it first runs. Bans are -inf.
+        matcher: how far it has come in its grammar; None without one.
     """
 
     __slots__ = (
@@ -73,6 +76,7 @@ class Sequence:
         "index",
         "keys",
         "length",
+        "matcher",
         "max_length",
         "number",
         "pages",
@@ -116,6 +120,7 @@ class Sequence:
         self.counts: TokenCounts | None = None
         self.bias_ids: Int32 = np.empty(0, np.int32)
         self.bias_values: Float32 = np.empty(0, np.float32)
+        self.matcher: Matcher | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -126,6 +131,12 @@ class Sequence:
     def num_outputs(self) -> int:
         """Generated tokens so far, delivered ones included."""
         return self.length - self.prompt_length
+
+    @property
+    def outputs(self) -> list[int]:
+        """Generated tokens so far."""
+        outputs: list[int] = self.tokens[self.prompt_length : self.length].tolist()
+        return outputs
 
     @property
     def wants_prompt_logprobs(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from octavo.backends.protocol import SAMPLE, Batch, Biases, Bool, Float32, Int32, Int64, LogitRows, Penalties, UInt64
 from octavo.engine.sequence import Sequence
 from octavo.engine.step import Step
+from octavo.grammar.matcher import Matcher
 
 NO_COPIES: Int32 = np.zeros((0, 2), np.int32)
 
@@ -23,6 +24,7 @@ class _Rows:
         places, owner: Int32[L], the place in the step and the row of the table that a row of logits belongs to.
         token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, min_p: [L], as in `LogitRows`.
         penalised: rows of logits that penalties change. biases: as in `LogitRows`.
+        matchers: of the rows that a grammar holds for, in order. mask_of_row: Int32[L], as in `LogitRows`.
     """
 
     rows: Int32
@@ -40,6 +42,8 @@ class _Rows:
     min_p: Float32
     penalised: list[int]
     biases: Biases | None
+    matchers: list[Matcher]
+    mask_of_row: Int32 | None
 
 
 class SequenceTable:
@@ -49,6 +53,7 @@ class SequenceTable:
         pages: Int32[rows, P], page table. length: Int32[rows], known tokens. computed: Int32[rows], tokens in pages.
         last_token: Int32[rows], the token at `length - 1`.
         penalties: Float32[3, rows], repetition, frequency and presence. penalised, biased: Bool[rows], who has any.
+        constrained: Bool[rows], who follows a grammar.
         scoring: Bool[rows], its prompt tokens' logprobs are wanted.
         paid: Int32[rows], tokens that were computed before the sequence was preempted, and charged then.
         held: Int32[rows], pages the sequence owns. active: Bool[rows], the row is taken.
@@ -75,6 +80,7 @@ class SequenceTable:
         self.penalties: Float32 = np.zeros((3, num_rows), np.float32)
         self.penalised: Bool = np.zeros(num_rows, np.bool_)
         self.biased: Bool = np.zeros(num_rows, np.bool_)
+        self.constrained: Bool = np.zeros(num_rows, np.bool_)
         self.scoring: Bool = np.zeros(num_rows, np.bool_)
         self.departures = 0
         self.left: Int64 = np.zeros(num_rows, np.int64)
@@ -110,6 +116,7 @@ class SequenceTable:
         self.penalties[:, row] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
         self.penalised[row] = params.penalises
         self.biased[row] = len(sequence.bias_ids) > 0
+        self.constrained[row] = sequence.matcher is not None
         self.scoring[row] = sequence.wants_prompt_logprobs
         self._everyone = None
 
@@ -153,11 +160,11 @@ class SequenceTable:
             self._everyone = self._rows(rows, np.ones(len(rows), np.int32), np.arange(len(rows), dtype=np.int32))
         return self._everyone.rows, self._everyone.counts
 
-    def batch(self, step: Step) -> tuple[Batch, Int32]:
+    def batch(self, step: Step) -> tuple[Batch, Int32, list[Matcher]]:
         """Gather what a step computes.
 
         Returns:
-            The batch, and Int32[L]: the place in the step of every row of logits.
+            The batch; Int32[L], the place in the step of every row of logits; and the matchers that fill its masks.
         """
         rows, counts = step.rows, step.counts
         computed = self.computed[rows]
@@ -188,7 +195,7 @@ class SequenceTable:
             copies=np.array(list(step.copies.values()), np.int32) if step.copies else NO_COPIES,
             logits=self._logit_rows(common, positions),
         )
-        return batch, common.places
+        return batch, common.places, common.matchers
 
     def _rows(self, rows: Int32, counts: Int32, complete: Int32) -> "_Rows":
         """Rows of logits: after the last token of every `complete` place, and after prompt tokens that are scored."""
@@ -206,6 +213,7 @@ class SequenceTable:
             targets = np.append(targets, sequence.tokens[first + 1 : first + 1 + number])
             num_logprobs = np.append(num_logprobs, np.full(number, sequence.params.prompt_logprobs, np.int32))
         owner = rows[places]
+        masked = self._drawn(self.constrained[owner], targets) if self.constrained.any() else []
         return _Rows(
             rows=rows,
             counts=counts,
@@ -222,6 +230,8 @@ class SequenceTable:
             min_p=self.min_p[owner],
             penalised=[] if not self.penalised.any() else self._drawn(self.penalised[owner], targets),
             biases=self._biases(owner, targets) if self.biased.any() else None,
+            matchers=[self.matcher(int(owner[row])) for row in masked],
+            mask_of_row=_numbered(len(owner), masked) if masked else None,
         )
 
     def _biases(self, owner: Int32, targets: Int32) -> Biases | None:
@@ -269,13 +279,28 @@ class SequenceTable:
             num_logprobs=common.num_logprobs,
             penalties=self._penalties(common) if common.penalised else None,
             biases=common.biases,
+            masks=np.empty((len(common.matchers), -(-self.vocab_size // 32)), np.uint32) if common.matchers else None,
+            mask_of_row=common.mask_of_row,
         )
+
+    def matcher(self, row: int) -> Matcher:
+        """How far the sequence in a row that is constrained has come in its grammar."""
+        matcher = self.sequence(row).matcher
+        assert matcher is not None, f"row {row} of the sequence table has no grammar"
+        return matcher
 
     def sequence(self, row: int) -> Sequence:
         """The sequence in a taken row."""
         sequence = self.sequences[row]
         assert sequence is not None, f"row {row} of the sequence table is free"
         return sequence
+
+
+def _numbered(count: int, rows: list[int]) -> Int32:
+    """For each of `count` rows its place among `rows`, -1 for the others."""
+    numbers = np.full(count, -1, np.int32)
+    numbers[rows] = np.arange(len(rows))
+    return numbers
 
 
 def _starts(count: int, rows: list[int], sizes: list[int]) -> Int32:

@@ -4,8 +4,9 @@ from array import array
 
 import msgspec
 
-from octavo.engine.engine import EngineStats
 from octavo.engine.request import Floats, Output, Refusal, Request, TokenIds
+from octavo.engine.stats import EngineStats
+from octavo.grammar.vocabulary import Vocabulary
 
 
 class Submit(msgspec.Struct, tag=True):
@@ -19,6 +20,12 @@ class Abort(msgspec.Struct, tag=True):
 
     request_id: str
     index: int | None = None
+
+
+class Learn(msgspec.Struct, tag=True):
+    """The model's tokens, before the first request that has a grammar."""
+
+    vocabulary: Vocabulary
 
 
 class Accepted(msgspec.Struct, tag=True):
@@ -48,7 +55,7 @@ class Stats(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
-ToEngine = Submit | Abort
+ToEngine = Submit | Abort | Learn
 ToFrontend = Accepted | Refused | StepDone | Stats
 
 

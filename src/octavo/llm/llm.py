@@ -10,10 +10,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from octavo.deployments import Deployment
 from octavo.deployments.prepare import SEED_BITS, Prepared, prepare
 from octavo.deployments.request import GenerationRequest
 from octavo.deployments.settings import DeploymentSettings
+from octavo.engine.config import ModelInfo
 from octavo.errors import InvalidRequest
+from octavo.grammar.compiler import NotCompiled
 from octavo.llm.background import Background, tell
 from octavo.llm.generation import Generator
 from octavo.llm.loading import ModelLike, deployment_settings, find, ready, running
@@ -241,13 +244,20 @@ class LLM:
         prepared = []
         for position, request in enumerate(requests):
             try:
-                prepared.append(prepare(request, deployment, info, lambda: self._seeds.getrandbits(SEED_BITS)))
+                prepared.append(self._prepare_one(request, deployment, info))
             except InvalidRequest as error:
                 if len(requests) == 1:
                     raise
                 message = f"prompt {position}: {error}"
                 raise InvalidRequest(message, error.field, context_length=error.context_length) from None
         return prepared
+
+    def _prepare_one(self, request: GenerationRequest, deployment: Deployment, info: ModelInfo) -> Prepared:
+        while True:
+            try:
+                return prepare(request, deployment, info, lambda: self._seeds.getrandbits(SEED_BITS))
+            except NotCompiled as missing:
+                missing.begin().result()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from octavo.deployments.control import Describe, Load, Outcome, Unload, Wish
 from octavo.server.body import JsonRoute
 from octavo.server.errors import ERROR_RESPONSES, ApiError
-from octavo.server.schema import Body
+from octavo.server.schema.base import Body
 
 Administer = Callable[[Wish], Awaitable[Outcome]]
 """Does what an administrator wants, and says what came of it."""

@@ -1,5 +1,6 @@
 """From a client's body to the response that answers it: the same for every dialect."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -10,14 +11,16 @@ from starlette.responses import Response
 from octavo.deployments.choice import Delta, join
 from octavo.deployments.prepare import Prepared, prepare
 from octavo.errors import InvalidRequest
+from octavo.grammar.compiler import GrammarBusy, NotCompiled
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.dialect import Dialect, Writer
+from octavo.server.errors import overloaded
 from octavo.server.generation import ServedGeneration
 from octavo.server.offload import off_loop
 from octavo.server.reply import EventStream, Reply
 from octavo.server.request_context import RequestContext
-from octavo.server.schema import Body
+from octavo.server.schema.base import Body
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.template import TemplateOutOfWork
 
@@ -30,6 +33,9 @@ BRIEF_BYTES = 4096
 
 BRIEF_WORK = 1 << 14
 """Of a chat template on the event loop: a millisecond."""
+
+RETRY_COMPILING = 2.0
+"""Seconds, when too many grammars are waiting."""
 
 B = TypeVar("B", bound=Body)
 
@@ -98,8 +104,20 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
 
 
 async def _prepared(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, brief: bool) -> Prepared:
-    """A request that is ready for the engine. One that is brief is prepared on the event loop, which costs half as much
-    as a thread, unless its chat template has more to do."""
+    """A request that is ready for the engine; its grammar is compiled first, if it has one that is not known."""
+    while True:
+        try:
+            return await _attempt(server, dialect, context, body, brief=brief)
+        except NotCompiled as missing:
+            try:
+                await asyncio.wrap_future(missing.begin())
+            except GrammarBusy as error:
+                raise overloaded(f"The server is overloaded: {error}.", RETRY_COMPILING) from error
+
+
+async def _attempt(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, brief: bool) -> Prepared:
+    """One that is brief is prepared on the event loop, which costs half as much as a thread, unless its chat template
+    has more to do."""
     if brief:
         try:
             return _prepare(server, dialect, context, body, BRIEF_WORK)

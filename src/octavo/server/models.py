@@ -13,7 +13,7 @@ from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
-from octavo.server.schema import DetokenizeRequest, TokenizeRequest
+from octavo.server.schema.template import DetokenizeRequest, TokenizeRequest
 from octavo.text import TooManyTokens
 
 MAX_TOKENS = 2**18

@@ -108,7 +108,7 @@ class Offering:
     async def _let_go(self, worker: str) -> None:
         """Wait until the last request has ended that a deployment took."""
         await self._deployments.unused(self._opened[worker])
-        del self._opened[worker]
+        self._opened.pop(worker).grammars.close()
         self._leaving.remove(worker)
         await self._tell()
 

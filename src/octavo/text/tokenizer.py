@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import CheckpointError, OctavoError
+from octavo.grammar.vocabulary import Vocabulary
 from octavo.text.folder_tokenizer import read_folder_tokenizer
 from octavo.text.gguf_tokenizer import read_gguf_tokenizer
 from octavo.text.least import Weights, byte_weights, least_tokens
@@ -161,6 +162,15 @@ class Tokenizer:
             return added.encode()
         piece = self._backend.id_to_token(token_id)
         return b"" if piece is None else self._pieces.to_bytes(piece)
+
+    def vocabulary(self, size: int) -> Vocabulary:
+        """The tokens for grammars, of a model that knows ids below `size`. Takes a second for large vocabularies."""
+        return Vocabulary(
+            tokens=[self.token_bytes(n) for n in range(size)],
+            special=sorted(n for n in self.special_ids if n < size),
+            ends=sorted(n for n in self.stop_token_ids if n < size),
+            encoder=self._backend.to_str(),
+        )
 
     def token_text(self, token_id: int) -> str:
         """A token as the OpenAI API shows it in logprobs: its text, or `bytes:\\xe2\\x82` for bytes that are not whole

@@ -1,6 +1,8 @@
 """A worker's end of its channels: frontends come and go, and one that is silent for too long is forgotten."""
 
+import contextlib
 import math
+import socket
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -53,6 +55,12 @@ class Endpoint:
         self._socket.bind(address)
         self._leases: dict[bytes, _Lease] = {}
         self._first_end = math.inf
+        self._woken, self._waking = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waking.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._woken, zmq.POLLIN)
 
     @property
     def frontends(self) -> list[bytes]:
@@ -66,11 +74,11 @@ class Endpoint:
             wait: for something to happen, if nothing has. It may be nothing of interest.
         """
         events: list[Event] = []
-        timeout = self._milliseconds_to_first_end() if wait else 0
-        while self._socket.poll(timeout):
+        if wait:
+            self._wait()
+        while self._socket.poll(0):
             frontend, frame = self._socket.recv_multipart()
             self._note(frontend, frame, events)
-            timeout = 0
         # Only now: what a frontend sent while this process was held up has renewed its lease.
         if time.monotonic() >= self._first_end:
             self._expire(events)
@@ -82,9 +90,20 @@ class Endpoint:
         if held is not None:
             self._socket.send_multipart([frontend, pack(Kind.DATA, held.session, data)])
 
+    def wake(self) -> None:
+        """Have `receive` return, which waits or is going to: something has happened elsewhere. Any thread may do so."""
+        with contextlib.suppress(OSError):  # it is being woken already, or there is nobody any more
+            self._waking.send(b"\0")
+
     def close(self) -> None:
         """Stop listening."""
         self._socket.close(linger=0)
+        self._woken.close()
+        self._waking.close()
+
+    def _wait(self) -> None:
+        if self._woken.fileno() in dict(self._poller.poll(self._milliseconds_to_first_end())):
+            self._woken.recv(1 << 12)
 
     def _note(self, frontend: bytes, frame: bytes, events: list[Event]) -> None:
         kind, session, data = unpack(frame)

@@ -8,7 +8,7 @@ from octavo.deployments.choice import Delta
 from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest
 from octavo.server.errors import ApiError
-from octavo.server.schema import Body
+from octavo.server.schema.base import Body
 
 B = TypeVar("B", bound=Body)
 

@@ -11,7 +11,7 @@ from octavo.deployments.generation import Generation
 from octavo.deployments.request import GenerationRequest, RawPrompts, Stops
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.errors import ApiError, error_message, error_responses
-from octavo.server.schema import SamplingBody, StopList
+from octavo.server.schema.sampling import SamplingBody, StopList
 
 DONE = b"data: [DONE]\n\n"
 
@@ -69,6 +69,7 @@ class Generate(Dialect[GenerateRequest]):
             stream=body.stream,
             max_tokens=body.max_tokens,
             sampling=body.sampling(),
+            constraint=body.constraint(),
             stops=Stops(strings=body.stop),
         )
 

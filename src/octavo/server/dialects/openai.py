@@ -16,7 +16,9 @@ from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
-from octavo.server.schema import Body, SamplingBody, StopList, TokenId
+from octavo.server.schema.base import Body
+from octavo.server.schema.sampling import SamplingBody, StopList
+from octavo.server.schema.tokens import TokenId
 
 MAX_TOP_LOGPROBS = 20
 
@@ -91,6 +93,7 @@ class OpenAIBody(SamplingBody):
             prompt_logprobs=self.prompt_logprobs,
             priority=self.priority,
             cache_salt=self.cache_salt,
+            constraint=self.constraint(),
         )
 
 

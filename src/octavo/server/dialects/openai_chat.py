@@ -12,7 +12,9 @@ from octavo.deployments.request import GenerationRequest
 from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
-from octavo.server.schema import Messages, TemplateOptions, Unsupported
+from octavo.server.schema.base import Unsupported
+from octavo.server.schema.messages import Messages
+from octavo.server.schema.template import TemplateOptions
 from octavo.text.parts import Finish, Text
 
 MAX_TOOLS = 1024

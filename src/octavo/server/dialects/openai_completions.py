@@ -11,7 +11,8 @@ from octavo.deployments.request import GenerationRequest, RawPrompts
 from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
-from octavo.server.schema import Prompts, Unsupported
+from octavo.server.schema.base import Unsupported
+from octavo.server.schema.tokens import Prompts
 from octavo.text.parts import Finish, Text
 
 DEFAULT_MAX_TOKENS = 16

@@ -1,0 +1,43 @@
+"""What becomes of a sequence with a step, and what is told of it."""
+
+from octavo.engine.request import FinishReason, Output
+from octavo.engine.sequence import Sequence
+from octavo.grammar.matcher import Matcher
+
+
+def note_first(output: Output, sequence: Sequence, now: float) -> None:
+    """What is told with a choice's first tokens."""
+    started = sequence.first_scheduled or now
+    output.cached_tokens = sequence.cached_tokens
+    output.queue_seconds = started - sequence.arrival
+    output.prefill_seconds = now - started
+    if sequence.wants_prompt_logprobs:
+        output.prompt_logprobs = sequence.prompt_logprobs
+
+
+def follow(matcher: Matcher, sequence: Sequence, tokens: list[int], room: int) -> tuple[list[int], bool]:
+    """Tokens that were drawn and those that a grammar then leaves no choice about; and whether nothing can follow.
+
+    Without a draw there is no log-probability to tell of, and what is banned is for the draw to find out.
+    """
+    matcher.check()
+    if tokens[-1] in sequence.stop_token_ids:
+        return tokens, True
+    forcing = sequence.params.logprobs is None and not len(sequence.bias_ids)
+    advance = matcher.advance(tokens, room - len(tokens) if forcing else 0)
+    return tokens + advance.forced, advance.complete
+
+
+def failed(sequence: Sequence, message: str) -> Output:
+    """What is told of a sequence that cannot go on."""
+    return Output(
+        request_id=sequence.request.request_id,
+        index=sequence.index,
+        finish_reason=FinishReason.ERROR,
+        error=message,
+    )
+
+
+def failure(error: Exception) -> str:
+    """What its request is told of an exception."""
+    return f"the engine failed on this request: {type(error).__name__}"

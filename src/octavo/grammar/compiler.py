@@ -1,0 +1,220 @@
+"""A frontend's compiler of grammars: it finds out, before anything is asked of an engine, whether a grammar can be
+followed.
+
+Grammars come from clients, and a compiler is complicated: one may take for ever, all of the memory, or the process with
+it. So another process compiles, which is ended at a deadline, and its verdicts are kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import IO
+
+import msgspec
+
+from octavo.errors import OctavoError
+from octavo.grammar.constraint import Constraint
+from octavo.grammar.errors import GrammarError
+from octavo.grammar.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+DEADLINE_SECONDS = 5.0
+"""For one grammar. Those of clients take milliseconds."""
+
+OPENING_SECONDS = 120.0
+"""For the process to start and take in the vocabulary."""
+
+MAX_WAITING = 64
+"""Grammars that may wait for their turn."""
+
+KEPT = 4096
+"""Verdicts."""
+
+LENGTH_BYTES = 8
+"""Before every message."""
+
+
+class Job(msgspec.Struct):
+    """A grammar for the process to compile; see `Constraint`. Its schemas are JSON."""
+
+    source: str
+    schemas: list[tuple[str, bytes]]
+
+
+class Verdict(msgspec.Struct):
+    """What came of it: None if it can be followed; else the path of what cannot, as far as that is known, and why."""
+
+    error: str | None = None
+    path: str | None = None
+
+
+class NotCompiled(OctavoError):
+    """A grammar that nobody has compiled yet, which takes a while.
+
+    Attributes:
+        begin: begins that; see `GrammarCompiler.compile`.
+    """
+
+    def __init__(self, begin: Callable[[], Future[Verdict]]) -> None:
+        super().__init__("the grammar has not been compiled yet")
+        self.begin = begin
+
+
+class GrammarBusy(OctavoError):
+    """Too many grammars are waiting to be compiled."""
+
+
+class GrammarCompiler:
+    """Compiles the grammars of one model's requests, one after the other. Thread-safe.
+
+    Args:
+        vocabulary: the model's tokens; called once, when they are needed.
+        command: starts the process.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Callable[[], Vocabulary],
+        command: tuple[str, ...] = (sys.executable, "-m", "octavo.grammar.process"),
+    ) -> None:
+        self._make_vocabulary = vocabulary
+        self._command = command
+        self._vocabulary: Vocabulary | None = None
+        self._process: _Process | None = None
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+        self._pending: dict[str, Future[Verdict]] = {}
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "octavo-grammars")
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens, which an engine must be told before it is asked to follow a grammar."""
+        if self._vocabulary is None:
+            self._vocabulary = self._make_vocabulary()
+        return self._vocabulary
+
+    def require(self, constraint: Constraint) -> None:
+        """Make sure that a grammar can be followed.
+
+        Raises:
+            GrammarError: it cannot.
+            NotCompiled: nobody knows yet.
+        """
+        with self._lock:
+            verdict = self._verdicts.get(constraint.source)
+            if verdict is None:
+                raise NotCompiled(partial(self.compile, constraint))
+            self._verdicts.move_to_end(constraint.source)
+        if verdict.error is not None:
+            raise GrammarError(verdict.error, verdict.path or constraint.field)
+
+    def compile(self, constraint: Constraint) -> Future[Verdict]:
+        """Compile a grammar, so that `require` knows. Raises GrammarBusy."""
+        source = constraint.source
+        with self._lock:
+            pending = self._pending.get(source)
+            if pending is None:
+                if len(self._pending) >= MAX_WAITING:
+                    raise GrammarBusy(f"{MAX_WAITING} schemas and grammars are waiting to be compiled")
+                pending = self._pending[source] = self._thread.submit(self._compile, constraint)
+        return pending
+
+    def close(self) -> None:
+        """End the process."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            self._process.kill()
+
+    def _compile(self, constraint: Constraint) -> Verdict:
+        try:
+            job = Job(constraint.source, [(path, msgspec.json.encode(each)) for path, each in constraint.schemas])
+            verdict = self._judge(job)
+            with self._lock:
+                self._verdicts[constraint.source] = verdict
+                if len(self._verdicts) > KEPT:
+                    self._verdicts.popitem(last=False)
+            return verdict
+        finally:
+            with self._lock:
+                del self._pending[constraint.source]
+
+    def _judge(self, job: Job) -> Verdict:
+        for last in (False, True):
+            if self._process is None:
+                self._process = _Process(self._command, self.vocabulary)
+            try:
+                return self._process.judge(job)
+            except _Ended as error:
+                log.warning("a grammar of %d characters %s", len(job.source), error)
+                self._process.kill()
+                self._process = None
+                if last or error.too_slow:
+                    return Verdict(f"it is too complex to be compiled: that {error}")
+        raise AssertionError("not reached")
+
+
+class _Ended(Exception):
+    """The process is of no use any more: for another reason than the grammar, maybe, unless it was `too_slow`."""
+
+    def __init__(self, message: str, *, too_slow: bool = False) -> None:
+        super().__init__(message)
+        self.too_slow = too_slow
+
+
+class _Process:
+    """The other process, one message each way at a time."""
+
+    def __init__(self, command: tuple[str, ...], vocabulary: Vocabulary) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._exchange(msgspec.msgpack.encode(vocabulary), OPENING_SECONDS)
+
+    def judge(self, job: Job) -> Verdict:
+        """Have a grammar compiled. Raises _Ended: it could not be."""
+        return msgspec.msgpack.decode(self._exchange(msgspec.msgpack.encode(job), DEADLINE_SECONDS), type=Verdict)
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _exchange(self, data: bytes, seconds: float) -> bytes:
+        pipe, ends = self._process.stdout, time.monotonic() + seconds
+        assert self._process.stdin is not None
+        assert pipe is not None
+        try:
+            send(self._process.stdin, data)
+        except BrokenPipeError:
+            raise _Ended("ended the process that compiles") from None
+        return self._receive(pipe, int.from_bytes(self._receive(pipe, LENGTH_BYTES, ends, seconds)), ends, seconds)
+
+    def _receive(self, pipe: IO[bytes], size: int, ends: float, seconds: float) -> bytes:
+        data = b""
+        while len(data) < size:
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            if not poll.poll(max(ends - time.monotonic(), 0) * 1e3):
+                raise _Ended(f"took more than {seconds:g} s", too_slow=True)
+            more = pipe.raw.read(size - len(data))  # type: ignore[attr-defined]
+            if not more:
+                raise _Ended("took more memory than there is, or ended the process that compiles")
+            data += more
+        return data
+
+
+def send(pipe: IO[bytes], data: bytes) -> None:
+    """Write a message."""
+    pipe.write(len(data).to_bytes(LENGTH_BYTES) + data)
+    pipe.flush()

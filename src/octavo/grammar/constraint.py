@@ -1,0 +1,114 @@
+"""What clients ask an answer to look like, as grammars in llguidance's languages.
+
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from octavo.grammar.errors import GrammarError, cause
+from octavo.grammar.schema import check_schema
+
+MAX_CHOICES = 10_000
+MAX_SOURCE = 1 << 20
+"""Characters of a regular expression or a grammar."""
+
+WHITESPACE = r"( |\r?\n[ \t]{0,40})"
+"""Between JSON's tokens, if a client asks for nothing else: a blank, or a new line with its indentation, as those write
+it from whom models have learned. Without a bound small ones write blanks for ever."""
+
+
+_CONTROL = re.compile("[\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must look like.
+
+    Attributes:
+        source: the grammar.
+        field: the request's field that it comes from.
+        schemas: the JSON schemas in it by their paths in the request, so that an error can name the place.
+    """
+
+    source: str
+    field: str
+    schemas: tuple[tuple[str, Any], ...] = ()
+
+
+def any_object(field: str) -> Constraint:
+    """A JSON object."""
+    return json_schema({"type": "object"}, field)
+
+
+def json_schema(schema: Any, field: str, *, whitespace: str | None = WHITESPACE) -> Constraint:
+    """JSON that is valid for a schema (draft 2020-12, or the one that it names).
+
+    Args:
+        whitespace: a regular expression for what may stand between JSON's tokens; None is nothing.
+
+    Raises:
+        GrammarError: it is no schema, too large, or has keywords that cannot be kept.
+    """
+    return Constraint("start: " + embedded(schema, field, whitespace=whitespace), field, ((field, schema),))
+
+
+def embedded(schema: Any, path: str, *, whitespace: str | None = WHITESPACE) -> str:
+    """A schema as an expression of a Lark grammar. Raises GrammarError, as `json_schema` does."""
+    check_schema(schema, path)
+    options = {"whitespace_flexible": False} if whitespace is None else {"whitespace_pattern": whitespace}
+    if schema is False:
+        raise GrammarError("the schema is false, for which no JSON is valid", path)
+    members = schema if isinstance(schema, dict) else {}  # true is valid for all
+    return "%json " + _text({"x-guidance": options, **members}, path)
+
+
+def regex(pattern: str, field: str) -> Constraint:
+    """Text that a regular expression matches as a whole: Rust's syntax, without lookaround and references."""
+    from llguidance import regex_to_lark
+
+    _check_length(pattern, field)
+    source = regex_to_lark(_characters(pattern, field), "d")  # digits are ASCII's, as everybody means it
+    return Constraint(f"start: /{source}/" if source else 'start: ""', field)
+
+
+def choice(options: Sequence[str], field: str) -> Constraint:
+    """One of several texts."""
+    if not 1 <= len(options) <= MAX_CHOICES:
+        raise GrammarError(f"there must be 1 to {MAX_CHOICES} choices, not {len(options)}", field)
+    return Constraint("start: " + " | ".join([_text(each, field) for each in options]), field)
+
+
+def grammar(source: str, field: str) -> Constraint:
+    """A grammar in Lark's syntax or in GBNF (EBNF with `root ::=`)."""
+    from llguidance import grammar_from
+
+    _check_length(source, field)
+    try:
+        return Constraint(grammar_from("grammar", _characters(source, field)), field)
+    except ValueError as error:
+        raise GrammarError(cause(str(error)), field) from error
+
+
+def _check_length(text: str, field: str) -> None:
+    if len(text) > MAX_SOURCE:
+        raise GrammarError(f"it has {len(text)} characters, more than the {MAX_SOURCE} that are read", field)
+
+
+def _text(value: Any, path: str) -> str:
+    """JSON, which is also how Lark writes strings, but for control characters that JSON need not escape."""
+    text = _characters(json.dumps(value, ensure_ascii=False), path)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _characters(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise GrammarError("it has half of a surrogate pair, which is no character", path) from None
+    return text

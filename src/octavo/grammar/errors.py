@@ -1,0 +1,29 @@
+"""What can go wrong with a grammar."""
+
+import re
+
+from octavo.errors import OctavoError
+
+
+class GrammarError(OctavoError):
+    """A grammar that is wrong, too large, or not to be followed any further.
+
+    Attributes:
+        path: where in the request, as far as that is known.
+    """
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+MAX_CAUSE = 300
+
+_IN_JSON = re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: ")
+
+
+def cause(message: str) -> str:
+    """The one line of llguidance's message that says what is wrong: regular expressions have it at the end."""
+    lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "<non-verbose/>")]
+    said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    return _IN_JSON.sub("", said or (lines or ["it is not valid"])[0])[:MAX_CAUSE]

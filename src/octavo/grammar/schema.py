@@ -1,0 +1,106 @@
+"""JSON schemas before they are compiled: whether that can be tried at all, and where in one a failure lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from octavo.grammar.errors import GrammarError
+
+MAX_DEPTH = 100
+"""Objects and lists in each other."""
+
+MAX_VALUES = 10_000
+"""Keywords, enumerated values and all other members together: ten times as many as OpenAI's API takes."""
+
+UNKNOWN = frozenset({"divisibleBy", "disallow", "extends", "x-guidance"})
+"""Keywords of drafts that nobody reads any more, which would be ignored; and one that would turn others off."""
+
+_SINGLE = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+_LISTS = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
+_MAPS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+
+
+def check_schema(schema: Any, path: str) -> None:
+    """Refuse what is no schema, or would take too long to compile.
+
+    Raises:
+        GrammarError: with the path.
+    """
+    if not isinstance(schema, dict | bool):
+        raise GrammarError(f"a JSON schema is an object, not {_kind(schema)}", path)
+    _check_size(schema, path)
+    for where, each in _with_subschemas(schema, path):
+        if unknown := sorted(UNKNOWN & each.keys()):
+            raise GrammarError(f"the keyword {unknown[0]!r} is not supported", where)
+
+
+def _check_size(schema: Any, path: str) -> None:
+    level, depth, count = [schema], 0, 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise GrammarError(f"the schema is nested more than {MAX_DEPTH} levels deep", path)
+        children: list[Any] = []
+        for value in level:
+            members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            children.extend(members)
+            count += len(members)
+            if count > MAX_VALUES:
+                raise GrammarError(f"the schema has more than {MAX_VALUES} keywords and values", path)
+        level = children
+
+
+def subschemas(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The schemas that stand directly in a schema, with their paths; first those that others refer to."""
+    for name in _MAPS:
+        if isinstance(value := schema.get(name), dict):
+            yield from ((f"{path}.{name}.{key}", each) for key, each in value.items() if isinstance(each, dict))
+    for name in _SINGLE:
+        if isinstance(value := schema.get(name), dict):
+            yield f"{path}.{name}", value
+    for name in _LISTS:
+        if isinstance(value := schema.get(name), list):
+            yield from ((f"{path}.{name}[{place}]", each) for place, each in enumerate(value) if isinstance(each, dict))
+
+
+def _with_subschemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    waiting = [(path, schema)] if isinstance(schema, dict) else []
+    while waiting:
+        where, each = waiting.pop()
+        yield where, each
+        waiting.extend(subschemas(each, where))
+
+
+def locate(schema: Any, path: str, failure: Callable[[Any], str | None]) -> str:
+    """Where in a schema it fails: the innermost schema that fails by itself in the same way.
+
+    Args:
+        failure: what is wrong with a schema, None if nothing is.
+    """
+    wrong = failure(schema)
+    shared = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
+    while True:
+        for where, each in subschemas(schema, path):
+            if failure(shared | each) == wrong:
+                schema, path = each, where
+                break
+        else:
+            return path
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a string", int: "a number", float: "a number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

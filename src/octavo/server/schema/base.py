@@ -1,0 +1,48 @@
+"""What all bodies have in common."""
+
+from typing import Annotated, Any, NoReturn
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class WrongElement(ValueError):
+    """What is wrong with one of very many elements, which are checked by hand: pydantic would report them all, and let
+    nothing else run until it is through. `path` leads from the field to the element."""
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class Body(BaseModel):
+    """What all bodies have in common."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise ValueError("this field is not supported, and ignoring it would change what you get")
+
+
+def _refuse_unless_empty(value: Any) -> None:
+    if value is not False and value not in ("", [], {}):  # 0 is a value: of a budget it is the strictest
+        _refuse(value)
+
+
+Unsupported = Annotated[Any, BeforeValidator(_refuse_unless_empty), Field(description="Not supported: refused.")]
+UnsupportedSchema = Annotated[Any, BeforeValidator(_refuse), Field(description="Not supported: refused.")]
+"""An empty JSON schema, too, is one: of any JSON, but of nothing else."""
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def empty_is_absent(value: Any) -> Any:
+    """Lists that may be left out."""
+    return None if value == [] else value

@@ -1,0 +1,112 @@
+"""What an answer must look like."""
+
+from typing import Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from octavo.grammar import constraint
+from octavo.grammar.constraint import Constraint
+from octavo.grammar.errors import GrammarError
+from octavo.server.errors import ApiError, invalid
+from octavo.server.schema.base import Body, UnsupportedSchema
+
+
+class JsonSchema(Body):
+    """A schema by its name."""
+
+    name: str = Field("", max_length=256)
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="JSON schema; any object if absent.")
+    strict: bool = Field(False, description="The schema is kept to either way.")
+
+
+class ResponseFormat(Body):
+    """OpenAI's way to ask for it."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> "ResponseFormat":
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("type \"json_schema\" needs 'json_schema'")
+        if self.type != "json_schema" and self.json_schema is not None:
+            raise ValueError(f'type "{self.type}" has no \'json_schema\'; the type for it is "json_schema"')
+        if self.type == "structural_tag":
+            raise ValueError('type "structural_tag" is not supported')
+        return self
+
+    def constraint(self) -> Constraint | None:
+        """The same as a grammar. Raises GrammarError."""
+        match self.type:
+            case "json_object":
+                return constraint.any_object("response_format")
+            case "json_schema":
+                assert self.json_schema is not None
+                schema = {"type": "object"} if self.json_schema.schema_ is None else self.json_schema.schema_
+                return constraint.json_schema(schema, "response_format.json_schema.schema")
+        return None
+
+
+class StructuredOutputs(Body):
+    """vLLM's way: one of several kinds."""
+
+    json_: str | dict[str, Any] | None = Field(None, alias="json", description="A JSON schema, or one as a string.")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1, max_length=constraint.MAX_CHOICES, fail_fast=True)
+    grammar: str | None = Field(None, description="In Lark's or GBNF's syntax.")
+    structural_tag: UnsupportedSchema = None
+    disable_any_whitespace: bool = Field(False, description="JSON without blanks between its tokens.")
+    whitespace_pattern: str | None = Field(None, description="What may stand between JSON's tokens.")
+    disable_additional_properties: UnsupportedSchema = None
+
+    def constraint(self) -> Constraint | None:
+        """The same as a grammar. Raises GrammarError, ApiError."""
+        kinds = {name: value for name in KINDS if (value := getattr(self, name)) not in (None, False)}
+        if len(kinds) != 1:
+            names = ", ".join(name.strip("_") for name in KINDS)
+            raise invalid(f"'structured_outputs' must have exactly one of {names}.", "structured_outputs")
+        [(kind, value)] = kinds.items()
+        field = f"structured_outputs.{kind.strip('_')}"
+        whitespace = None if self.disable_any_whitespace else self.whitespace_pattern or constraint.WHITESPACE
+        match kind:
+            case "json_":
+                return constraint.json_schema(_parsed(value, field), field, whitespace=whitespace)
+            case "json_object":
+                return constraint.json_schema({"type": "object"}, field, whitespace=whitespace)
+            case "regex":
+                return constraint.regex(value, field)
+            case "choice":
+                return constraint.choice(value, field)
+        return constraint.grammar(value, field)
+
+
+KINDS = ("json_", "json_object", "regex", "choice", "grammar")
+
+
+def constraint_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Constraint | None:
+    """What two fields together ask for. Raises ApiError: it cannot be kept to, or they exclude each other."""
+    try:
+        wanted = [each for each in (response_format, structured) if each is not None]
+        found = [each for each in (each.constraint() for each in wanted) if each is not None]
+    except GrammarError as error:
+        raise refused(error) from error
+    if len(found) > 1:
+        raise invalid("'response_format' and 'structured_outputs' exclude each other.", "structured_outputs")
+    return found[0] if found else None
+
+
+def refused(error: GrammarError) -> ApiError:
+    """The error for a constraint that cannot be kept to."""
+    return invalid(f"'{error.path}' cannot be kept to: {error}.", error.path)
+
+
+def _parsed(schema: str | dict[str, Any], field: str) -> Any:
+    if not isinstance(schema, str):
+        return schema
+    try:
+        return orjson.loads(schema)
+    except orjson.JSONDecodeError as error:
+        raise GrammarError(f"it is no JSON: {error}", field) from error

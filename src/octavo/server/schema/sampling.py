@@ -1,0 +1,108 @@
+"""How tokens are drawn, and what ends an answer."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic.json_schema import WithJsonSchema
+
+from octavo.deployments.request import Sampling
+from octavo.grammar.constraint import Constraint
+from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list
+from octavo.server.schema.constraints import ResponseFormat, StructuredOutputs, constraint_of
+
+MAX_BIASES = 2**16
+MAX_BIAS = 100
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256
+INT64 = 2**63
+
+
+def _biases(value: Any) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise ValueError("this is no object from token ids to biases")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"there may be at most {MAX_BIASES} biases, not {len(value)}")
+    for token, bias in value.items():
+        if not _TOKEN_ID.fullmatch(str(token)):
+            raise WrongElement("this is no token id, a whole number", token)
+        if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise WrongElement(f"a bias is a number from -{MAX_BIAS} to {MAX_BIAS}", token)
+    return {int(token): float(bias) for token, bias in value.items()}
+
+
+_TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
+
+Biases = Annotated[
+    dict[int, float],
+    PlainValidator(_biases),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -MAX_BIAS, "maximum": MAX_BIAS},
+            "maxProperties": MAX_BIASES,
+        }
+    ),
+]
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopList = Annotated[
+    list[StopString],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(as_list, json_schema_input_type=StopString | list[StopString]),
+]
+
+
+class SamplingBody(Body):
+    """How tokens are drawn, under the names that all of the APIs here share; and what none of them has yet."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, description="0 and -1 are off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    logit_bias: Biases = Field({})
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    allowed_token_ids: Unsupported = None
+    bad_words: Unsupported = None
+    ebnf: Unsupported = None
+    grammar: Unsupported = None
+    guided_choice: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: UnsupportedSchema = None
+    guided_regex: Unsupported = None
+    json_schema: UnsupportedSchema = None
+    kv_transfer_params: Unsupported = None
+    logits_processors: Unsupported = None
+    lora_path: Unsupported = None
+    prompt_embeds: Unsupported = None
+    regex: Unsupported = None
+    repetition_detection: Unsupported = None
+    stop_regex: Unsupported = None
+    structural_tag: Unsupported = None
+    thinking_token_budget: Unsupported = None
+    truncate_prompt_tokens: Unsupported = None
+    use_beam_search: Unsupported = None
+
+    def constraint(self) -> Constraint | None:
+        """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""
+        return constraint_of(self.response_format, self.structured_outputs)
+
+    def sampling(self) -> Sampling:
+        """The same in no API's words."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            seed=self.seed,
+        )

@@ -1,0 +1,63 @@
+"""How a conversation becomes a prompt."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from octavo.deployments.request import Conversation
+from octavo.server.schema.base import Body, Unsupported, empty_is_absent
+from octavo.server.schema.messages import Messages
+from octavo.server.schema.tokens import TokenIds
+
+MAX_VARIABLES = 256
+
+
+def _not_too_many(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MAX_VARIABLES:  # before each is looked at
+        raise ValueError(f"there may be at most {MAX_VARIABLES} variables, not {len(value)}")
+    return value
+
+
+Variables = Annotated[dict[str, Any], BeforeValidator(_not_too_many), Field(max_length=MAX_VARIABLES)]
+
+
+class TemplateOptions(Body):
+    """How a conversation becomes a prompt."""
+
+    add_generation_prompt: bool | None = Field(
+        None, description="End with the beginning of a reply; true unless the last message is continued."
+    )
+    continue_final_message: bool = Field(False, description="Go on with the last message instead of replying to it.")
+    chat_template_kwargs: Variables = Field({}, description="Variables for the model's chat template.")
+    chat_template: Unsupported = None
+    documents: Unsupported = None
+
+    def conversation(
+        self, messages: list[dict[str, Any]], add_special_tokens: bool | None, variables: dict[str, Any] | None = None
+    ) -> Conversation:
+        """The messages with these options; `variables` are for the template, beside the client's own."""
+        return Conversation(
+            messages=messages,
+            variables=(variables or {}) | self.chat_template_kwargs,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            add_special_tokens=bool(add_special_tokens),
+        )
+
+
+class TokenizeRequest(TemplateOptions):
+    """POST /tokenize: either a prompt or messages."""
+
+    model: str = ""
+    prompt: str | None = None
+    messages: Annotated[Messages | None, BeforeValidator(empty_is_absent)] = None
+    tools: Unsupported = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Body):
+    """POST /detokenize"""
+
+    model: str = ""
+    tokens: TokenIds
