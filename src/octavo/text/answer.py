@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from octavo.text.formats import ToolFormat, find_tool_format, tool_format
+from octavo.text.formats.lark import Lark
 from octavo.text.parser import Parser
 from octavo.text.reasoning import ReasoningFormat, find_reasoning_format, reasoning_format
 from octavo.text.tools import Tool
@@ -54,3 +55,24 @@ class AnswerFormat:
         """
         answer = self.tools.parser(tools)
         return self.reasoning.parser(answer, opened=thinking) if self.reasoning else answer
+
+    def grammar(
+        self, tools: Sequence[Tool], special: Mapping[str, int], *, required: bool, parallel: bool, thinking: bool
+    ) -> str | None:
+        """The Lark source, for llguidance, of answers that may call `tools`, or must if `required`: once, or several
+        times if `parallel`. Reasoning before that is free. None where anything may be written.
+
+        A tool that was chosen by its name is required and the only one. `special`: texts and ids of the tokens that
+        are special in the vocabulary. `thinking`: as `is_thinking` says of the prompt.
+
+        Raises OctavoError for a tool with a schema to which the format cannot be held.
+        """
+        lark = Lark(special)
+        reasoning = self.reasoning
+        without = reasoning.pattern(lark) if reasoning and not thinking else ""
+        start = self.tools.grammar(lark, tools, required=required, parallel=parallel, without=without)
+        if start is None or reasoning is None:
+            return start and lark.source(start)
+        later = self.tools.grammar(lark, tools, required=required, parallel=parallel, without="") if without else start
+        thought = f"{reasoning.grammar(lark, opened=thinking)} /\\n{{0,2}}/ {later}"
+        return lark.source(thought if thinking else f"({start} | {thought})")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octavo.errors import OctavoError
+from octavo.text.formats.lark import TEXT, Lark, escaped
 from octavo.text.formats.reader import Reader
 from octavo.text.parser import Parser
 from octavo.text.parts import Part
@@ -44,6 +45,22 @@ class ReasoningFormat:
         """Whether an answer to this prompt begins with reasoning without saying so."""
         end = prompt.rstrip()
         return not end.endswith(self.close) if self.always else end.endswith(self.open)
+
+    def pattern(self, lark: Lark) -> str:
+        """A regular expression of text that begins with reasoning; "" where a token that is no text begins it."""
+        opens = [mark for mark in (self.open, *self.also_open) if not lark.begins_special(mark)]
+        return f"({'|'.join(map(escaped, opens))})(?s:.*)" if opens else ""
+
+    def grammar(self, lark: Lark, *, opened: bool) -> str:
+        """A Lark expression of reasoning, its markers included."""
+        closes = (self.close, *self.also_close)
+        if lark.begins_special(self.close):
+            return f"{'' if opened else lark.literal(self.open)} {TEXT} {lark.literal(self.close)}"
+        if opened:
+            return lark.up_to(*closes)
+        if lark.begins_special(self.open):
+            return f"{lark.literal(self.open)} {lark.up_to(*closes)}"
+        return lark.up_to(*closes, before=self.pattern(lark))
 
     def parser(self, answer: Parser, *, opened: bool) -> ReasoningParser:
         """What reads one choice: reasoning first, and then what `answer` reads. `opened`: as `is_open` says."""

@@ -23,6 +23,11 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = False
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What arguments have to be valid for: the parameters, which are always an object."""
+        return {"type": "object", **self.parameters}
+
     def for_template(self) -> dict[str, Any]:
         """As chat templates read it: OpenAI's shape, with all that templates look up without asking."""
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from octavo.text.formats import grammar
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader, ReadingParser
 from octavo.text.parser import Parser, PlainParser
 from octavo.text.scanner import Reading
@@ -40,6 +43,28 @@ class ToolFormat(ABC):
     @abstractmethod
     def read(self, reader: Reader) -> Reading[None]:
         """Read a whole answer."""
+
+    @abstractmethod
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        """One call of this tool, with arguments of its schema.
+
+        Raises OctavoError for a schema that the format cannot be held to.
+        """
+
+    def frame(self, lark: Lark) -> Frame:
+        """What is written around calls."""
+        return Frame()
+
+    def grammar(self, lark: Lark, tools: Sequence[Tool], *, required: bool, parallel: bool, without: str) -> str | None:
+        """A Lark expression of answers that may call `tools`, or must if `required`: once, or several times if
+        `parallel`. None where anything may be written.
+
+        `without`: a regular expression of what an answer with text does not begin with and go on as; "" for none.
+        """
+        frame, calls = self.frame(lark), [self.call_grammar(lark, tool) for tool in tools]
+        if required:
+            return grammar.required(lark, frame, calls, parallel=parallel)
+        return grammar.auto(lark, frame, calls, parallel=parallel, without=without)
 
     def parser(self, tools: Sequence[Tool] | None) -> Parser:
         """What reads one answer of a model that may call `tools`; with None all of it is text."""

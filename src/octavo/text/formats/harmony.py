@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 
 from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.grammar import CallGrammar
+from octavo.text.formats.lark import TEXT, Lark, either
 from octavo.text.formats.reader import Reader, ReadingParser
 from octavo.text.parser import Parser
 from octavo.text.scanner import Give, Reading, drop, marks
@@ -55,6 +57,8 @@ class Harmony(ToolFormat):
                 reader.text(header)
             else:
                 self._begin_cut(reader, header)
+            if give == reader.arguments:
+                yield from reader.value(give)  # whose strings may say what a marker says
             if not (yield from reader.up_to(self._after, give, in_call=give == reader.arguments)):
                 return
             yield from reader.literal(self._ends)
@@ -92,3 +96,22 @@ class Harmony(ToolFormat):
             self._begin(reader, header)
         elif "<|channel|>" not in header or "to=" in header:
             reader.text(header)
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        opening = f"<|channel|>commentary to=functions.{tool.name} <|constrain|>json<|message|>"
+        # Models stop at the marker after a call, so that it need not be written.
+        return CallGrammar(opening, f"{lark.json(tool.schema)} ({lark.literal('<|call|>')})?")
+
+    def grammar(self, lark: Lark, tools: Sequence[Tool], *, required: bool, parallel: bool, without: str) -> str | None:
+        """Reasoning, and what models say before they call; then one call, or unless `required` the answer."""
+
+        def message(channel: str, end: str) -> str:
+            return f"{lark.literal(f'<|channel|>{channel}<|message|>')} {TEXT} {end}"
+
+        more = lark.literal("<|end|><|start|>assistant")
+        calls = [self.call_grammar(lark, tool) for tool in tools]
+        last = [f"{lark.literal(call.opening)} {call.rest}" for call in calls]
+        if not required:
+            last.append(message("final", f"({lark.literal('<|return|>')})?"))
+        before = either([message("analysis", more), message("commentary", more)])
+        return f"{before}* {either(last)}"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from octavo.text.formats.format import ToolFormat
-from octavo.text.formats.json_calls import read_calls
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.json_calls import json_call, read_calls
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading, marks
+from octavo.text.tools import Tool
 
 
 class Hermes(ToolFormat):
@@ -33,6 +36,12 @@ class Hermes(ToolFormat):
             yield from reader.literal(self._close, in_call=True)
             yield from reader.blanks()
 
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        return json_call(lark, tool, "<tool_call>\n", "\n</tool_call>")
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame(separator="\n", trigger="<tool_call>")
+
 
 class Granite(Hermes):
     """A list of JSON objects after a special token (Granite 3), or after that token's name as text."""
@@ -45,3 +54,10 @@ class Granite(Hermes):
 
     def recognises(self, template: str) -> bool:
         return "<|tool_call|>" in template
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        return json_call(lark, tool)
+
+    def frame(self, lark: Lark) -> Frame:
+        tag = "<|tool_call|>"
+        return Frame(f"{tag}[", ", ", "]", tag)

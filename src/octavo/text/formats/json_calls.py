@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+from octavo.text.formats.grammar import CallGrammar
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader, decoded
 from octavo.text.scanner import Marks, Reading, drop
+from octavo.text.tools import Tool
 
 _NAME = frozenset({"name"})
 _ARGUMENTS = frozenset({"arguments", "parameters"})
@@ -54,6 +58,13 @@ def read_bare_calls(reader: Reader, tag: str = "") -> Reading[None]:
         yield from reader.run(_SEPARATORS, drop)
         if (yield from reader.peek()) not in ("{", "["):
             reader.text(reader.let_go().lstrip())
+
+
+def json_call(lark: Lark, tool: Tool, before: str = "", after: str = "", *, key: str = "arguments") -> CallGrammar:
+    """The grammar of one call as an object, between two texts."""
+    arguments = lark.literal(f', "{key}": ')
+    closing = lark.literal("}" + after)
+    return CallGrammar(f'{before}{{"name": {json.dumps(tool.name)}', f"{arguments} {lark.json(tool.schema)} {closing}")
 
 
 class _Call:

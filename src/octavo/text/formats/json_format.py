@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 
 from octavo.text.formats.format import ToolFormat
-from octavo.text.formats.json_calls import read_bare_calls
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.json_calls import json_call, read_bare_calls
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading
 from octavo.text.tools import Tool
@@ -22,6 +24,16 @@ class BareJson(ToolFormat):
 
     def read(self, reader: Reader) -> Reading[None]:
         return read_bare_calls(reader)
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        return json_call(lark, tool)
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame(separator="\n")
+
+    def grammar(self, lark: Lark, tools: Sequence[Tool], *, required: bool, parallel: bool, without: str) -> str | None:
+        """Without a marker nothing says where a call begins: only calls that must be made have a grammar."""
+        return super().grammar(lark, tools, required=True, parallel=parallel, without="") if required else None
 
     def instructions(self, tools: Sequence[Tool]) -> str:
         """What a model whose template knows no tools is told about them, in the system message."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from octavo.text.formats.format import ToolFormat
-from octavo.text.formats.json_calls import read_bare_calls
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.json_calls import json_call, read_bare_calls
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading
+from octavo.text.tools import Tool
 
 
 class Llama3Json(ToolFormat):
@@ -20,3 +23,9 @@ class Llama3Json(ToolFormat):
 
     def read(self, reader: Reader) -> Reading[None]:
         return read_bare_calls(reader, "<|python_tag|>")
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        return json_call(lark, tool, key="parameters")
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame(separator="; ")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 
 from octavo.text.formats.format import ToolFormat
-from octavo.text.formats.json_calls import read_calls
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.json_calls import json_call, read_calls
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading, drop, marks
+from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[\w.-]+")
 _ID = re.compile(r"\w+")
@@ -51,3 +54,12 @@ class Mistral(ToolFormat):
         reader.call("".join(name))
         yield from reader.value(reader.arguments)
         return True
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        if lark.begins_special("[ARGS]"):
+            return CallGrammar(f"[TOOL_CALLS]{tool.name}[ARGS]", lark.json(tool.schema))
+        return json_call(lark, tool)
+
+    def frame(self, lark: Lark) -> Frame:
+        tag = "[TOOL_CALLS]"
+        return Frame(trigger=tag) if lark.begins_special("[ARGS]") else Frame(f"{tag}[", ", ", "]", tag)

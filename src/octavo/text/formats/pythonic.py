@@ -6,10 +6,14 @@ import json
 import math
 import re
 
+from octavo.text.formats.argument_grammar import arguments_of
 from octavo.text.formats.arguments import ObjectWriter, Types, to_json
 from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Give, Reading, drop, marks
+from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[\w.-]+")
 _BLANK = re.compile(r"\s+")
@@ -19,7 +23,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _IN_QUOTES = {quotes: re.compile(rf"[^\\{quotes[0]}]+") for quotes in ('"', "'", '"""', "'''")}
 _TRIPLE_QUOTES = marks('"""', "'''")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "\n": ""}
-_ESCAPES |= {character: character for character in "\\'\""}
+_ESCAPES |= {character: character for character in "\\/'\""}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
 
@@ -60,6 +64,22 @@ class Pythonic(ToolFormat):
             yield from reader.blanks()
             yield from reader.literal(self._end, in_call=True)
             yield from reader.blanks()
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        arguments = [
+            (lark.rule(f"{lark.literal(argument.key + '=')} {lark.json(argument.schema)}"), argument.required)
+            for argument in arguments_of(tool)
+        ]
+        # From the last to the first: what may follow an argument, and what may be all from it on.
+        follow, whole = "", ""
+        for rule, required in reversed(arguments):
+            this = f"{rule} {follow}"
+            whole = lark.rule(this if required else f"{this} | {whole}" if whole else f"({this})?")
+            follow = lark.rule(f'", " {rule} {follow}' if required else f'(", " {rule})? {follow}')
+        return CallGrammar(f"{tool.name}(", f"{whole} {lark.literal(')')}")
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame("[", ", ", "]")
 
     def _read_call(self, reader: Reader) -> Reading[bool]:
         """One call. Whether it is one: of a known tool, or at the beginning of an answer of one with arguments."""

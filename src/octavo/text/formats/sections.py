@@ -6,8 +6,11 @@ import re
 from typing import ClassVar
 
 from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading, marks
+from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[\w.:/-]+")
 
@@ -15,8 +18,8 @@ _NAME = re.compile(r"[\w.:/-]+")
 class Sections(ToolFormat):
     """A name and JSON arguments, each call within markers and all of them within two more.
 
-    What is between the markers of a call's arguments is taken as it is, but for white space. Markers of the section
-    that have no calls within are left out.
+    Arguments are all that comes before the next marker, but for those within their JSON's strings and for white space
+    around. Markers of the section that have no calls within are left out.
     """
 
     section: ClassVar[tuple[str, str]]
@@ -42,6 +45,7 @@ class Sections(ToolFormat):
                     continue
                 reader.call(name)
                 yield from reader.blanks()
+                yield from reader.value(reader.arguments)
                 yield from reader.up_to(ends, reader.arguments, in_call=True)
                 yield from reader.literal(closing)
             yield from reader.blanks()
@@ -58,6 +62,20 @@ class Sections(ToolFormat):
 
     def _name(self, header: str) -> str:
         return header
+
+    def _header(self, name: str) -> str:
+        """What comes between a call's marker and its arguments."""
+        return f"{name}{self.separator}"
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        begin, end = self.call_marks
+        return CallGrammar(
+            begin + self._header(tool.name), f"{lark.json(tool.schema)} {lark.literal(self.fence[1] + end)}"
+        )
+
+    def frame(self, lark: Lark) -> Frame:
+        begin, end = self.section
+        return Frame(begin, "\n" if self.fence[1] else "", end, begin)
 
 
 class DeepSeekV31(Sections):
@@ -98,6 +116,9 @@ class DeepSeekV3(Sections):
         yield from reader.literal(self._fence, in_call=True)
         return "".join(name)
 
+    def _header(self, name: str) -> str:
+        return f"function{self.separator}{name}\n{self.fence[0]}"
+
 
 class KimiK2(Sections):
     """Kimi K2: calls have ids, functions.NAME:INDEX."""
@@ -116,3 +137,8 @@ class KimiK2(Sections):
     def _name(self, header: str) -> str:
         match = self._id.fullmatch(header)
         return match[1] if match else header
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        begin, end = self.call_marks
+        index_and_rest = f"/[0-9]/ {lark.literal(self.separator)} {lark.json(tool.schema)} {lark.literal(end)}"
+        return CallGrammar(f"{begin}functions.{tool.name}:", index_and_rest)

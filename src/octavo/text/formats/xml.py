@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 
+from octavo.text.formats.argument_grammar import arguments_of, written_value
 from octavo.text.formats.arguments import ObjectWriter, to_json
 from octavo.text.formats.format import ToolFormat
+from octavo.text.formats.grammar import CallGrammar, Frame
+from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Marks, Reading, marks
+from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[^<>\n]+")
+_LINE_FEED = "\n"
 _AFTER_CALL = marks("</tool_call>")
 
 
@@ -22,8 +27,11 @@ def _read_value(reader: Reader, writer: ObjectWriter, key: str, ends: Marks) -> 
         writer.raw('"' if end else "")
         return bool(end)
     pieces: list[str] = []
+    if types and "string" not in types:
+        yield from reader.value(pieces.append)  # whose strings may have ends of values in them
     end = yield from reader.until(ends, pieces.append, in_call=True)
-    writer.raw(to_json("".join(pieces), types))
+    text = "".join(pieces)
+    writer.raw(to_json(text, types) if end or not types or "string" in types else text)
     return bool(end)
 
 
@@ -42,6 +50,7 @@ class Qwen3Coder(ToolFormat):
     _open = marks(*("\n" * count + tag for tag in ("<tool_call>", "<function=") for count in range(3)))
     _function, _close_name, _line_feed = marks("<function="), marks(">"), marks("\n")
     _next = marks("<parameter=", "</function>", "</tool_call>")
+    _ends = ("\n</parameter>\n", "</parameter>", "\n</function>")
     # A value that is not closed ends with the line before what comes next.
     _value_ends = marks("\n</parameter>", "</parameter>", "\n</function>")
 
@@ -83,6 +92,18 @@ class Qwen3Coder(ToolFormat):
         if mark == "</function>":
             yield from reader.blanks()
             yield from reader.literal(_AFTER_CALL, in_call=True)
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        arguments = " ".join(
+            f"({lark.literal(f'<parameter={argument.key}>' + _LINE_FEED)} "
+            f"{written_value(lark, tool, argument, *self._ends)}){'' if argument.required else '?'}"
+            for argument in arguments_of(tool)
+        )
+        opening = f"<tool_call>\n<function={tool.name}>\n"
+        return CallGrammar(opening, f"{arguments} {lark.literal('</function>' + _LINE_FEED + '</tool_call>')}")
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame(separator="\n", trigger="<tool_call>")
 
 
 class Glm45(ToolFormat):
@@ -127,3 +148,15 @@ class Glm45(ToolFormat):
             mark = yield from reader.literal(self._next, in_call=True)
         if mark or (yield from reader.peek()):
             writer.close()
+
+    def call_grammar(self, lark: Lark, tool: Tool) -> CallGrammar:
+        arguments = " ".join(
+            f"({lark.literal(f'<arg_key>{argument.key}</arg_key>{_LINE_FEED}<arg_value>')} "
+            f"{written_value(lark, tool, argument, '</arg_value>')} {lark.literal(_LINE_FEED)})"
+            f"{'' if argument.required else '?'}"
+            for argument in arguments_of(tool)
+        )
+        return CallGrammar(f"<tool_call>{tool.name}\n", f"{arguments} {lark.literal('</tool_call>')}")
+
+    def frame(self, lark: Lark) -> Frame:
+        return Frame(separator="\n", trigger="<tool_call>")
