@@ -11,6 +11,9 @@ from octavo.text.parser import Parser
 from octavo.text.reasoning import ReasoningFormat, find_reasoning_format, reasoning_format
 from octavo.text.tools import Tool
 
+HARMONY = ("openai_gptoss", "harmony")
+"""Names of the parser of reasoning that is the parser of calls as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
@@ -33,15 +36,23 @@ class AnswerFormat:
 
         Raises OctavoError for a name that no parser has.
         """
+        if reasoning_parser in HARMONY:
+            tool_parser = tool_parser or reasoning_parser
         tools = tool_format(tool_parser) if tool_parser else find_tool_format(template, family)
-        reasoning = reasoning_format(reasoning_parser) if reasoning_parser else find_reasoning_format(template)
-        return cls(tools, None if tools.reasons else reasoning)
+        if tools.end_of_reasoning:
+            return cls(tools)
+        return cls(tools, reasoning_format(reasoning_parser) if reasoning_parser else find_reasoning_format(template))
 
     @property
     def markers(self) -> frozenset[str]:
         """All that frames calls and reasoning. A detokenizer must leave those that are special tokens in the text
         that a parser reads, also where clients do not see special tokens."""
         return frozenset((*self.tools.markers, *(self.reasoning.markers if self.reasoning else ())))
+
+    @property
+    def end_of_reasoning(self) -> str:
+        """What a model writes where its reasoning ends and its answer begins; "" if it does not think."""
+        return self.reasoning.close if self.reasoning else self.tools.end_of_reasoning
 
     def is_thinking(self, prompt: str) -> bool:
         """Whether an answer to this prompt begins within reasoning."""

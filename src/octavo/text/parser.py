@@ -10,6 +10,11 @@ from octavo.text.parts import Part, Text
 class Parser(Protocol):
     """Reads one answer. However the text is cut into pieces, the parts come to the same when they are joined."""
 
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning, as far as the text says."""
+        ...
+
     def push(self, text: str) -> list[Part]:
         """The parts that this piece of text completes. What may yet turn out to be markup is held back."""
         ...
@@ -21,6 +26,8 @@ class Parser(Protocol):
 
 class PlainParser:
     """Knows no markup: all of it is text."""
+
+    thinking = False
 
     def push(self, text: str) -> list[Part]:
         """The text."""

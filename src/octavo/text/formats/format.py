@@ -23,13 +23,14 @@ class ToolFormat(ABC):
         markers: all that frames calls. Where one is a special token in a model's vocabulary, a parser must see its
             text all the same.
         families: what names of model families that write it contain.
-        reasons: whether it also marks reasoning, so that it takes no `ReasoningFormat` before it.
+        end_of_reasoning: what ends reasoning and begins the answer, in a format that also marks reasoning, so that it
+            takes no `ReasoningFormat` before it; else "".
     """
 
     names: ClassVar[tuple[str, ...]]
     markers: ClassVar[tuple[str, ...]] = ()
     families: ClassVar[tuple[str, ...]] = ()
-    reasons: ClassVar[bool] = False
+    end_of_reasoning: ClassVar[str] = ""
 
     @property
     def name(self) -> str:

@@ -24,10 +24,10 @@ class Harmony(ToolFormat):
     """<|channel|>analysis<|message|> begins reasoning, <|channel|>commentary to=functions.name<|message|> a call, other
     channels text. Each message ends with <|end|>, <|call|> or <|return|>; the next begins with <|start|>assistant."""
 
-    names = ("openai", "harmony")
+    names = ("openai", "openai_gptoss", "harmony")
     markers = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", *_ENDS)
     families = ("gpt_oss", "gpt-oss")
-    reasons = True
+    end_of_reasoning = "<|end|><|start|>assistant<|channel|>final<|message|>"
     _start, _assistant, _to = marks("<|start|>"), marks("assistant"), marks("to=")
     _in_header = marks("<|channel|>", "<|constrain|>", "<|message|>")
     _ends = marks(*_ENDS)
@@ -57,6 +57,7 @@ class Harmony(ToolFormat):
                 reader.text(header)
             else:
                 self._begin_cut(reader, header)
+            reader.thinking = give == reader.reasoning
             if give == reader.arguments:
                 yield from reader.value(give)  # whose strings may say what a marker says
             if not (yield from reader.up_to(self._after, give, in_call=give == reader.arguments)):

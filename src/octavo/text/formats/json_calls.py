@@ -128,11 +128,11 @@ class _Call:
 def _read_call(reader: Reader, *, marked: bool) -> Reading[bool]:
     if not (yield from reader.literal(_OPEN)):
         return False
+    yield from reader.run(_SEPARATORS, drop)
+    if (yield from reader.peek()) != '"':
+        return False
     call = _Call(reader, marked)
-    while True:
-        yield from reader.run(_SEPARATORS, drop)
-        if (yield from reader.peek()) != '"':
-            break
+    while (yield from reader.peek()) == '"':
         key: list[str] = []
         if not (yield from reader.string(key.append)) or not call.keeps(decoded("".join(key))):
             break
@@ -142,4 +142,5 @@ def _read_call(reader: Reader, *, marked: bool) -> Reading[bool]:
         yield from reader.blanks()
         if not (yield from call.read_value(decoded("".join(key)))):
             break
+        yield from reader.run(_SEPARATORS, drop)
     return call.end(bool((yield from reader.literal(_CLOSE))))

@@ -39,7 +39,7 @@ class Pythonic(ToolFormat):
     _close, _close_list, _end = marks(")"), marks("]"), marks("<|python_end|>")
 
     def recognises(self, template: str) -> bool:
-        return "func_name1(" in template or "<|python_start|>" in template
+        return "func_name1(" in template
 
     def read(self, reader: Reader) -> Reading[None]:
         while mark := (yield from reader.until(self._open, reader.text)):

@@ -17,6 +17,7 @@ class Reader(Scanner):
         tools: what may be called, by name.
         calls: how many calls have begun.
         is_silent: whether the answer has no text yet, but for blanks.
+        thinking: whether what is read is reasoning.
     """
 
     def __init__(self, tools: Sequence[Tool] = ()) -> None:
@@ -24,6 +25,7 @@ class Reader(Scanner):
         self.tools: Mapping[str, Tool] = {tool.name: tool for tool in tools}
         self.calls = 0
         self.is_silent = True
+        self.thinking = False
         self._parts: list[Part] = []
 
     def text(self, piece: str) -> None:
@@ -71,6 +73,11 @@ class ReadingParser:
     def __init__(self, read: Callable[[Reader], Reading[None]], tools: Sequence[Tool] = ()) -> None:
         self._reader = Reader(tools)
         self._reading = read(self._reader)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning."""
+        return self._reader.thinking
 
     def push(self, text: str) -> list[Part]:
         """The parts that this piece of text completes."""

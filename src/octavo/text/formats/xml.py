@@ -46,7 +46,7 @@ class Qwen3Coder(ToolFormat):
 
     names = ("qwen3_coder", "qwen3_xml")
     markers = ("<tool_call>", "</tool_call>")
-    families = ("qwen3_next", "qwen3_5")
+    families = ("qwen3_5",)
     _open = marks(*("\n" * count + tag for tag in ("<tool_call>", "<function=") for count in range(3)))
     _function, _close_name, _line_feed = marks("<function="), marks(">"), marks("\n")
     _next = marks("<parameter=", "</function>", "</tool_call>")
