@@ -220,6 +220,11 @@ def test_named_templates() -> None:
         ours({"tool_use": "a", "rag": "b"}).render(messages)
 
 
+def test_methods_of_strings_inside_a_loop() -> None:
+    source = "{% for m in messages %}{{ m.content.replace('a', 'b') }}{{ ','.join(['x', 'y']).center(5) }}{% endfor %}"
+    assert ours(source).render([{"role": "user", "content": "pages"}]) == "pbges x,y "
+
+
 def test_the_date_is_there() -> None:
     year = ours("{{ strftime_now('%Y') }}").render([{"role": "user", "content": ""}])
     assert year.isdigit()

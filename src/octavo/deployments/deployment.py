@@ -19,6 +19,7 @@ class Deployment:
         tokenizer: text to ids and back. engine: computes.
         max_model_len: tokens of prompt and output together, until the engine has said what it can hold.
         defaults: sampling parameters for what a request leaves open.
+        allow_special_tokens_in_messages: whether a message that has the text of a special token has the token.
         created: seconds since the epoch.
         grammars: compiles what answers must look like.
     """
@@ -31,6 +32,7 @@ class Deployment:
     aliases: tuple[str, ...] = ()
     root: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    allow_special_tokens_in_messages: bool = False
 
     grammars: GrammarCompiler = field(init=False)
 

@@ -29,5 +29,6 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
         engine=engine,
         max_model_len=settings.engine.max_model_len or sizes.max_position_embeddings,
         created=int(time.time()),
+        allow_special_tokens_in_messages=settings.allow_special_tokens_in_messages,
         defaults=GenerationDefaults.from_config(checkpoint.generation_config, recommended_sampling(settings.model)),
     )

@@ -16,7 +16,7 @@ from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
-from octavo.text import TemplateError, Tokenizer, TooManyTokens
+from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.template import RESERVED
 
@@ -93,7 +93,7 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    tokenizer: Tokenizer, prompt: RawPrompts | Conversation, limit: int, work: int = WORK_LIMIT
+    deployment: Deployment, prompt: RawPrompts | Conversation, limit: int, work: int = WORK_LIMIT
 ) -> Iterator[Encoded]:
     """The tokens to continue, prompt by prompt.
 
@@ -102,9 +102,9 @@ def encode(
         TooManyTokens: a text has more tokens than `limit`.
     """
     if isinstance(prompt, Conversation):
-        yield _encode_chat(tokenizer, prompt, limit, work)
+        yield _encode_chat(deployment, prompt, limit, work)
         return
-    special = prompt.add_special_tokens
+    tokenizer, special = deployment.tokenizer, prompt.add_special_tokens
     for item in prompt.prompts:
         if isinstance(item, str):
             yield Encoded(tokenizer.encode(item, add_special_tokens=special, limit=limit), item)
@@ -115,12 +115,13 @@ def encode(
 def _encode_up_to(limit: int, request: GenerationRequest, deployment: Deployment, work: int) -> Iterator[Encoded]:
     """What `encode` yields. A text that is too long is refused like a prompt of token ids."""
     try:
-        yield from encode(deployment.tokenizer, request.prompt, limit, work)
+        yield from encode(deployment, request.prompt, limit, work)
     except TooManyTokens as error:
         raise _prompt_too_long(limit, error.count, request.prompt.field, at_least=not error.exact) from error
 
 
-def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int, work: int) -> Encoded:
+def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: int) -> Encoded:
+    tokenizer = deployment.tokenizer
     if tokenizer.chat_template is None:
         raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
     if clash := RESERVED.intersection(chat.variables):
@@ -139,7 +140,8 @@ def _encode_chat(tokenizer: Tokenizer, chat: Conversation, limit: int, work: int
         )
     except TemplateError as error:
         raise InvalidRequest(str(error), chat.field) from error
-    return Encoded(tokenizer.encode(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
+    to_ids = tokenizer.encode if deployment.allow_special_tokens_in_messages else tokenizer.encode_rendered
+    return Encoded(to_ids(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:

@@ -32,6 +32,9 @@ class DeploymentSettings:
         least=0,
         most=366 * 24 * 3600,
     )
+    allow_special_tokens_in_messages: bool = setting(
+        False, help="Let a message that contains the text of a special token have the token; without it, it is text."
+    )
     engine: EngineConfig
 
     @property

@@ -79,7 +79,7 @@ def _tokenized(model: Deployment, body: TokenizeRequest) -> Response:
     else:
         raise invalid("Send either 'prompt' or 'messages'.", "prompt")
     try:
-        [encoded] = encode(model.tokenizer, prompt, MAX_TOKENS)
+        [encoded] = encode(model, prompt, MAX_TOKENS)
     except TooManyTokens as error:
         message = f"{error}, more than the {MAX_TOKENS} that this route answers with.".capitalize()
         raise invalid(message, "prompt" if body.messages is None else "messages") from error

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from typing import Any
 
+from octavo.text.written import Written
+
 WORK_LIMIT = 1 << 25
 """Units for one rendering: a second or a few. A conversation of 16 MB takes a third of it."""
 
@@ -82,6 +84,8 @@ class Budget:
         """`value`, which the template has just made, if it is not too large."""
         if isinstance(value, str):
             self.reserve(len(value))
+            if isinstance(value, Written):
+                self.spend(4 * len(value.spans))
         elif isinstance(value, list | tuple | dict):
             self.weigh(value)
         return value

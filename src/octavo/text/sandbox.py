@@ -13,9 +13,9 @@ from functools import cache, partial, wraps
 from itertools import chain
 from typing import Any
 
-from jinja2 import nodes, pass_context
+from jinja2 import nodes, pass_context, pass_environment
 from jinja2.ext import Extension
-from jinja2.filters import FILTERS
+from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
@@ -23,6 +23,8 @@ from jinja2.utils import Namespace
 from markupsafe import Markup
 
 from octavo.text import bounds
+from octavo.text.literals import WrittenLiterals
+from octavo.text.written import concat, unwritten
 
 _MAX_SOURCE = 1 << 18
 """Characters of a template; the longest published ones have a tenth of it."""
@@ -36,6 +38,9 @@ _UNSAFE_METHODS = frozenset({"encode", "translate", "maketrans", "to_bytes", "fr
 _TURN, _CALL = 8, 64
 """Units of work of a turn of a loop, and of a call of a macro, that do nothing."""
 
+_TAKING_TEXT = frozenset({"join", "replace"})
+"""Methods of a client's strings whose result may have what the template wrote."""
+
 # Templates cannot spell these names.
 _STEP, _MADE, _SHOWN, _SPREAD = "a step", "made here", "shown here", "spread here"
 
@@ -44,16 +49,16 @@ def _concat(pieces: Iterable[str]) -> str:
     """What a template, or a part of one, has written: a list of pieces, or a generator of pieces still to be made."""
     if isinstance(pieces, list):
         bounds.current().reserve(sum(map(len, pieces)))
-        return "".join(pieces)
-    written: list[str] = []
+        return concat(pieces)
+    output: list[str] = []
     total = 0
     for piece in pieces:
         total += len(piece)
         if total > bounds.SIZE_LIMIT:
             raise bounds.OutOfBounds(f"more than {bounds.SIZE_LIMIT} characters of output")
-        written.append(piece)
+        output.append(piece)
     bounds.current().reserve(total)
-    return "".join(written)
+    return concat(output)
 
 
 @cache
@@ -74,6 +79,7 @@ class Generation(Extension):
 class Sandbox(ImmutableSandboxedEnvironment):
     """To be used inside a `bounds.Budget` alone."""
 
+    code_generator_class = WrittenLiterals
     concat = staticmethod(_concat)
     intercepted_binops = frozenset({"*", "**", "%"})
 
@@ -91,6 +97,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "strftime_now": _strftime_now,
         }
         self.filters = {name: _bounded_filter(name, function) for name, function in FILTERS.items() if name != "urlize"}
+        self.filters |= {name: _bounded_filter(name, function) for name, function in _OWN_FILTERS.items()}
         self.filters |= {"tojson": _to_json, _STEP: _step, _MADE: _made, _SHOWN: _shown, _SPREAD: _spread}
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -115,7 +122,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if is_map:
             [kwargs], args = args, ()
         bounds.current().reserve(len(text))
-        return type(text)(formatter.vformat(text, args, kwargs))
+        result = formatter.vformat(text, args, kwargs)
+        return type(text)(result) if isinstance(text, Markup) else result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "%":
@@ -128,8 +136,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if isinstance(argument, list | tuple | dict):
                 budget.weigh(argument)
         if isinstance(text := getattr(__obj, "__self__", None), str):
+            if type(text) is str and __obj.__name__ in _TAKING_TEXT:
+                __obj = getattr(unwritten(text), __obj.__name__)
             if (size := bounds.METHODS.get(__obj.__name__)) is not None:
-                budget.reserve(size(text, *args, **kwargs))
+                given = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}
+                budget.reserve(size(text, *args, **given))
             else:
                 budget.spend(len(text) >> 4)
         return budget.made(super().call(__context, __obj, *args, **kwargs))
@@ -335,6 +346,20 @@ def _sum(value: Any, attribute: Any = None, start: Any = 0) -> int:
         raise TypeError("sum needs numbers")
     return 0
 
+
+@pass_environment
+def _joined(environment: Sandbox, value: Iterable[Any], d: Any = "", attribute: Any = None) -> str:
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    return unwritten(str(d)).join(map(str, value))
+
+
+def _replaced(value: Any, old: Any, new: Any, count: int | None = None) -> str:
+    return unwritten(str(value)).replace(str(old), str(new), -1 if count is None else count)
+
+
+_OWN_FILTERS: dict[str, Callable[..., str]] = {"join": _joined, "replace": _replaced}
+"""Jinja's own lose what is `Written`."""
 
 _WRAPPED = 16
 """Units of work of a character that is wrapped: `textwrap` takes words one by one, in Python."""

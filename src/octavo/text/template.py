@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.errors import OctavoError
 from octavo.text.bounds import WORK_LIMIT, Budget, OutOfBounds, OutOfWork, RaisedByTemplate
+from octavo.text.written import Written, unwritten, written
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -24,6 +25,9 @@ Message = dict[str, Any]
 _CONTINUE_TAG = "\ue0c7continue\ue0c7 "
 _PROBE = "probe"
 _PROBE_WORK = 1 << 20
+_ROLES = {role: written(role) for role in ("assistant", "developer", "function", "system", "tool", "user")}
+"""As good as the template's own words, as no client can choose others."""
+
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 """Variables of templates that have arguments of their own, and cannot be set beside them."""
 
@@ -43,7 +47,7 @@ class ChatTemplate:
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         """`special_tokens`: bos_token, eos_token and so on, as the templates' variables."""
         self._templates = {name: _Template(source) for name, source in sources.items()}
-        self._special_tokens = dict(special_tokens)
+        self._special_tokens = {name: written(token) for name, token in special_tokens.items()}
 
     def render(
         self,
@@ -55,8 +59,8 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         **kwargs: Any,
-    ) -> str:
-        """The prompt for OpenAI-style `messages`, special tokens included.
+    ) -> Written:
+        """The prompt for OpenAI-style `messages`, special tokens included. It knows what of it is the template's own.
 
         `continue_final_message` ends it inside the last message, so that the model goes on writing that one.
         `work` bounds what it may take, in the units of `octavo.text.bounds`; a template that has yet to be compiled
@@ -89,7 +93,7 @@ class ChatTemplate:
             },
             work,
         )
-        return _cut_at_tag(text) if continue_final_message else text
+        return unwritten(_cut_at_tag(text) if continue_final_message else text)
 
     def _choose(self, *, with_tools: bool) -> _Template:
         templates = self._templates
@@ -171,6 +175,9 @@ class _Template:
         if prepared.get("role") == "developer" and "developer" not in self._source:
             prepared["role"] = "system"
         # Templates add content to strings without asking; an assistant's tool call may have none.
+        # Some templates write <|user|> as '<|' + role + '|>'.
+        if isinstance(role := prepared.get("role"), str) and role in _ROLES:
+            prepared["role"] = _ROLES[role]
         text = _text(prepared.get("content", ""))
         prepared["content"] = [{"type": "text", "text": text}] if self._wants_parts else text
         if "tool_calls" in prepared:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octavo.errors import CheckpointError, OctavoError
+from octavo.errors import CheckpointError
 from octavo.grammar.vocabulary import Vocabulary
+from octavo.text.control import ControlTokens
+from octavo.text.encoding import TooManyTokens, encoded
 from octavo.text.folder_tokenizer import read_folder_tokenizer
 from octavo.text.gguf_tokenizer import read_gguf_tokenizer
 from octavo.text.least import Weights, byte_weights, least_tokens
 from octavo.text.spec import TokenizerSpec
 from octavo.text.template import ChatTemplate
+from octavo.text.written import Written
 
 if TYPE_CHECKING:
     from octavo.weights.checkpoint import Checkpoint
@@ -34,17 +36,6 @@ _END_TOKENS = (
     "</s>",
 )
 log = logging.getLogger(__name__)
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class TooManyTokens(OctavoError):
-    """A text is longer than what the caller can use. `count` is a lower bound of its tokens."""
-
-    def __init__(self, count: int, *, exact: bool) -> None:
-        super().__init__(f"the text has {'' if exact else 'at least '}{count} tokens")
-        self.count = count
-        self.exact = exact
 
 
 def load_tokenizer(checkpoint: Checkpoint, vocab_size: int | None = None) -> Tokenizer:
@@ -109,12 +100,26 @@ class Tokenizer:
         Raises TooManyTokens: there are more than `limit`. Mostly that is known without tokenising, and always before
         the ids become Python's, which takes long for millions.
         """
+        self._refuse_longer(text, limit)
+        ids = encoded(self._backend, text, limit).ids
+        return self._complete(ids) if add_special_tokens else ids
+
+    def encode_rendered(
+        self, text: Written, *, add_special_tokens: bool = False, limit: int | None = None
+    ) -> list[int]:
+        """The same for what a chat template wrote around a client's messages: only what it wrote itself is recognised
+        as special tokens, and what the messages say is text. Raises TooManyTokens."""
+        self._refuse_longer(text, limit)
+        ids = self._control_tokens.encode(text, limit)
+        return self._complete(ids) if add_special_tokens else ids
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._backend)
+
+    def _refuse_longer(self, text: str, limit: int | None) -> None:
         if limit is not None and (least := self._least_tokens(text, limit)) > limit:
             raise TooManyTokens(least, exact=False)
-        [encoding] = self._backend.encode_batch_fast([_clean(text)], add_special_tokens=False)
-        if limit is not None and len(encoding) > limit:
-            raise TooManyTokens(len(encoding), exact=True)
-        return self._complete(encoding.ids) if add_special_tokens else encoding.ids
 
     def _least_tokens(self, text: str, limit: int) -> int:
         """A lower bound of the tokens of a text, reckoned only if it may be above the limit."""
@@ -180,16 +185,6 @@ class Tokenizer:
             return data.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def _clean(text: str) -> str:
-    """A lone surrogate (half of a JSON \\u pair) is not a character, and UTF-8 has no bytes for it."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return _SURROGATE.sub("\ufffd", text)
-    return text
 
 
 def _ids(path: Path, value: Any) -> list[int]:

@@ -1,0 +1,181 @@
+"""Text that knows which of its characters a chat template wrote itself.
+
+Where a template puts messages together, only what it writes may become a control token. Its literals are `Written`,
+what a client sent is `str`, and the operations that templates use carry the difference along. An operation that is not
+here gives a `str`: nothing of it counts as the template's own. So whatever is forgotten here makes text of a token,
+never a token of a client's text. The text itself, and all that a template can ask of it, is that of the `str` it would
+be.
+"""
+
+from __future__ import annotations
+
+import operator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Any, SupportsIndex
+
+Spans = tuple[tuple[int, int], ...]
+_END = operator.itemgetter(1)
+
+
+class Written(str):
+    """A text; `spans` are the ranges in it that a template wrote, in order and apart from each other."""
+
+    __slots__ = ("spans",)
+
+    spans: Spans
+
+    # `str` of one is the same one: templates are compiled into such calls.
+    def __str__(self) -> str:
+        return self
+
+    def __add__(self, other: Any) -> Any:
+        return concat((self, other)) if type(other) in _TEXTS else NotImplemented
+
+    def __radd__(self, other: Any) -> Any:
+        return concat((other, self)) if type(other) in _TEXTS else NotImplemented
+
+    def __mul__(self, times: SupportsIndex) -> str:
+        return concat([self] * operator.index(times))
+
+    __rmul__ = __mul__
+
+    def __getitem__(self, index: SupportsIndex | slice) -> str:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._cut(start, stop) if step == 1 else super().__getitem__(index)
+        character = super().__getitem__(index)
+        start = index.__index__() % len(self)
+        return self._cut(start, start + len(character))
+
+    def _cut(self, start: int, stop: int) -> str:
+        text = super().__getitem__(slice(start, stop))
+        spans: list[tuple[int, int]] = []
+        for number in range(bisect_right(self.spans, start, key=_END), len(self.spans)):
+            a, b = self.spans[number]
+            if a >= stop:
+                break
+            spans.append((max(a, start) - start, min(b, stop) - start))
+        return _with_spans(text, tuple(spans))
+
+    def _cuts(self, pieces: Iterable[str], apart: int | None = 0) -> list[str]:
+        """The same pieces of the text, which are in order and so far apart; None if spaces lie between them."""
+        cuts, position = [], 0
+        for piece in pieces:
+            # A piece between spaces does not begin with one, unless it begins where the one before ended.
+            start = position if apart is not None else self.find(piece, position)
+            position = start + len(piece)
+            cuts.append(self._cut(start, position))
+            position += apart or 0
+        return cuts
+
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._cuts(super().split(sep, maxsplit), None if sep is None else len(sep))
+
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._cuts(super().rsplit(sep, maxsplit), None if sep is None else len(sep))
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        lines = self._cuts(super().splitlines(True))
+        ends = super().splitlines(keepends)
+        return [line[: len(end)] for line, end in zip(lines, ends, strict=True)]
+
+    def partition(self, sep: str) -> tuple[str, str, str]:
+        before, found, after = self._cuts(super().partition(sep))
+        return before, found, after
+
+    def rpartition(self, sep: str) -> tuple[str, str, str]:
+        before, found, after = self._cuts(super().rpartition(sep))
+        return before, found, after
+
+    def lstrip(self, chars: str | None = None) -> str:
+        return self._cut(len(self) - len(super().lstrip(chars)), len(self))
+
+    def rstrip(self, chars: str | None = None) -> str:
+        return self._cut(0, len(super().rstrip(chars)))
+
+    def strip(self, chars: str | None = None) -> str:
+        end = len(super().rstrip(chars))
+        return self._cut(min(len(self) - len(super().lstrip(chars)), end), end)
+
+    def removeprefix(self, prefix: str) -> str:
+        return self._cut(len(self) - len(super().removeprefix(prefix)), len(self))
+
+    def removesuffix(self, suffix: str) -> str:
+        return self._cut(0, len(super().removesuffix(suffix)))
+
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
+        if not old:
+            return super().replace(old, new, count)
+        return _joined(new, self.split(old, count))
+
+    def join(self, pieces: Iterable[str]) -> str:
+        return _joined(self, pieces)
+
+    # No character becomes less than one: where the length stays, each became one, in its place.
+
+    def upper(self) -> str:
+        return self._in_place(super().upper())
+
+    def lower(self) -> str:
+        return self._in_place(super().lower())
+
+    def title(self) -> str:
+        return self._in_place(super().title())
+
+    def capitalize(self) -> str:
+        return self._in_place(super().capitalize())
+
+    def _in_place(self, text: str) -> str:
+        return _with_spans(text, self.spans) if len(text) == len(self) else text
+
+
+_TEXTS = (str, Written)
+
+
+def written(text: str) -> Written:
+    """A text that is a template's from its first character to its last."""
+    return _make(text, ((0, len(text)),) if text else ())
+
+
+def unwritten(text: str) -> Written:
+    """A text nothing of which is a template's, with the operations of `Written`."""
+    return text if isinstance(text, Written) else _make(text, ())
+
+
+def concat(pieces: Iterable[str]) -> str:
+    """The pieces as one text."""
+    pieces = pieces if isinstance(pieces, list | tuple) else list(pieces)
+    return _with_spans("".join(pieces), tuple(_spans(pieces)))
+
+
+def _spans(pieces: Iterable[str]) -> Iterator[tuple[int, int]]:
+    start, last, position = 0, 0, 0  # the span that may yet go on is from `start` to `last`
+    for piece in pieces:
+        if type(piece) is Written:
+            for a, b in piece.spans:
+                if position + a > last:
+                    if last > start:
+                        yield start, last
+                    start = position + a
+                last = position + b
+        position += len(piece)
+    if last > start:
+        yield start, last
+
+
+def _joined(separator: str, pieces: Iterable[str]) -> str:
+    all_pieces: list[str] = []
+    for piece in pieces:
+        all_pieces += (separator, piece) if all_pieces else (piece,)
+    return concat(all_pieces)
+
+
+def _make(text: str, spans: Spans) -> Written:
+    made = str.__new__(Written, text)
+    made.spans = spans
+    return made
+
+
+def _with_spans(text: str, spans: Spans) -> str:
+    return _make(text, spans) if spans else text
