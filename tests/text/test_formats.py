@@ -130,6 +130,29 @@ def test_text_around_calls_stays(form: str) -> None:
             assert run(make(form), list(f"Let me see.{before}{call}{after}Done.")) == expected
 
 
+@pytest.mark.parametrize("form", ["qwen3_coder", "glm45"])
+def test_a_value_that_is_not_of_its_type_is_a_string(form: str) -> None:
+    given = {"days": "two", "exact": "True", "hours": "[1, 2", "limits": '{"a": "x', "place": "None", "other": "5"}
+    if form == "glm45":  # a string that is not closed goes on to the end of its line, past the end of the value
+        del given["limits"]
+    text = written(form, [("get_weather", given), ("now", {})])
+    [(_, read), *rest] = calls_in(run(make(form), list(text)))
+    assert read == {**given, "exact": True, "place": None, "other": 5}
+    assert rest == [("now", {})]
+
+
+def test_python_literals_become_json() -> None:
+    arguments = """city='it\\'s \\u00e9', days=1_000, exact=True, limits={'a': (None, -1.5,),}, hours="[1]\""""
+    text = f"[get_weather({arguments}), now()]"
+    assert calls_in(run(make("pythonic"), list(text))) == [
+        (
+            "get_weather",
+            {"city": "it's é", "days": 1000, "exact": True, "limits": {"a": [None, -1.5]}, "hours": [1]},
+        ),
+        ("now", {}),
+    ]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_work_is_linear(form: str) -> None:
     """Characters looked at, counted where the text is kept, for an answer in pieces of one character."""

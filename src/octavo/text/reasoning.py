@@ -11,7 +11,7 @@ from octavo.text.formats.lark import TEXT, Lark, escaped
 from octavo.text.formats.reader import Reader
 from octavo.text.parser import Parser
 from octavo.text.parts import Part
-from octavo.text.scanner import Reading, drop, marks
+from octavo.text.scanner import Reading, drop, marks, marks_on_lines
 
 _NEWLINES = re.compile(r"\n+")
 
@@ -115,10 +115,9 @@ class ReasoningParser:
             self.thinking = mark in opens
         yield from reader.run(_NEWLINES, drop)
         if self.thinking:
-            ends = [line_feeds + close for close in closes for line_feeds in ("\n\n", "\n", "")]
-            mark = yield from reader.until(marks(*ends, *form.interrupts), reader.reasoning)
+            mark = yield from reader.until(marks_on_lines(*closes, *form.interrupts), reader.reasoning)
             self.thinking = False
-            if mark in form.interrupts:
+            if mark.lstrip("\n") in form.interrupts:
                 reader.hold(mark)
                 return
             yield from reader.run(_NEWLINES, drop)

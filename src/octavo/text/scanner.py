@@ -55,8 +55,14 @@ def marks(*texts: str) -> Marks:
     return Marks(*texts)
 
 
+def marks_on_lines(*texts: str) -> Marks:
+    """The marks of these texts, together with one or two line feeds that may come before them as templates write it."""
+    return marks(*("\n" * count + text for text in texts for count in range(3)))
+
+
 _BLANK = re.compile(r"\s+")
 _STRING = re.compile(r'[^"\\]+')
+_STRING_OF_A_LINE = re.compile(r'[^"\\\n]+')
 _BETWEEN = re.compile(r"[\s,:]+")
 _SCALAR = re.compile(r"[-+.\w]+")
 
@@ -162,14 +168,14 @@ class Scanner:
             yield
         return self._take(min(self._at + count, len(self._text)))
 
-    def value(self, give: Give) -> Reading[bool]:
+    def value(self, give: Give, *, strict: bool = False) -> Reading[bool]:
         """Give the characters of one JSON value, as written. Whether it is complete: it also ends where the text
-        does, and outside of strings before a character that JSON does not have."""
+        does, and outside of strings before a character that JSON does not have. `strict`: as for `string`."""
         depth = 0
         while True:
             character = yield from self.peek()
             if character == '"':
-                if not (yield from self.string(give)):
+                if not (yield from self.string(give, strict=strict)):
                     return False
             elif character and character in "{[":
                 depth += 1
@@ -185,12 +191,18 @@ class Scanner:
             if not depth:
                 return True
 
-    def string(self, give: Give) -> Reading[bool]:
-        """Give the characters of the JSON string that begins here, quotes included. Whether it is complete."""
+    def string(self, give: Give, *, strict: bool = False) -> Reading[bool]:
+        """Give the characters of the JSON string that begins here, quotes included. Whether it is complete.
+
+        `strict`: it ends before a line feed, which JSON has in no string but models write.
+        """
+        characters = _STRING_OF_A_LINE if strict else _STRING
         give(self._take(self._at + 1))
         while True:
-            yield from self.run(_STRING, give)
+            yield from self.run(characters, give)
             character = yield from self.peek()
+            if character == "\n":
+                return False
             if character != "\\":
                 if character:
                     give(self._take(self._at + 1))

@@ -83,7 +83,7 @@ def to_json(text: str, types: Types) -> str:
         else:
             if _fits(value, types):
                 return stripped
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text if not types or "string" in types else stripped, ensure_ascii=False)
 
 
 class ObjectWriter:

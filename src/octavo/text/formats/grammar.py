@@ -77,7 +77,7 @@ def _triggered(lark: Lark, frame: Frame, calls: Sequence[CallGrammar], *, parall
     for call in calls:
         trigger = _trigger(frame, call)
         rest = (frame.begin + call.opening).removeprefix(trigger)
-        rests.setdefault(trigger, []).append(f"{lark.literal(rest)} {call.rest}")
+        rests.setdefault(trigger, []).append(lark.rule(f"{lark.literal(rest)} {call.rest}"))
     first = either(f"{lark.up_to(trigger, without=without)} {either(rest)}" for trigger, rest in rests.items())
     if not parallel or not frame.end:
         return f"{first} {lark.literal(frame.end)}"

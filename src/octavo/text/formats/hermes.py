@@ -9,7 +9,7 @@ from octavo.text.formats.grammar import CallGrammar, Frame
 from octavo.text.formats.json_calls import json_call, read_calls
 from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
-from octavo.text.scanner import Reading, marks
+from octavo.text.scanner import Reading, marks, marks_on_lines
 from octavo.text.tools import Tool
 
 
@@ -19,7 +19,7 @@ class Hermes(ToolFormat):
     names: ClassVar[tuple[str, ...]] = ("hermes",)
     markers: ClassVar[tuple[str, ...]] = ("<tool_call>", "</tool_call>")
     families: ClassVar[tuple[str, ...]] = ("qwen", "hermes", "granitemoehybrid")
-    _open = marks("<tool_call>", "\n<tool_call>", "\n\n<tool_call>")
+    _open = marks_on_lines("<tool_call>")
     _close = marks("</tool_call>")
 
     def recognises(self, template: str) -> bool:
@@ -49,7 +49,7 @@ class Granite(Hermes):
     names = ("granite", "phi4_mini_json")
     markers = ("<|tool_call|>", "<|/tool_call|>", "<tool_call>")
     families = ("granite", "phi")
-    _open = marks(*("\n" * count + tag for tag in ("<|tool_call|>", "<tool_call>") for count in range(3)))
+    _open = marks_on_lines("<|tool_call|>", "<tool_call>")
     _close = marks("<|/tool_call|>", "</tool_call>")
 
     def recognises(self, template: str) -> bool:

@@ -19,12 +19,13 @@ class Lark:
         """`special`: the texts and ids of the tokens that are special in the model's vocabulary. They are no text
         there, so that a grammar names them by their ids."""
         self._special = special
-        self._rules: list[str] = []
+        self._names: dict[str, str] = {}
         self._tokens = re.compile(f"({'|'.join(map(re.escape, sorted(special, key=len, reverse=True))) or '(?!)'})")
 
     def source(self, start: str) -> str:
         """The grammar in which `start` is all."""
-        return "\n".join([f"start: {start}", *self._rules, f"{TEXT}: /(?s:.*)/", ""])
+        rules = [f"{name}: {expression}" for expression, name in self._names.items()]
+        return "\n".join([f"start: {start}", *rules, f"{TEXT}: /(?s:.*)/", ""])
 
     def begins_special(self, text: str) -> bool:
         """Whether the text begins with a special token."""
@@ -37,13 +38,14 @@ class Lark:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A value of this schema, with blanks only where chat templates write them."""
-        return f"%json {json.dumps({**schema, 'x-guidance': _SPACING})}"
+        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': _SPACING})}")
 
     def rule(self, expression: str) -> str:
-        """A name for this expression."""
-        name = f"rule_{len(self._rules)}"
-        self._rules.append(f"{name}: {expression}")
-        return name
+        """A name for this expression, which is compiled once however often it is used."""
+        return self._named(expression, "rule_{}")
+
+    def _named(self, expression: str, pattern: str) -> str:
+        return self._names.setdefault(expression, pattern.format(len(self._names)))
 
     def up_to(self, *ends: str, before: str = "(?s:.*)", without: str = "", also: str = "") -> str:
         """Text up to and with the first of these ends: as long as none is written, anything may be.
@@ -53,17 +55,12 @@ class Lark:
         end = f"({'|'.join(map(escaped, ends))})"
         terminal = f"/{before}{end}/" + (f" & /{also}{end}/" if also else "")
         terminal += f" & ~/{without}/" if without else ""
-        name = f"LEXEME_{len(self._rules)}"
-        self._rules.append(f"{name}: {terminal}")
-        lazy = f"lazy_{len(self._rules)}"
-        self._rules.append(f"{lazy}[lazy]: {name}")
-        return lazy
+        lexeme = self._named(terminal, "LEXEME_{}")
+        return self._named(lexeme, "lazy_{}[lazy]").removesuffix("[lazy]")
 
     def text(self, without: str) -> str:
         """Any text that is not of this regular expression."""
-        name = f"LEXEME_{len(self._rules)}"
-        self._rules.append(f"{name}: {TEXT} & ~/{without}/")
-        return name
+        return self._named(f"{TEXT} & ~/{without}/", "LEXEME_{}")
 
 
 def either(expressions: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from octavo.text.formats.grammar import CallGrammar, Frame
 from octavo.text.formats.json_calls import json_call, read_calls
 from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
-from octavo.text.scanner import Reading, drop, marks
+from octavo.text.scanner import Reading, drop, marks, marks_on_lines
 from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[\w.-]+")
@@ -23,7 +23,7 @@ class Mistral(ToolFormat):
     names = ("mistral",)
     markers = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
     families = ("mistral", "mixtral", "ministral", "devstral")
-    _open = marks("[TOOL_CALLS]", "\n[TOOL_CALLS]", "\n\n[TOOL_CALLS]")
+    _open = marks_on_lines("[TOOL_CALLS]")
     _call_id, _arguments = marks("[CALL_ID]"), marks("[ARGS]")
 
     def recognises(self, template: str) -> bool:

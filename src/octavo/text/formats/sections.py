@@ -9,7 +9,7 @@ from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
 from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
-from octavo.text.scanner import Reading, marks
+from octavo.text.scanner import Reading, marks, marks_on_lines
 from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[\w.:/-]+")
@@ -29,7 +29,7 @@ class Sections(ToolFormat):
 
     def read(self, reader: Reader) -> Reading[None]:
         begin, end = self.call_marks
-        opening = marks(*("\n" * count + mark for mark in (*self.section, begin) for count in range(3)))
+        opening = marks_on_lines(*self.section, begin)
         # A call that is not closed ends where anything else begins.
         after = [blanks + mark for mark in (end, begin, *self.section) for blanks in ("\n", " ", "")]
         ends = marks(*after, *([self.fence[1] + end] if self.fence[1] else []))

@@ -10,7 +10,7 @@ from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
 from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
-from octavo.text.scanner import Marks, Reading, marks
+from octavo.text.scanner import Marks, Reading, marks, marks_on_lines
 from octavo.text.tools import Tool
 
 _NAME = re.compile(r"[^<>\n]+")
@@ -28,7 +28,7 @@ def _read_value(reader: Reader, writer: ObjectWriter, key: str, ends: Marks) -> 
         return bool(end)
     pieces: list[str] = []
     if types and "string" not in types:
-        yield from reader.value(pieces.append)  # whose strings may have ends of values in them
+        yield from reader.value(pieces.append, strict=True)  # whose strings may have ends of values in them
     end = yield from reader.until(ends, pieces.append, in_call=True)
     text = "".join(pieces)
     writer.raw(to_json(text, types) if end or not types or "string" in types else text)
@@ -47,7 +47,7 @@ class Qwen3Coder(ToolFormat):
     names = ("qwen3_coder", "qwen3_xml")
     markers = ("<tool_call>", "</tool_call>")
     families = ("qwen3_5",)
-    _open = marks(*("\n" * count + tag for tag in ("<tool_call>", "<function=") for count in range(3)))
+    _open = marks_on_lines("<tool_call>", "<function=")
     _function, _close_name, _line_feed = marks("<function="), marks(">"), marks("\n")
     _next = marks("<parameter=", "</function>", "</tool_call>")
     _ends = ("\n</parameter>\n", "</parameter>", "\n</function>")
@@ -113,7 +113,7 @@ class Glm45(ToolFormat):
     names = ("glm45", "glm47")
     markers = ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
     families = ("glm",)
-    _open = marks(*("\n" * count + "<tool_call>" for count in range(3)))
+    _open = marks_on_lines("<tool_call>")
     _next = marks("<arg_key>", "</tool_call>")
     _value, _value_end, _key_end = marks("<arg_value>"), marks("</arg_value>"), marks("</arg_key>")
 
