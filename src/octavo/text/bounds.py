@@ -85,7 +85,7 @@ class Budget:
         if isinstance(value, str):
             self.reserve(len(value))
             if isinstance(value, Written):
-                self.spend(4 * len(value.spans))
+                self.spend(len(value.spans))
         elif isinstance(value, list | tuple | dict):
             self.weigh(value)
         return value

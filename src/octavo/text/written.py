@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
 Spans = tuple[tuple[int, int], ...]
@@ -43,7 +43,7 @@ class Written(str):
     def __getitem__(self, index: SupportsIndex | slice) -> str:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            return self._cut(start, stop) if step == 1 else super().__getitem__(index)
+            return self._cut(start, max(start, stop)) if step == 1 else super().__getitem__(index)
         character = super().__getitem__(index)
         start = index.__index__() % len(self)
         return self._cut(start, start + len(character))
@@ -53,7 +53,7 @@ class Written(str):
         spans: list[tuple[int, int]] = []
         for number in range(bisect_right(self.spans, start, key=_END), len(self.spans)):
             a, b = self.spans[number]
-            if a >= stop:
+            if a >= stop or start == stop:
                 break
             spans.append((max(a, start) - start, min(b, stop) - start))
         return _with_spans(text, tuple(spans))
@@ -146,22 +146,17 @@ def unwritten(text: str) -> Written:
 def concat(pieces: Iterable[str]) -> str:
     """The pieces as one text."""
     pieces = pieces if isinstance(pieces, list | tuple) else list(pieces)
-    return _with_spans("".join(pieces), tuple(_spans(pieces)))
-
-
-def _spans(pieces: Iterable[str]) -> Iterator[tuple[int, int]]:
-    start, last, position = 0, 0, 0  # the span that may yet go on is from `start` to `last`
+    spans: list[tuple[int, int]] = []
+    position = 0
     for piece in pieces:
         if type(piece) is Written:
-            for a, b in piece.spans:
-                if position + a > last:
-                    if last > start:
-                        yield start, last
-                    start = position + a
-                last = position + b
+            # Templates add to one text again and again: its spans are not gone through each time.
+            moved = [(a + position, b + position) for a, b in piece.spans] if position else list(piece.spans)
+            if spans and moved and spans[-1][1] == moved[0][0]:
+                moved[0] = spans.pop()[0], moved[0][1]
+            spans += moved
         position += len(piece)
-    if last > start:
-        yield start, last
+    return _with_spans("".join(pieces), tuple(spans))
 
 
 def _joined(separator: str, pieces: Iterable[str]) -> str:
