@@ -41,12 +41,22 @@ void Plan::linear_float(Value x, Value out, int32_t weight, Value residual) {
 
 void Plan::linear_quantised(Value out, int32_t weight, Value residual, bool gated) {
   require(weights_.at(weight).quantised(), "a weight in floats multiplies floats");
-  add_op({.kind = OpKind::kLinear, .y = residual, .out = out, .index = weight, .records = gated ? 1 : 0});
+  add_op({.kind = OpKind::kLinear,
+          .y = residual,
+          .out = out,
+          .index = weight,
+          .records = gated ? 1 : 0,
+          .residuals = gated ? 0 : residuals_});
 }
 
 void Plan::linear_gated(int32_t weight, Function function, int32_t reader, bool selected) {
   require(weights_.at(weight).quantised() && weights_.at(reader).quantised(), "gates are for weights in integers");
-  add_op({.kind = OpKind::kGatedLinear, .index = weight, .reader = reader, .function = function, .selected = selected});
+  add_op({.kind = OpKind::kGatedLinear,
+          .index = weight,
+          .reader = reader,
+          .residuals = residuals_,
+          .function = function,
+          .selected = selected});
 }
 
 void Plan::rms_norm(Value x, Value out, const float* weight, int64_t length, float epsilon) {
@@ -73,6 +83,7 @@ void Plan::store_kv(Value keys, Value values, int32_t layer) {
 void Plan::attention(Value x, Value out, int32_t layer, int32_t reader) {
   const int64_t width = layers_.at(layer).heads * layers_.at(layer).head_dim;
   require(x.width == width && out.width == width, "queries and results are those of all heads");
+  if (reader >= 0) residuals_ = 0;  // it is quantised by heads, and whole rows alone have residuals
   add_op({.kind = OpKind::kAttention, .x = x, .out = out, .index = layer, .reader = reader});
 }
 
@@ -103,9 +114,9 @@ void Plan::select_rows(Value x, Value out) {
 
 void Plan::quantise(Value x, int32_t reader) {
   require(weights_.at(reader).quantised(), "a weight in floats multiplies floats");
-  Weight& weight = weights_[reader];
-  if (weight.activations() == ActivationKind::k8) weight.residuals = residuals_of(weight.blocks());
-  add_op({.kind = OpKind::kQuantise, .x = x, .reader = reader});
+  const Weight& weight = weights_[reader];
+  residuals_ = weight.activations() == ActivationKind::k8 ? residuals_of(weight.blocks()) : 0;
+  add_op({.kind = OpKind::kQuantise, .x = x, .reader = reader, .residuals = residuals_});
 }
 
 // --- phases ----------------------------------------------------------------------------------------------------------

@@ -195,6 +195,7 @@ struct Factors {
   const Weight& weight;
   const Record* panel;
   const Residual8* residuals;  // of its rows
+  int64_t num_residuals;       // of each of them
   int64_t tile, apart;
   bool few;  // there is no other panel: weights are then read faster than the hardware follows by itself
 };
@@ -224,16 +225,16 @@ struct Tiles {
 
 // sum[t][m] += what residuals add to it.
 template <bool half_scales, int M, int T>
-static OCTAVO_INLINE void add_residuals(const Weight& weight, const Residual8* residuals, const uint8_t* const* tiles,
-                                        F (*sum)[M]) {
-  const int64_t block_bytes = weight.block_bytes(), count = weight.residuals;
-  for (const Residual8* end = residuals + count; residuals < end; residuals++) {
+static OCTAVO_INLINE void add_residuals(const Factors<WeightKind::kU4, Activations8>& in, F (*sum)[M]) {
+  const Tiles<T> tiles(in);
+  const int64_t block_bytes = tiles.bytes, count = in.num_residuals;
+  for (const Residual8 *residuals = in.residuals, *end = residuals + count; residuals < end; residuals++) {
     OCTAVO_EACH(m, M) {
       const Residual8& x = residuals[m * count];
       const int64_t block = (x.group >> 2) * block_bytes, part = (x.group & 3) * sizeof(I);
       const I a = broadcast(x.q), b = broadcast(x.q + 4);
       OCTAVO_EACH(t, T) {
-        const uint8_t* data = tiles[t] + block;
+        const uint8_t* data = tiles.data[t] + block;
         const I both = load_bits(data + part), low = both & 0x0f0f0f0f, high = (both >> 4) & 0x0f0f0f0f;
         const I dot = end_products(add_products(add_products(I{}, low, a), high, b));
         const F scale = load_scale<half_scales>(data + kLanes * kBlock / 2, 0) * splat(x.scale);
@@ -270,8 +271,7 @@ static __attribute__((noinline)) void multiply(const Factors<WeightKind::kU4, Re
       }
     }
   }
-  if constexpr (std::is_same_v<Record, Activations8>)
-    add_residuals<half_scales, M, T>(in.weight, in.residuals, Tiles<T>(in).data, sum);
+  if constexpr (std::is_same_v<Record, Activations8>) add_residuals<half_scales, M, T>(in, sum);
   OCTAVO_EACH(t, T)
     OCTAVO_EACH(m, M) total[t][m] = sum[t][m];
 }

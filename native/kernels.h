@@ -60,8 +60,7 @@ struct Weight {
   bool precise;  // kU4 alone: it takes activations of 16 bits
   int64_t out, in, tile;
   const uint8_t* data;
-  const float* bias;      // float[out], null: none
-  int64_t residuals = 0;  // of a row of the activations that it is multiplied by
+  const float* bias;  // float[out], null: none
 
   bool quantised() const { return kind == WeightKind::kU4 || kind == WeightKind::kS8; }
   ActivationKind activations() const {

@@ -187,7 +187,7 @@ void Plan::run_row(const Op& op, Memory memory, const Step& step, int64_t row, W
       for (int64_t i = 0; i < width; i++) out[i] = x[i] * op.factor;
       return;
     case OpKind::kSelect: std::memcpy(out, at(op.x, step.rows[row]), 4 * width); return;
-    case OpKind::kQuantise: return kernels_.quantise(records(op.reader, 0, memory, worker), x, op.x.width, row, 0);
+    case OpKind::kQuantise: return kernels_.quantise(records(op, op.reader, memory, worker), x, op.x.width, row, 0);
     case OpKind::kStoreKv: return kernels_.store_kv(layers_[op.index], x, y, step.slots[row]);
     case OpKind::kLinear:
     case OpKind::kGatedLinear:
@@ -204,7 +204,7 @@ void Plan::run_linear(const Op& op, Memory memory, const Step& step, Worker& wor
   share(worker, weight.pairs(), count > kPanel ? 1 : 4, [&](int64_t pair, int64_t end) {
     const Range tiles{2 * pair, std::min(2 * end, weight.tiles())};
     if (weight.quantised())
-      kernels_.linear_quantised(weight, records(op.index, op.records, memory, worker), count, out, tiles);
+      kernels_.linear_quantised(weight, records(op, op.index, memory, worker), count, out, tiles);
     else
       kernels_.linear_float(weight, at(op.x, 0), stride(op.x), count, out, tiles);
   });
@@ -213,7 +213,7 @@ void Plan::run_linear(const Op& op, Memory memory, const Step& step, Worker& wor
 void Plan::run_gated(const Op& op, Memory memory, const Step& step, Worker& worker) {
   const int64_t count = rows(op, step);
   if (count == 0) return;
-  const Records x = records(op.index, op.records, memory, worker);
+  const Records x = records(op, op.index, memory, worker);
   const Records out = shared_records(op.reader, 1 - op.records);
   share(worker, out.blocks, 1, [&](int64_t first, int64_t last) {
     kernels_.linear_gated(weights_[op.index], x, count, op.function, out, {first, last});

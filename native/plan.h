@@ -48,9 +48,10 @@ struct Op {
   // Inputs and result. y: gate of an activation, residual of a linear, values of a stored key. A linear with quantised
   // weights takes no x: it multiplies the records that were left for it.
   Value x = {}, y = {}, out = {};
-  int32_t index = 0;    // weight, layer or rotary table
-  int32_t reader = -1;  // the weight that the result is quantised for, -1: none
-  int32_t records = 0;  // which of the two sets of records a linear reads; a gated one leaves its result in the other
+  int32_t index = 0;      // weight, layer or rotary table
+  int32_t reader = -1;    // the weight that the result is quantised for, -1: none
+  int32_t records = 0;    // which of the two sets of records a linear reads; a gated one leaves its result in the other
+  int64_t residuals = 0;  // of a row of the records that it reads or, where it quantises, leaves
   Function function = Function::kSilu;  // of an activation or a gated linear
   float factor = 0.0f;                  // epsilon or scale
   bool by_position = false;             // embedding
@@ -191,15 +192,16 @@ class Plan {
     if (memory == Memory::kShared || value.own < 0) return at(value, row);
     return reinterpret_cast<float*>(worker.floats.data()) + value.own + value.column;
   }
-  Records records_at(int32_t weight, const Arena& arena) const {
-    const Weight& w = weights_[weight];
-    return {w.activations(), w.blocks(), w.residuals, arena.data()};
+  // Activations quantised for `weight`, in set 0 or 1 of the shared records: without residuals, which need whole rows.
+  Records shared_records(int32_t weight, int32_t set) const {
+    return {weights_[weight].activations(), weights_[weight].blocks(), 0, records_[set].data()};
   }
-  // Activations quantised for `weight`: set 0 or 1 of the shared ones, or a thread's own.
-  Records shared_records(int32_t weight, int32_t set) const { return records_at(weight, records_[set]); }
-  Records records(int32_t weight, int32_t set, Memory memory, const Worker& worker) const {
-    if (memory == Memory::kShared) return shared_records(weight, set);
-    return records_at(weight, worker.records);
+  // What `op` quantises for `weight` or reads, shared or a thread's own.
+  Records records(const Op& op, int32_t weight, Memory memory, const Worker& worker) const {
+    Records records = shared_records(weight, op.records);
+    records.residuals = op.residuals;
+    if (memory == Memory::kOwn) records.data = worker.records.data();
+    return records;
   }
   int64_t stride(const Value& value) const { return buffers_[value.buffer].width; }
   int64_t rows(const Op& op, const Step& step) const { return op.selected ? step.logit_rows : step.tokens; }
@@ -243,6 +245,7 @@ class Plan {
   std::vector<KvLayer> layers_;
   std::vector<RotaryTable> rotary_;
 
+  int64_t residuals_ = 0;  // while the plan is put together: of a row of what set 0 of the records has last been left
   int64_t own_floats_ = 0;
   std::vector<Worker> workers_;
   Arena records_[2];

@@ -50,7 +50,7 @@ static inline void for_panels(int64_t rows, Fetch fetch, Body body) {
 template <WeightKind kind, typename Record>
 static inline Factors<kind, Record> factors(const Weight& w, const Records& x, int64_t row, int64_t tile, int64_t apart,
                                             bool few) {
-  return {w, reinterpret_cast<const Record*>(x.panel(row)), x.residuals_of_row(row), tile, apart, few};
+  return {w, reinterpret_cast<const Record*>(x.panel(row)), x.residuals_of_row(row), x.residuals, tile, apart, few};
 }
 
 template <WeightKind kind>

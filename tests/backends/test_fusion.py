@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from octavo.backends.reference.executor import ReferenceExecutor
 from octavo.graph.builder import GraphBuilder, Value
+from octavo.graph.ops import Graph
 from octavo.weights.tensor import Format, Tensor
 from tests.backends.batches import Runner
 from tests.backends.weights import (
@@ -28,6 +29,7 @@ native = pytest.importorskip("octavo.backends.cpu._native", reason="the native k
 from octavo.backends.cpu.executor import CpuExecutor  # noqa: E402
 
 ISAS = native.instruction_sets()
+WIDTH = 64
 
 
 ACTIVATIONS = {
@@ -118,6 +120,70 @@ def test_inputs_have_16_bits_where_their_errors_count_most(isa: str) -> None:
     assert np.abs(found - log_softmax(logits)).max() <= 2e-5 * np.abs(logits).max()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_what_attention_quantises_by_head_has_no_residuals(isa: str) -> None:
+    # Every token stands alone, and so has its values for a result: the inputs of "output", which alone has weights in
+    # integers, are the table's, and its results are the logits.
+    rng = np.random.default_rng(6)
+    width = 192
+    g = GraphBuilder()
+    x = g.embedding("table", 64, width)
+    x = g.attention(*(g.linear(x, name, width) for name in ("q0", "k0", "v0")), layer=0, head_dim=96)
+    x = g.linear(x, "output", width)
+    x = g.attention(*(g.linear(x, name, width) for name in ("q1", "k1", "v1")), layer=1, head_dim=96)
+    graph = g.finish(g.select_rows(x))
+    tensors = {
+        name: random_tensor(name, "Q4_0" if name == "output.weight" else "F32", *shape, rng)
+        for name, shape in graph.parameters().items()
+    }
+    for name in ("v0.weight", "v1.weight"):
+        tensors[name] = Tensor(name, (width, width), Format.F32, np.eye(width, dtype=np.float32))
+    executor = CpuExecutor(
+        graph, tensors, vocab_size=width, num_pages=8, kv_cache_dtype="fp32", max_positions=64, isa=isa
+    )
+    runner = Runner(executor)
+    found = np.concatenate(runner.step([(runner.sequence([token]), 1) for token in range(8)]))
+
+    exact = {name: tensor.to_float32().astype(np.float64) for name, tensor in tensors.items()}
+    logits, others = (
+        rounded(tensors["table.weight"].data[:8], 127, residuals=residuals) @ exact["output.weight"].T
+        for residuals in (False, True)
+    )
+    tolerance = 2e-5 * np.abs(logits).max()
+    assert np.abs(found - log_softmax(logits)).max() <= tolerance
+    assert np.abs(found - log_softmax(others)).max() > 10 * tolerance  # residuals would be seen
+
+
+@pytest.mark.parametrize("rows", [1, 5, 24])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_weight_of_two_linears_is_as_two_weights(isa: str, rows: int) -> None:
+    # The one reads rows that are quantised whole, the other what attention quantises by head.
+    rng = np.random.default_rng(7)
+    shared, apart = (_two_linears(first) for first in ("output", "first"))
+    tensors = {
+        name: random_tensor(name, "F32" if name == "table.weight" else "Q4_0", *shape, rng)
+        for name, shape in apart.parameters().items()
+    }
+    tensors["first.weight"] = tensors["output.weight"]
+    found = [
+        Runner(CpuExecutor(graph, tensors, vocab_size=24, num_pages=8, max_positions=64, isa=isa, threads=threads)).run(
+            list(range(rows))
+        )
+        for graph in (apart, shared)
+        for threads in (1, 2, 3)
+    ]
+    assert all(np.array_equal(one, found[0]) for one in found)
+
+
+def _two_linears(first: str) -> Graph:
+    g = GraphBuilder()
+    h = g.linear(g.embedding("table", 64, WIDTH), first, WIDTH)
+    a = g.attention(*(g.linear(h, name, WIDTH) for name in ("q0", "k0", "v0")), layer=0, head_dim=32)
+    h = h + g.linear(a, "output", WIDTH)
+    a = g.attention(*(g.linear(h, name, WIDTH) for name in ("q1", "k1", "v1")), layer=1, head_dim=32)
+    return g.finish(g.linear(g.select_rows(a), "logits", 24))
+
+
 FAR = np.array([0.0, *(sign * size for size in (1e-30, 0.5, 60.0, 88.4, 89.0, 1e10, 1e33, 3e38) for sign in (1, -1))])
 """Finite numbers whose exponentials are not, in float32."""
 
@@ -155,7 +221,6 @@ def test_activations_of_any_finite_number(isa: str, function: Literal["silu", "g
     assert np.all(error <= tolerance * np.maximum(np.abs(expected[:, :1]), 1))
 
 
-WIDTH = 64
 Part = Callable[[GraphBuilder, Value], Value]
 
 

@@ -23,9 +23,10 @@ class CpuExecutor:
 
     Linears quantise their input per row and 32 features. With 8-bit weights it has 16 bits, and so it has with the
     4-bit weights of what becomes queries, keys or values, of what leaves an activation function, and of all that
-    follows the last attention; with other 4-bit weights it has 8 bits, and a factor for every eight features, of which
-    those that are rounded most have 8 bits more. Float weights take float32. Everything else is float32. A row's
-    results do not depend on the batch, on chunking, or on the number of threads.
+    follows the last attention; with other 4-bit weights it has 8 bits, and a factor for every eight features. Those
+    eight that are rounded most have 8 bits more, but for the inputs of output projections, which attention quantises
+    head by head where a KV head's query heads are whole blocks of 32 features. Float weights take float32. Everything
+    else is float32. A row's results do not depend on the batch, on chunking, or on the number of threads.
 
     Args:
         graph: the model. tensors: its weights by name.
