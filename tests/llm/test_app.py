@@ -26,6 +26,10 @@ from octavo import OctavoError
 from octavo.llm.app import _from
 
 BODY = {"prompt": "the quick", "max_tokens": 8, "temperature": 0}
+MODELS = {
+    "type": "http", "method": "GET", "path": "/v1/models", "query_string": b"", "headers": [(b"host", b"localhost")],
+}  # fmt: skip
+"""The scope of a request."""
 
 
 @contextlib.contextmanager
@@ -245,6 +249,34 @@ def test_a_cancelled_request_is_cancelled_inside(mounted: octavo.Application) ->
     asyncio.run(program())
 
 
+def test_an_answer_that_is_cancelled_at_its_head_goes_no_further(mounted: octavo.Application) -> None:
+    """Who cancels the call, as a timeout does, may answer in its place."""
+    sent: list[str] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def program() -> None:
+        at_head, written = asyncio.Event(), asyncio.Event()
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            at_head.set()
+            await written.wait()  # as a server waits for a client that reads slowly
+            sent.append(message["type"])
+
+        before = asyncio.all_tasks()
+        call = asyncio.create_task(mounted(MODELS, receive, send))
+        await at_head.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        written.set()
+        await asyncio.gather(*(asyncio.all_tasks() - before), return_exceptions=True)
+
+    asyncio.run(program())
+    assert sent == []
+
+
 def test_nothing_is_left_to_await_when_the_outer_loop_has_ended() -> None:
     """What a request's answer is sent with belongs to a loop that may end before ours."""
 
@@ -282,14 +314,7 @@ def test_an_answer_that_closing_interrupts_after_its_head_is_whole(model: str) -
         if message["type"] == "http.response.start":
             await asyncio.to_thread(ai.close)
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/v1/models",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost")],
-    }
-    asyncio.run(ai(scope, receive, send))
+    asyncio.run(ai(MODELS, receive, send))
     assert sent == ["http.response.start", "http.response.body"]
     assert b'"data"' in bodies[1]
 

@@ -140,6 +140,10 @@ class Application:
                 return
             answer = error_response(unavailable("The server is shutting down."), {**scope, "app": self})
             await answer(scope, receive, send)
+        except BaseException:  # who cancels the call may answer in its place, and there is one answer to a request
+            if beginning is not None:
+                beginning.cancel()
+            raise
 
     async def _follow_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
