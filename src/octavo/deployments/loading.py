@@ -1,14 +1,18 @@
 """From a deployment's settings to one that answers."""
 
+import contextlib
 import time
 from pathlib import Path
 
 from octavo.deployments.defaults import GenerationDefaults
 from octavo.deployments.deployment import Deployment
+from octavo.deployments.prepare import encode
+from octavo.deployments.request import Conversation
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.client import EngineClient
+from octavo.errors import InvalidRequest
 from octavo.models import read_sizes
-from octavo.text import load_tokenizer
+from octavo.text import TooManyTokens, load_tokenizer
 from octavo.weights.catalogue import recommended_sampling
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -21,7 +25,7 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
     """
     checkpoint = open_checkpoint(Path(settings.engine.model))
     sizes = read_sizes(checkpoint.config, str(checkpoint.config_file))
-    return Deployment(
+    deployment = Deployment(
         name=settings.name,
         aliases=settings.names[1:],
         root=settings.model,
@@ -32,3 +36,11 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
         allow_special_tokens_in_messages=settings.allow_special_tokens_in_messages,
         defaults=GenerationDefaults.from_config(checkpoint.generation_config, recommended_sampling(settings.model)),
     )
+    _warm(deployment)
+    return deployment
+
+
+def _warm(deployment: Deployment) -> None:
+    """Have a conversation written and tokenised: what is compiled at first use is then there before anybody waits."""
+    with contextlib.suppress(InvalidRequest, TooManyTokens):  # said to who asks for a conversation
+        list(encode(deployment, Conversation(messages=[{"role": "user", "content": "Hi"}]), deployment.max_model_len))
