@@ -271,14 +271,17 @@ def _linear_graph(count: int, out: int, in_: int) -> Graph:
 
     Each takes its input through a slice of its own: linears of one and the same value would be merged into one. A
     slice costs nothing, and neither does the sum, which the linear adds while it writes. Attention, as little of it as
-    can be, reads the sum: without, a step that asks for no logits would compute nothing.
+    can be, reads the sum: without, a step that asks for no logits would compute nothing. It reads sums of the result
+    and not the result itself: what a linear gives to attention is computed from inputs of 16 bits, and what is measured
+    are those of 8, however many linears there are.
     """
     g = GraphBuilder()
     x = g.embedding("table", ENTRIES, in_)
     y = g.linear(g.split(x, [in_])[0], "0", out)
     for index in range(1, count):
         y = g.add(g.linear(g.split(x, [in_])[0], str(index), out), y)
-    z = g.attention(*g.split(y, [NARROW, NARROW, NARROW, out - 3 * NARROW])[:3], layer=0, head_dim=NARROW)
+    pieces = g.split(y, [NARROW, NARROW, NARROW, out - 3 * NARROW])[:3]
+    z = g.attention(*(g.add(piece, piece) for piece in pieces), layer=0, head_dim=NARROW)
     return g.finish(g.select_rows(z))
 
 
