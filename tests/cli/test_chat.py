@@ -42,8 +42,10 @@ def _whole_request(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def server(reply: bytes, models: bytes = MODELS, *, reset: bool = False) -> Iterator[str]:
-    """Something that answers every POST with the same bytes. Yields its URL."""
+def server(
+    reply: bytes, models: bytes = MODELS, *, reset: bool = False, asked: list[bytes] | None = None
+) -> Iterator[str]:
+    """Something that answers every POST with the same bytes. Yields its URL. `asked` gets the requests."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -54,6 +56,8 @@ def server(reply: bytes, models: bytes = MODELS, *, reset: bool = False) -> Iter
                     return
                 with connection:
                     head = _whole_request(connection)
+                    if asked is not None:
+                        asked.append(head)
                     connection.sendall(answer(models, "application/json") if head.startswith(b"GET") else reply)
                     if reset and head.startswith(b"POST"):
                         linger = b"\1\0\0\0\0\0\0\0"
@@ -122,6 +126,23 @@ def test_every_way_to_write_a_stream() -> None:
 def test_what_servers_answer_instead(reply: bytes, words: str) -> None:
     with server(reply) as url:
         assert words in one_line(chat(url))
+
+
+@pytest.mark.parametrize("arguments", [["second"], ["--model", "second"]])
+def test_a_servers_second_model(arguments: list[str]) -> None:
+    models = b'{"data": [{"id": "tiny"}, {"id": "second"}]}'
+    asked: list[bytes] = []
+    with server(answer(chunk("Hi") + b"data: [DONE]\n\n"), models, asked=asked) as url:
+        assert chat(url, *arguments).stdout == b"Hi\n"
+        assert b'"model":"second"' in asked[-1]
+        assert chat(url).stdout == b"Hi\n"
+        assert b'"model":"tiny"' in asked[-1]
+        assert "has no model 'third'; it has tiny, second" in one_line(chat(url, "third"))
+
+
+def test_a_server_that_wants_a_key() -> None:
+    with server(answer(b'{"error": {"message": "Wrong key."}}', "application/json", "401 Unauthorized")) as url:
+        assert "Wrong key; yours is taken from --api-key or OCTAVO_API_KEY" in one_line(chat(url))
 
 
 def test_a_reset_in_the_middle_keeps_what_was_said() -> None:

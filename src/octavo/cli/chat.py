@@ -17,7 +17,11 @@ from octavo.cli.configuration import environment_of_a_model
 from octavo.cli.console import console, fetch, output
 from octavo.cli.events import events
 from octavo.cli.remote import RemoteError, connect, connect_unix, error_message, lost, status_error
+from octavo.weights.catalogue import DEFAULT_MODEL
 from octavo.worker.folder import PrivateFolder
+
+LISTED = 10
+"""Models that an error lists at most."""
 
 HELP = "Ctrl-C stops an answer, Ctrl-D ends. /clear forgets the conversation, /exit ends."
 
@@ -92,7 +96,7 @@ def _texts(chunk: dict[str, Any]) -> Iterator[str]:
 
 
 def chat(
-    model: str,
+    model: str | None,
     *,
     url: str | None,
     api_key: str | None,
@@ -103,6 +107,7 @@ def chat(
     """Answer one prompt (given, or piped in), or hold a conversation.
 
     Args:
+        model: None is the default one or, with a URL, the first that the server lists.
         url: of a running server; None starts one for the time of the chat.
         parameters: sampling parameters of every request.
     """
@@ -115,9 +120,10 @@ def chat(
     if prompt is not None and not prompt.strip():
         raise RemoteError("there is nothing to answer: the prompt is empty")
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    with _server(model) if url is None else connect(url) as client:
+    own = model or DEFAULT_MODEL
+    with _server(own) if url is None else connect(url) as client:
         client.headers.update(headers)
-        conversation = Chat(client, _model_name(client) if url else model, parameters, system)
+        conversation = Chat(client, own if url is None else _served_model(client, model), parameters, system)
         if prompt is not None:
             _print_answer(conversation, prompt)
         else:
@@ -159,7 +165,8 @@ def _print_answer(conversation: Chat, text: str) -> None:
     output.file.write("\n")
 
 
-def _model_name(client: httpx.Client) -> str:
+def _served_model(client: httpx.Client, wanted: str | None) -> str:
+    """The model that is wanted, or the first that the server lists. Raises RemoteError: it has no such model."""
     try:
         response = client.get("/v1/models")
     except httpx.HTTPError as error:
@@ -167,9 +174,14 @@ def _model_name(client: httpx.Client) -> str:
     if response.status_code != 200:
         raise status_error(response)
     try:
-        return str(response.json()["data"][0]["id"])
+        names = [str(card["id"]) for card in response.json()["data"]]
+        first = names[0]
     except (ValueError, LookupError, TypeError) as error:
         raise RemoteError(f"what answers at {client.base_url} lists no models: it is no server of this kind") from error
+    if wanted is not None and wanted not in names:
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise RemoteError(f"{client.base_url} has no model {wanted!r}; it has {', '.join(names[:LISTED])}{more}")
+    return first if wanted is None else wanted
 
 
 @contextmanager

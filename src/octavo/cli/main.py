@@ -88,7 +88,8 @@ def chat(model: str | None, model_option: str | None, **flags: object) -> None:
 
     _interruptible()
     given: ChatParameters = resolve(settings_of(ChatParameters).values(), from_flags(flags)).build(ChatParameters)
-    name = choose_model(model, model_option)
+    first = given.url is not None and model is None and model_option is None
+    name = None if first else choose_model(model, model_option)
     api_key = given.api_key or os.environ.get("OCTAVO_API_KEY")
     run(name, url=given.url, api_key=api_key, system=given.system, prompt=given.prompt, parameters=given.sampling)
 

@@ -1,6 +1,7 @@
 """The command line's connections to servers, and what can go wrong with them in words."""
 
 import ipaddress
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -71,9 +72,12 @@ def status_error(response: httpx.Response) -> RemoteError:
     """The error for a response that is none of success. Its body must have been read."""
     otherwise = f"the server answered {response.status_code} {response.reason_phrase}".rstrip()
     try:
-        return RemoteError(error_message(response.json(), otherwise))
+        message = error_message(response.json(), otherwise)
     except ValueError:  # a proxy's page, perhaps
-        return RemoteError(otherwise)
+        message = otherwise
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        message = f"{message.rstrip('.')}; yours is taken from --api-key or OCTAVO_API_KEY"
+    return RemoteError(message)
 
 
 def lost(client: httpx.Client, error: httpx.HTTPError) -> RemoteError:
