@@ -91,6 +91,9 @@ SWITCH = Kind("true or false", "", _read_switch)
 QUANTITY = Kind("a quantity such as 4096, 8k, 512MiB or 4GiB", "N", _read_quantity)
 """A whole number, plain or with a unit: 512, 8k (8,000), 8Ki (8,192), 512MiB, 4GiB."""
 
+TOKENS = Kind("a number of tokens such as 4096, 8k or 32Ki", "N", _read_quantity)
+"""The same, of tokens."""
+
 _KINDS: dict[Any, Kind] = {str: TEXT, int: WHOLE, float: NUMBER, bool: SWITCH}
 
 

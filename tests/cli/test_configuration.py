@@ -15,6 +15,7 @@ from octavo.engine.config import EngineConfig
 from octavo.server.keys import KeySettings
 from octavo.server.settings import ServerSettings
 from octavo.settings import Setting, one_of, settings_of
+from octavo.weights.catalogue import DEFAULT_MODEL
 
 
 def octavo(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -68,7 +69,7 @@ def test_help_never_cuts_the_name_of_a_flag(command: list[str], width: int) -> N
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
     [
-        ("--max-model-len", "abc", ["max_model_len is 'abc'", "4096, 8k, 512MiB or 4GiB"]),
+        ("--max-model-len", "abc", ["max_model_len is 'abc'", "a number of tokens such as 4096, 8k or 32Ki"]),
         ("--max-num-seqs", "many", ["max_num_seqs is 'many'", "a whole number from 1 to 65,536"]),
         ("--max-num-seqs", "0", ["max_num_seqs is 0"]),
         ("--port", "70000", ["port is 70000", "from 0 to 65,535"]),
@@ -117,11 +118,15 @@ def test_two_settings_that_do_not_fit_are_named_with_their_places() -> None:
         ("[server]\nprot = 1", ["server.prot is unknown", "did you mean port?"]),
         ("[sever]\nport = 1", ["sever is unknown", "did you mean server?"]),
         ('[deployments.a]\nmodel = "m"\nmax_num_seq = 1', ["deployments.a.max_num_seq is unknown", "max_num_seqs?"]),
-        ('[deployments.a]\nmodel = "m"\nport = 1', ["deployments.a.port is unknown"]),
+        (
+            '[deployments.a]\nmodel = "m"\nport = 1',
+            ["a.port is a setting of the server; write it under [server]"],
+        ),
+        ("[server]\nmax-num-seqs = 1", ["server.max_num_seqs is a setting of a deployment", "[deployments.NAME]"]),
         ("[deployments.a]\nmax_num_seqs = 1", ["deployments.a.model is missing"]),
         ('[deployments.a]\nmodel = ""', ["deployments.a.model is ''"]),
         ('deployments = "a"', ["deployments must be tables"]),
-        ('[deployments]\na = "m"', ["deployments.a must be a table"]),
+        ('[deployments]\nmodel = "m"', ["deployments.model must be a table", "[deployments.NAME], and then model ="]),
         ("server = 3", ["server must be a table"]),
         ("[server", ["cannot read"]),
         ('[server]\nport = 1\n"port " = 2', ["unknown"]),
@@ -173,6 +178,9 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(w
     assert f"page_size = 32  # {file}: deployments.a.page_size" in lines
     assert "max_num_seqs = 128  # default" in lines
     assert '[deployments."a"]' in lines
+    assert f'model = "m"  # {file}: deployments.a.model' in lines
+    assert 'model = "m"  # OCTAVO_MODEL' in shown(OCTAVO_MODEL="m")
+    assert f'model = "{DEFAULT_MODEL}"  # default' in shown()
 
 
 def test_what_config_show_prints_is_a_file_that_says_the_same(write) -> None:  # type: ignore[no-untyped-def]
@@ -196,6 +204,9 @@ def test_several_models_are_several_deployments() -> None:
     assert [line for line in lines if line.startswith("[dep")] == [f'[deployments."{name}"]' for name in "abc"]
     assert lines.count("max_num_seqs = 9  # --max-num-seqs") == 3
     assert "several" in refusal("serve", "a", "b", "--served-model-name", "x")
+    assert "a is named twice" in refusal("serve", "a", "b", "a")
+    assert "a is named twice" in refusal("serve", "--model", "a", "--model", "a")
+    assert 'model = "a"  # MODELS' in shown("a", OCTAVO_MODEL="a")
     assert '[deployments."x"]' in shown("a", "--served-model-name", "x")
 
 

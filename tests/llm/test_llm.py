@@ -95,7 +95,7 @@ def test_what_is_no_conversation_is_refused_in_one_line(llm: LLM, messages: obje
     [
         ({"max_num_seq": 8}, "the setting max_num_seq is unknown; did you mean max_num_seqs?"),
         ({"max_num_seqs": 0}, "a whole number from 1 to 65,536 (keyword argument max_num_seqs)"),
-        ({"max_model_len": "many"}, "max_model_len is 'many', but must be a quantity such as 4096, 8k, 512MiB or 4GiB"),
+        ({"max_model_len": "many"}, "max_model_len is 'many', but must be a number of tokens such as 4096, 8k or 32Ki"),
         ({"kv_cache_memory_bytes": 10}, "a KV cache of 10 bytes holds no page"),
     ],
 )

@@ -90,24 +90,29 @@ def configure(
     tables = _read_file(file) if file is not None else {}
     where = f"{file}: "
     server, server_values = _server(tables.get("server", {}), f"{where}server.", sources)
-    named = (*(_named(model) for model in models), *selection["model"].value)
-    described = {
-        name: _table(table, f"{where}deployments.{name}") for name, table in tables.get("deployments", {}).items()
-    }
+    named = _named_models(models, selection["model"])
+    described = {name: _deployment_table(table, where, name) for name, table in tables.get("deployments", {}).items()}
     if not named and not described:
-        named = (DEFAULT_MODEL,)
+        named = {DEFAULT_MODEL: None}
     if len(named) + len(described) != 1:
         _require_one_name(sources)
-    deployments = [resolve_deployment(None, model, *sources) for model in dict.fromkeys(named)]
+    deployments = []
+    for called, origin in named.items():
+        settings, values = resolve_deployment(None, called, *sources)
+        values["model"] = Value(called, origin)
+        deployments.append((settings, values))
     for name, table in described.items():
         place = f"{where}deployments.{name}."
+        _require_place(table, settings_of(ServerSettings), place, "the server", "[server]")
         require_known(table, (*DEPLOYMENT_SETTINGS, "model"), place)
         model = table.get("model")
         if model is None:
             raise ConfigError(f"{place}model is missing; it names the model that this deployment serves")
         if not isinstance(model, str) or not model.strip():
             raise ConfigError(f"{place}model is {model!r:.80}, but must be the name of a model")
-        deployments.append(resolve_deployment(name, model, *sources, from_table(table, place)))
+        settings, values = resolve_deployment(name, model, *sources, from_table(table, place))
+        values["model"] = Value(model, f"{place}model")
+        deployments.append((settings, values))
     require_distinct_names([settings for settings, _ in deployments])
     warnings = [
         f"nothing reads the environment variable {name}; did you mean {match}?"
@@ -121,6 +126,19 @@ def configure(
         tuple(values for _, values in deployments),
         tuple(warnings),
     )
+
+
+def _named_models(arguments: Sequence[str], option: Value) -> dict[str, str | None]:
+    """The models named beside the file, each with where. Raises ConfigError: one of them is named twice."""
+    for given in (arguments, option.value):
+        for model in given:
+            if given.count(model) > 1:
+                raise ConfigError(
+                    f"{model} is named twice, and two deployments cannot have one name; to serve it twice, give each "
+                    "its name in a file, as [deployments.NAME] with model"
+                )
+    named: dict[str, str | None] = {_named(model): "MODELS" for model in arguments}
+    return named | {model: option.origin for model in option.value if model not in named}
 
 
 def choose_model(argument: str | None, option: str | None = None) -> str:
@@ -147,6 +165,7 @@ def _named(model: str) -> str:
 def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[ServerSettings, Values]:
     table = _table(table, where.rstrip("."))
     known = settings_of(ServerSettings)
+    _require_place(table, DEPLOYMENT_SETTINGS, where, "a deployment", "[deployments.NAME]")
     require_known(table, (*known, "keys"), where)
     values = resolve(known.values(), *sources, from_table(table, where))
     try:
@@ -172,10 +191,28 @@ def _read_file(path: str) -> dict[str, Any]:
     return tables
 
 
+def _require_place(
+    table: Mapping[str, object], others: Mapping[str, Setting], where: str, owner: str, place: str
+) -> None:
+    """Refuse settings that belong into another table. Raises ConfigError."""
+    for name in table:
+        if name in others:
+            raise ConfigError(f"{where}{name} is a setting of {owner}; write it under {place}")
+
+
+def _deployment_table(value: object, where: str, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{where}deployments.{name} must be a table; a deployment's settings stand under its name: "
+            f"[deployments.NAME], and then {name} = …"
+        )
+    return _table(value, f"{where}deployments.{name}")
+
+
 def _table(value: object, where: str, *, keep: bool = False) -> dict[str, Any]:
     """A table with its keys written with underscores, unless they are names."""
     if not isinstance(value, dict):
-        raise ConfigError(f"{where} must be a table, not {type(value).__name__}")
+        raise ConfigError(f"{where} must be a table")
     table: dict[str, Any] = {}
     for key, item in value.items():
         name = key if keep else key.replace("-", "_")
@@ -203,8 +240,7 @@ def show(configuration: Configuration) -> Iterator[str]:
     for settings, values in zip(configuration.deployments, configuration.deployment_values, strict=True):
         yield ""
         known = {"model": settings_of(Selection)["model"], **DEPLOYMENT_SETTINGS}
-        model = {"model": Value(settings.model, "")}
-        yield from _show_table(f"[deployments.{json.dumps(settings.name)}]", known, model | values)
+        yield from _show_table(f"[deployments.{json.dumps(settings.name)}]", known, values)
 
 
 def _show_table(heading: str, known: Mapping[str, Setting], values: Mapping[str, Value]) -> Iterator[str]:
@@ -217,7 +253,7 @@ def _show_table(heading: str, known: Mapping[str, Setting], values: Mapping[str,
         elif described.secret:
             yield f"# {name}: not shown  ({origin})"
         else:
-            yield f"{name} = {_toml(value)}" + (f"  # {origin}" if origin else "")
+            yield f"{name} = {_toml(value)}  # {origin}"
 
 
 def _toml(value: object) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from octavo.engine.config import EngineConfig
-from octavo.settings import ANY_TEXT, QUANTITY, setting, settings_of
+from octavo.settings import ANY_TEXT, TOKENS, setting, settings_of
 
 BENCH_ENGINE = tuple(
     each
@@ -29,7 +29,7 @@ class ChatParameters:
     temperature: float | None = setting(None, help="0 is greedy.", least=0, most=2, without="the model's")
     top_p: float | None = setting(None, help="Nucleus sampling.", above=0, most=1, without="the model's")
     max_tokens: int | None = setting(
-        None, help="Tokens of an answer.", kind=QUANTITY, least=1, most=2**31, without="what the context allows"
+        None, help="Tokens of an answer.", kind=TOKENS, least=1, most=2**31, without="what the context allows"
     )
     seed: int | None = setting(
         None, help="Makes sampled answers repeatable.", least=-(2**63), most=2**63 - 1, without="another one every time"
@@ -47,8 +47,8 @@ class OfflineParameters:
     """What `octavo bench offline` measures."""
 
     num_prompts: int = setting(32, help="Prompts, all queued at once.", least=1, most=2**20)
-    input_len: int = setting(128, help="Tokens per prompt.", kind=QUANTITY, least=1, most=2**31)
-    output_len: int = setting(64, help="Tokens generated per prompt.", kind=QUANTITY, least=1, most=2**31)
+    input_len: int = setting(128, help="Tokens per prompt.", kind=TOKENS, least=1, most=2**31)
+    output_len: int = setting(64, help="Tokens generated per prompt.", kind=TOKENS, least=1, most=2**31)
     seed: int = setting(0, help="Of the random prompts.", least=0, most=2**63)
 
 
@@ -57,6 +57,6 @@ class LatencyParameters:
     """What `octavo bench latency` measures."""
 
     num_prompts: ClassVar = 1
-    input_len: int = setting(512, help="Tokens of the prompt.", kind=QUANTITY, least=1, most=2**31)
-    output_len: int = setting(64, help="Tokens generated.", kind=QUANTITY, least=1, most=2**31)
+    input_len: int = setting(512, help="Tokens of the prompt.", kind=TOKENS, least=1, most=2**31)
+    output_len: int = setting(64, help="Tokens generated.", kind=TOKENS, least=1, most=2**31)
     seed: int = setting(0, help="Of the random prompt.", least=0, most=2**63)

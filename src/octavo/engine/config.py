@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.errors import ConfigError
-from octavo.settings import QUANTITY, check, setting
+from octavo.settings import QUANTITY, TOKENS, check, setting
 
 DEFAULT_KV_BYTES = 4 * 2**30
 """KV memory on a CPU when nothing is said: this much, or half of what is available if that is less."""
@@ -25,7 +25,7 @@ class EngineConfig:
     max_model_len: int | None = setting(
         None,
         help="Tokens of prompt and output that a sequence may have.",
-        kind=QUANTITY,
+        kind=TOKENS,
         least=2,
         most=2**31,
         without="what model and KV cache allow",
@@ -34,7 +34,7 @@ class EngineConfig:
     max_num_batched_tokens: int | None = setting(
         None,
         help="Tokens a step computes at most; bounds the gap between two tokens of a stream.",
-        kind=QUANTITY,
+        kind=TOKENS,
         least=1,
         most=2**31,
         without=f"{DEFAULT_BATCHED_TOKENS}, or one for each sequence if that is more",
@@ -42,7 +42,7 @@ class EngineConfig:
     max_num_queued_reqs: int = setting(
         1024, help="Requests that may wait; more are refused with Retry-After.", least=0, most=2**31
     )
-    max_num_queued_tokens: int = setting(1_000_000, help="Tokens that may wait.", kind=QUANTITY, least=1, most=2**48)
+    max_num_queued_tokens: int = setting(1_000_000, help="Tokens that may wait.", kind=TOKENS, least=1, most=2**48)
     page_size: int = setting(16, help="Tokens per KV page.", aliases=("--block-size",), least=1, most=2**16)
     kv_cache_dtype: str = setting(
         "auto", help="How keys and values are stored; auto is fp16 on a CPU.", choices=("auto", *KV_ITEMSIZE)
@@ -53,7 +53,7 @@ class EngineConfig:
         kind=QUANTITY,
         least=1,
         most=2**63,
-        without="4 GiB, or half of what is available if that is less, shared by the deployments",
+        without="4 GiB each, or less: all deployments together get half of what is available",
     )
     gpu_memory_utilization: float | None = setting(
         None,
@@ -63,14 +63,16 @@ class EngineConfig:
         without="see kv_cache_memory_bytes",
     )
     tensor_parallel_size: int = setting(1, help="Devices to split a model over.", least=1, most=2**16)
-    dtype: str = setting("auto", help="Of the computation.")
+    dtype: str = setting("auto", help="Of the computation.", metavar="auto|float32")
     backend: str = setting(
         "auto",
         help="cpu has native kernels, reference is numpy; auto is the faster that there is.",
         choices=("auto", "cpu", "reference"),
     )
     isa: str = setting(
-        "auto", help="Instruction set of the native kernels; `octavo info` lists those this machine has."
+        "auto",
+        help="Instruction set of the native kernels; `octavo info` lists those this machine has.",
+        metavar="auto|avx512vnni|avx2|portable",
     )
     threads: int | None = setting(
         None,
