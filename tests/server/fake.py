@@ -110,6 +110,7 @@ class FakeEngine:
             kv_cache_bytes=0,
         )
         self.load_progress = (0, 0)
+        self.restarts = 0
         self.stalled = False
         self.reply: Callable[[str, int], str] = read_aloud
         self.tokens: list[int] | None = None

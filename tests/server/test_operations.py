@@ -209,6 +209,11 @@ def test_gauges_show_the_engine(http: httpx.Client, url: str, engine: FakeEngine
         assert metric(text, "vllm:kv_cache_usage_perc") == 0.03
 
 
+def test_restarts_are_counted(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.restarts = 3
+    assert metric(http.get("/metrics").text, "octavo:engine_restarts_total") == 3
+
+
 def test_unknown_methods_share_a_label(http: httpx.Client) -> None:
     for method in ("BREW", "WHEN"):
         http.request(method, "/version")
@@ -227,7 +232,7 @@ def test_access_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> Non
         rf"POST /v1/completions 200 [\d.]+ ms, {tokens} prompt and 3 output tokens of {re.escape(MODEL)}, request me"
     )
     assert re.fullmatch(pattern, caplog.messages[0])
-    assert caplog.messages[1].startswith("GET /nope%0aPOST 404 ")
+    assert re.fullmatch(r"GET /nope%0aPOST 404 [\d.]+ ms, request \w+", caplog.messages[1])
     assert "secret" not in caplog.messages[1]
 
 

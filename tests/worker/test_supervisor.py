@@ -106,7 +106,9 @@ def test_what_cannot_become_ready_is_not_tried_again(action: list[object], why: 
     run(test)
 
 
-def test_an_heir_has_an_address_of_its_own_and_the_configuration_that_was_left_to_it() -> None:
+def test_an_heir_has_an_address_of_its_own_and_the_configuration_that_was_left_to_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test() -> None:
         async with supervising() as (supervisor, observer):
             supervisor.add(toy(["ready", "first", [["ready", "second"]]], ["exit", 1]))
@@ -119,6 +121,8 @@ def test_an_heir_has_an_address_of_its_own_and_the_configuration_that_was_left_t
                 WorkerState.RESTARTING,
                 WorkerState.READY,
             ]
+        again = [message for message in caplog.messages if "ready again after" in message]
+        assert len(again) == 1
 
     run(test)
 

@@ -99,6 +99,12 @@ class EngineCollector(Collector):
             for each in self._deployments:
                 counter.add_metric((each.name, ENGINE), getattr(each.engine.stats, attribute))
             yield counter
+        restarts = CounterMetricFamily(
+            "octavo:engine_restarts", "Times that the engine died and was started again.", labels=LABELS
+        )
+        for each in self._deployments:
+            restarts.add_metric((each.name, ENGINE), each.engine.restarts)
+        yield restarts
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "The KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
         )

@@ -221,6 +221,7 @@ class _Worker:
         self.unexplained: deque[float] = deque()
         self._supervisor = supervisor
         self._process: Process | None = None
+        self._died = 0.0
         self._syncs = 0
         self._unsynced: dict[int, asyncio.Event] = {}
         self._stopping = asyncio.Event()
@@ -289,6 +290,7 @@ class _Worker:
                 self._give_up(self.status.failure or f"{why} while loading")
                 return
             case WorkerState.READY:
+                self._died = time.monotonic()
                 self._move(WorkerState.RESTARTING)
         if not shortage:
             self._note_death()
@@ -336,6 +338,8 @@ class _Worker:
                 if configuration != NOTHING:
                     self.spec = replace(self.spec, configuration=bytes(configuration))
                 if not self._stopping.is_set():
+                    if self.status.state is WorkerState.RESTARTING:
+                        log.warning("%s is ready again after %.1f s", self.spec.name, time.monotonic() - self._died)
                     self._move(WorkerState.READY, payload=payload.copy())
             case Failed(message):
                 self._change(failure=message)
