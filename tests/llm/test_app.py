@@ -329,6 +329,6 @@ def test_a_request_that_closing_interrupts_is_answered(model: str) -> None:
         ai.close()
         for future in asked:
             reply = future.result(30)
-            assert reply.status_code in (200, 500, 503)
+            assert reply.status_code in (200, 503)
             assert {"error", "choices"} & reply.json().keys()
     ai.close()

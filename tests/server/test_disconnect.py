@@ -49,14 +49,20 @@ def test_leaving_aborts(
     assert [record for record in caplog.records if record.levelno > logging.INFO] == []
 
 
-def test_leaving_in_the_access_log(url: str, engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
-    engine.hold = True
+@pytest.mark.parametrize("body", [WHOLE, BODY], ids=["whole", "streamed"])
+def test_leaving_in_the_access_log(
+    url: str, engine: FakeEngine, caplog: pytest.LogCaptureFixture, body: dict[str, Any]
+) -> None:
+    engine.hold = not body.get("stream")
+    engine.step_seconds = 0.05
     with caplog.at_level(logging.INFO, "octavo.access"):
-        with raw_stream(url, WHOLE):
+        with raw_stream(url, body) as connection:
             eventually(lambda: bool(engine.ledger))
+            if body.get("stream"):
+                assert connection.recv(15) == b"HTTP/1.1 200 OK"
         eventually(lambda: bool(caplog.records))
     assert re.fullmatch(
-        r"POST /v1/chat/completions 499 [\d.]+ ms, \d+ prompt and 0 output tokens of \S+, request \w+",
+        r"POST /v1/chat/completions 499 [\d.]+ ms, \d+ prompt and \d+ output tokens of \S+, request \w+",
         caplog.messages[0],
     )
 

@@ -1,6 +1,7 @@
 """Every kind of error: status, body and headers that OpenAI's clients understand."""
 
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,7 @@ def test_unknown_model(client: openai.OpenAI, http: httpx.Client) -> None:
         client.chat.completions.create(model="gpt-9", messages=MESSAGES)
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
     assert "'gpt-9'" in caught.value.message
+    assert MODEL in caught.value.message
     for response in (http.get("/v1/models/gpt-9"), http.post("/tokenize", json={"model": "gpt-9", "prompt": "x"})):
         assert error_of(response, 404)["code"] == "model_not_found"
 
@@ -93,7 +95,6 @@ def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
         b'{"temperature": NaN}',
         b'{"a": 1e999}',
         b"[" * 5000,
-        b'"\xff"',
         b'{"a": "\\ud800"}',
     ],
 )
@@ -101,6 +102,12 @@ def test_malformed_json(http: httpx.Client, body: bytes) -> None:
     error = error_of(http.post(CHAT, content=body, headers={"content-type": "application/json"}), 400)
     assert error["type"] == "invalid_request_error"
     assert "body" in error["message"]
+
+
+@pytest.mark.parametrize("body", [b'{"a": "\xff"}', b'{"a": "' + b"x" * 2_000_000 + b'\xff"}'], ids=["small", "large"])
+def test_a_body_that_is_not_utf_8(http: httpx.Client, body: bytes) -> None:
+    error = error_of(http.post(TEXT, content=body, headers={"content-type": "application/json"}), 400)
+    assert f"not UTF-8 (invalid start byte at byte {body.index(0xFF)})" in error["message"]
 
 
 @pytest.mark.parametrize("body", ["[]", '"x"', "1", "1.5", "true", "null"])
@@ -408,6 +415,18 @@ def test_a_bug_in_the_server(http: httpx.Client, engine: FakeEngine, monkeypatch
     whole = http.post(CHAT, json={"messages": MESSAGES, "stream": True})
     assert whole.status_code == 200
     eventually(lambda: not engine.ledger)
+
+
+def test_a_path_cannot_end_a_line_of_the_log(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError
+
+    with caplog.at_level(logging.ERROR):
+        monkeypatch.setattr("octavo.server.context.Server.named", broken)
+        error_of(http.get("/v1/models/a%0dERROR"), 500)
+    assert [message.startswith("GET /v1/models/a%0dERROR failed") for message in caplog.messages] == [True]
 
 
 def test_request_ids(http: httpx.Client) -> None:

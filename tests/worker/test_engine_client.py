@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from octavo.engine.client import EngineFailed, EngineState, EngineUnavailable
+from octavo.engine.client import EngineFailed, EngineState, EngineStopped, EngineUnavailable
 from octavo.engine.config import EngineConfig
 from octavo.engine.local import LocalEngines
 from octavo.engine.request import FinishReason, RequestRefused
@@ -116,7 +116,7 @@ def test_without_draining_streams_end_with_an_error(tiny_model: Path) -> None:
             stream = engine.client.submit(request("it", max_tokens=200))
             await anext(stream)
             await engine.engines.end(NAME)
-            with pytest.raises(EngineFailed, match="shutting down"):
+            with pytest.raises(EngineStopped, match="shutting down"):
                 await collect(stream)
 
     run(test)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from rich.table import Table
-
 from octavo.cli.console import fetch, output
 from octavo.weights.catalogue import catalogue
 from octavo.weights.checkpoint import open_checkpoint
@@ -19,12 +17,11 @@ def pull_model(name: str) -> None:
 
 def list_models() -> None:
     """Print the catalogue, and which of its models are on this machine."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "model", "here"):
-        table.add_column(heading)
-    for entry in catalogue():
-        table.add_row(entry.name, entry.description, "yes" if _is_here(entry.name) else "")
-    output.print(table)
+    rows = [("name", "model", "here")]
+    rows += [(entry.name, entry.description, "yes" if _is_here(entry.name) else "") for entry in catalogue()]
+    name, model = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for row in rows:
+        output.print(f"{row[0]:{name}}  {row[1]:{model}}  {row[2]}".rstrip(), markup=False, soft_wrap=True)
 
 
 def _is_here(name: str) -> Path | None:

@@ -127,7 +127,7 @@ class ServerProcesses:
     def _on_signal(self) -> None:
         if not self._stop.is_set():
             seconds = self._settings.shutdown_timeout
-            log.info("stopping: requests in flight have %g seconds; signal again to stop now", seconds)
+            log.info("stopping: any requests in flight have %g seconds; signal again to stop now", seconds)
             self._stop.set()
         elif not self._hurry.is_set():
             log.info("stopping now")
@@ -159,20 +159,19 @@ class ServerProcesses:
             self._log_ready(name, engine_info(self._supervisor.status(worker)), started)
 
     def _log_ready(self, name: str, info: ModelInfo, started: float) -> None:
+        log.info("%s is ready on %s after %.1f s", name, address_of(self._listener), time.monotonic() - started)
         log.info(
-            "%s is ready on %s after %.1f s: %s backend (%s, %d threads), up to %d tokens a sequence, "
-            "%d sequences at once, KV cache for %d tokens in %s",
+            "%s: %s backend (%s, %d thread%s), up to %d tokens a sequence, %d sequence%s at once",
             name,
-            address_of(self._listener),
-            time.monotonic() - started,
             info.backend,
             info.isa or "numpy",
             info.threads,
+            "" if info.threads == 1 else "s",
             info.max_model_len,
             info.max_num_seqs,
-            info.num_pages * info.page_size,
-            info.kv_cache_dtype,
+            "" if info.max_num_seqs == 1 else "s",
         )
+        log.info("%s: KV cache for %d tokens in %s", name, info.num_pages * info.page_size, info.kv_cache_dtype)
 
     async def _watch_frontends(self) -> None:
         """Wait until a frontend cannot be kept alive. An engine that cannot is told to clients by the frontends."""

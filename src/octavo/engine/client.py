@@ -10,7 +10,7 @@ import msgspec
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
 from octavo.engine.stats import EngineStats
-from octavo.engine.stream import EngineFailed, EngineUnavailable, OutputStream
+from octavo.engine.stream import EngineFailed, EngineStopped, EngineUnavailable, OutputStream
 from octavo.engine.wire import (
     Abort,
     Accepted,
@@ -28,7 +28,7 @@ from octavo.worker.channel import LEASE_SECONDS, Channel
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 from octavo.worker.ledger import Ledger
 
-__all__ = ["EngineClient", "EngineFailed", "EngineState", "EngineUnavailable", "OutputStream"]
+__all__ = ["EngineClient", "EngineFailed", "EngineState", "EngineStopped", "EngineUnavailable", "OutputStream"]
 
 EngineState = WorkerState
 
@@ -60,6 +60,7 @@ class EngineClient:
         self.info: ModelInfo | None = None
         self.stats = EngineStats()
         self.load_progress = (0, 0)
+        self.restarts = 0
         self.vocabulary: Callable[[], Vocabulary] | None = None
         self._knows_vocabulary = False
         self.ledger: Ledger[OutputStream] = Ledger()
@@ -150,8 +151,8 @@ class EngineClient:
             return None
         return RequestRefused(
             Refusal.OVERLOADED,
-            f"the engine is being restarted and the queue is full: {choices} choices are waiting, {tokens} tokens of "
-            f"new ones among them, of at most {self.info.max_num_queued_reqs} choices and "
+            f"the engine is being restarted and the queue is full: {choices} choices run or wait, {tokens} tokens of "
+            f"new ones among them, of at most {self.info.max_num_seqs + self.info.max_num_queued_reqs} choices and "
             f"{self.info.max_num_queued_tokens} tokens",
             retry_after=self._restart_seconds,
         )
@@ -185,6 +186,7 @@ class EngineClient:
         """Learn where the engine's process stands."""
         previous, self.state = self.state, status.state
         self.failure, self.load_progress = status.failure, status.progress
+        self.restarts = max(status.incarnation - 1, 0)
         if status.payload != NOTHING:
             self.info = msgspec.json.decode(status.payload, type=ModelInfo)
         if status.state is previous:
@@ -203,7 +205,7 @@ class EngineClient:
             case EngineState.FAILED:
                 self._end(EngineFailed(status.failure or "the engine failed"))
             case EngineState.STOPPED:
-                self._end(EngineFailed("the server is shutting down"))
+                self._end(EngineStopped("the server is shutting down"))
 
     def _lose_channel(self) -> None:
         assert self._channel is not None

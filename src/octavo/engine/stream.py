@@ -23,6 +23,10 @@ class EngineFailed(OctavoError):
     """The engine could not finish a request it had taken."""
 
 
+class EngineStopped(EngineFailed):
+    """The engine was stopped on purpose while it had the request."""
+
+
 class StreamOwner(Protocol):
     """Where a stream comes from, and who learns what becomes of it."""
 
@@ -44,6 +48,7 @@ class OutputStream(Entry, AsyncIterator[list[Output]]):
     Raises from iteration:
         RequestRefused: the engine does not take the request; nothing was produced.
         EngineFailed: the engine was lost and could not be brought back, or breaks on this request.
+        EngineStopped: it was ended on purpose.
     """
 
     def __init__(self, owner: StreamOwner, request: Request) -> None:

@@ -1,6 +1,7 @@
 """From a client's body to the response that answers it: the same for every dialect."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -56,6 +57,7 @@ def _add(router: APIRouter, server: Server, dialect: Dialect[B]) -> None:
     router.post(
         dialect.path,
         name=type(dialect).__name__,
+        summary=re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(dialect).__name__).capitalize(),
         description=type(dialect).__doc__,
         tags=[dialect.tag],
         responses=dialect.responses,

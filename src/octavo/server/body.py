@@ -144,7 +144,7 @@ class JsonRequest(Request):
         try:
             value = large_json.loads(data)
         except orjson.JSONDecodeError as error:
-            raise invalid(f"The request body is not valid JSON: {error}.") from error
+            raise invalid(f"The request body is not valid JSON: {_reason(data, error)}.") from error
         except large_json.TooManyValuesError as error:
             raise ApiError(413, f"The request body is more than this server accepts: {error}.") from error
         if not isinstance(value, dict):
@@ -158,6 +158,15 @@ class JsonRequest(Request):
 
 
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
+
+
+def _reason(data: bytes, error: orjson.JSONDecodeError) -> str:
+    """The parser says of bytes that are no text neither what they are nor where."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as wrong:
+        return f"it is not UTF-8 ({wrong.reason} at byte {wrong.start})"
+    return str(error)
 
 
 def _too_large(limit: int) -> ApiError:

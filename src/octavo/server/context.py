@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from octavo.deployments import Deployment, Deployments
 from octavo.deployments.prepare import SEED_BITS
+from octavo.deployments.settings import MAX_NAME
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
 from octavo.server.body import LargeBodies
@@ -16,6 +17,9 @@ from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetric
 from octavo.server.reply import InFlight
 from octavo.server.request_context import RequestContext
 from octavo.server.settings import ServerSettings
+
+LISTED = 10
+"""Models that an error lists at most."""
 
 
 class Server:
@@ -46,7 +50,11 @@ class Server:
         """The deployment of that name or alias. Raises ApiError: 404."""
         deployment = self.deployments.get(name)
         if deployment is None:
-            raise ApiError(404, f"The model '{name}' does not exist.", param="model", code="model_not_found")
+            there = [each.name for each in self.deployments]
+            more = f" and {len(there) - LISTED} more" if len(there) > LISTED else ""
+            listed = f"; there are: {', '.join(there[:LISTED])}{more}" if there else ""
+            message = f"The model {name[:MAX_NAME]!r} does not exist{listed}."
+            raise ApiError(404, message, param="model", code="model_not_found")
         return deployment
 
     def _begin_series(self, deployments: Iterable[Deployment]) -> None:

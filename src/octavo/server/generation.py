@@ -5,7 +5,7 @@ import time
 from octavo.deployments.choice import Delta
 from octavo.deployments.generation import Generation
 from octavo.deployments.prepare import Prepared
-from octavo.engine.client import EngineFailed, EngineUnavailable
+from octavo.engine.client import EngineFailed, EngineStopped, EngineUnavailable
 from octavo.engine.request import Output, Refusal, Request, RequestRefused
 from octavo.errors import OctavoError
 from octavo.server import errors
@@ -63,6 +63,9 @@ class ServedGeneration(Generation):
                 if error.kind is Refusal.TOO_LONG:
                     return errors.context_length_exceeded(self.deployment.context_length, f"{error.message}.")
                 return errors.invalid(f"{error.message}.")
+            case EngineStopped():
+                trace.close()
+                return errors.unavailable("The server is shutting down.", retry_after=1.0)
             case EngineFailed():
                 trace.fail()
                 return errors.internal(f"The engine failed: {error}.")

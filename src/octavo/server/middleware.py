@@ -61,7 +61,7 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, receive, send_named)
         except Exception:
-            log.exception("%s %s failed (request %s)", method, scope["path"], context.request_id)
+            log.exception("%s %s failed (request %s)", method, _escaped_path(scope), context.request_id)
             if context.status is None:
                 await error_response(internal(), scope)(scope, receive, send_named)
         finally:
@@ -75,16 +75,20 @@ class RequestContextMiddleware:
         self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
             access_log.info(
-                "%s %s %d %.1f ms, %d prompt and %d output tokens%s, request %s",
+                "%s %s %d %.1f ms%s, request %s",
                 method,
                 _escaped_path(scope),
                 status,
                 seconds * 1e3,
-                context.prompt_tokens,
-                context.output_tokens,
-                f" of {context.deployment}" if context.deployment else "",
+                _generated(context),
                 context.request_id,
             )
+
+
+def _generated(context: RequestContext) -> str:
+    if not context.deployment:
+        return ""
+    return f", {context.prompt_tokens} prompt and {context.output_tokens} output tokens of {context.deployment}"
 
 
 def _escaped_path(scope: Scope) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import orjson
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from octavo.deployments import Deployment
@@ -54,6 +55,8 @@ def model_routes(server: Server) -> APIRouter:
     @router.get("/v1/models/{model_id:path}", tags=["OpenAI"])
     async def retrieve_model(model_id: str) -> Response:
         """One model."""
+        if not model_id:
+            raise HTTPException(404)
         return json_response(model_card(server.named(model_id), model_id))
 
     @router.post("/tokenize", tags=["Tokenizer"])

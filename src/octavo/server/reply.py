@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from octavo.server.dialects.dialect import Writer
 from octavo.server.errors import ApiError, internal, unavailable
-from octavo.server.request_context import RequestContext
+from octavo.server.request_context import CLIENT_GONE, RequestContext
 
 log = logging.getLogger("octavo.server")
 
@@ -170,7 +170,7 @@ class Reply(Response):
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                log.debug("the client of request %s left", RequestContext.of(scope).request_id)
+                RequestContext.of(scope).status = CLIENT_GONE
                 return
             if work.cancelled():
                 raise unavailable("The server is shutting down.", retry_after=1.0)

