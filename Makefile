@@ -82,10 +82,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "installing Octavo into $(VENV), and compiling its kernels: this once, a minute or more"
 	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	@echo "installing Octavo into $(VENV) with all that its tests need, and compiling its kernels: this once, minutes"
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' --config-settings=cmake.define.OCTAVO_EVERY_MACHINE=ON
 	@touch $@ $(VENV)/.installed
 

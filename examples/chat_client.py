@@ -1,6 +1,7 @@
 """A conversation with a server, through OpenAI's SDK.
 
-octavo serve smollm2:135m
+source .venv/bin/activate
+octavo serve smollm2:135m &
 pip install openai
 python examples/chat_client.py
 """
