@@ -332,3 +332,17 @@ def test_a_request_that_closing_interrupts_is_answered(model: str) -> None:
             assert reply.status_code in (200, 503)
             assert {"error", "choices"} & reply.json().keys()
     ai.close()
+
+
+def test_a_stream_that_closing_interrupts_says_so(model: str) -> None:
+    ai = octavo.create_app(model, in_process=True)
+    client = TestClient(ai)
+    body = {**BODY, "max_tokens": 200, "ignore_eos": True, "stream": True}
+    assert client.post("/v1/completions", json=BODY).status_code == 200
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.post, "/v1/completions", json=body) for _ in range(4)]
+        ai.close()
+        replies = [future.result(30) for future in asked]
+    for reply in replies:
+        assert reply.text.endswith("data: [DONE]\n\n") if reply.status_code == 200 else reply.status_code == 503
+    ai.close()

@@ -45,6 +45,9 @@ NOT_MOUNTED = (
 
 SERVER_SETTINGS = settings_of(ServerSettings).keys() - NOT_MOUNTED
 
+LAST_WORDS_SECONDS = 1.0
+"""For answers to tell their clients that the server has ended."""
+
 WITHOUT_ENGINE = ("/health", "/ready", "/version", "/metrics", "/docs", "/openapi.json")
 """Routes that say how things stand, and do not wait for a model that is loading."""
 
@@ -189,9 +192,16 @@ def create_app(*models: ModelLike, in_process: bool = False, **settings: Any) ->
 async def _serving(
     found: Sequence[DeploymentSettings], settings: ServerSettings, *, in_process: bool
 ) -> AsyncIterator[FastAPI]:
-    """Run the engines and what answers with them."""
-    async with running(found, in_process=in_process) as deployments:
-        yield create_server(settings, Deployments(deployments))
+    """Run the engines and what answers with them. At the end answers have a moment to say so to their clients."""
+    offered = Deployments()
+    try:
+        async with running(found, in_process=in_process) as deployments:
+            offered.offer(deployments)
+            yield create_server(settings, offered)
+    finally:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await asyncio.gather(*map(offered.unused, offered))
 
 
 async def _loaded(app: FastAPI) -> None:
