@@ -89,6 +89,12 @@ def test_an_unknown_model_is_one_line(command: list[str], tmp_path: Path) -> Non
     assert "smollm2:135m" in line
 
 
+def test_the_catalogue_is_listed_without_blanks_at_the_end_of_lines() -> None:
+    listed = subprocess.run([sys.executable, "-m", "octavo", "pull", "--list"], capture_output=True, text=True)
+    assert {"smollm2:135m", "gpt2"} <= {line.split()[0] for line in listed.stdout.splitlines()}
+    assert not re.search(r" $", listed.stdout, re.MULTILINE)
+
+
 def test_a_truncated_gguf_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\3\0\0\0\1\0")
     assert "cut.gguf" in one_line(octavo("bench", "offline", str(tmp_path / "cut.gguf")))

@@ -1,13 +1,14 @@
 """What a server offers can change while requests go on."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 from octavo.deployments import Deployment, Deployments
 
 
 def deployment(name: str, *aliases: str) -> Deployment:
-    nothing = cast(Any, None)
+    nothing = cast(Any, SimpleNamespace())
     return Deployment(
         name=name, aliases=aliases, tokenizer=nothing, engine=nothing, max_model_len=1, created=0, root=name
     )

@@ -302,6 +302,7 @@ def test_long_mistakes_earn_short_answers(http: httpx.Client) -> None:
 def test_routes_and_methods(http: httpx.Client) -> None:
     assert "GET /v2/nothing" in error_of(http.get("/v2/nothing"), 404)["message"]
     assert error_of(http.post("/v1/chat/completions/", json={}), 404)
+    assert "GET /v1/models/" in error_of(http.get("/v1/models/"), 404)["message"]
     for method, path, allowed in (
         ("GET", CHAT, "OPTIONS, POST"),
         ("PUT", "/v1/models", "GET, HEAD, OPTIONS"),

@@ -44,6 +44,8 @@ def test_the_description(http: httpx.Client) -> None:
     chat = description["components"]["schemas"]["ChatCompletionRequest"]
     assert chat["required"] == ["messages"]
     assert {"temperature", "top_k", "stream_options", "guided_json"} <= chat["properties"].keys()
-    responses = description["paths"]["/v1/chat/completions"]["post"]["responses"]
+    operation = description["paths"]["/v1/chat/completions"]["post"]
+    assert operation["summary"] == "Chat completions"
+    responses = operation["responses"]
     assert {"200", "400", "401", "404", "429", "503"} <= responses.keys()
     assert "422" not in responses  # the framework's own, which is never sent
