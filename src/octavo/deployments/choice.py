@@ -34,7 +34,7 @@ class TextOptions:
         end_token_ids: all that end a choice, which are no part of its text.
         min_tokens: a stop string that is complete within so many tokens does not count.
         echo: whether the text begins with the prompt.
-        parser: makes what reads one choice's text.
+        parser: makes what reads one choice's text. shown: special tokens that it must see.
     """
 
     stop: tuple[str, ...] = ()
@@ -45,6 +45,7 @@ class TextOptions:
     min_tokens: int = 0
     echo: bool = False
     parser: Callable[[], Parser] = PlainParser
+    shown: frozenset[int] = frozenset()
 
 
 class Score(NamedTuple):
@@ -103,12 +104,12 @@ class Choice:
 
     def __init__(self, index: int, tokenizer: Tokenizer, prompt: Prompt, options: TextOptions) -> None:
         self.index = index
-        self.tokens = 0
+        self.tokens = self.reasoning_tokens = 0
         self.finished = False
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._options = options
-        self._detokenizer = Detokenizer(tokenizer, prompt.token_ids, options.skip_special_tokens)
+        self._detokenizer = Detokenizer(tokenizer, prompt.token_ids, options.skip_special_tokens, options.shown)
         self._stops = StopStrings(options.stop, options.include_stop) if options.stop else None
         self._parser = options.parser()
         self._parse = self._parser.push
@@ -142,6 +143,7 @@ class Choice:
         had the engine known text."""
         options, token_ids, logprobs = self._options, output.token_ids, output.logprobs
         scores: list[Score] | None = None if logprobs is None else []
+        parts: list[Part] = []
         text, stop = "", None
         ends = output.finish_reason is FinishReason.STOP
         for position, token in enumerate(token_ids):
@@ -153,6 +155,10 @@ class Choice:
                 if not options.include_stop:
                     break
             text += self._released(self._detokenizer.push(token))
+            if self._parser.thinking:  # one by one: the tokens of reasoning are counted
+                parts += self._parse(text)
+                text = ""
+                self.reasoning_tokens += 1
             if self._stopped_by is not None:
                 token_ids = token_ids[: position + 1]
                 break
@@ -160,14 +166,17 @@ class Choice:
             text += self._released(self._detokenizer.flush())
             if self._stopped_by is None:
                 text += "" if self._stops is None else self._stops.flush()
-                return self._ended(text, token_ids, scores, Finish(str(output.finish_reason), stop))
+                parts += self._last(text, Finish(str(output.finish_reason), stop))
+                return Delta(self.index, parts, token_ids, scores)
         if self._stopped_by is not None:
-            return self._ended(text, token_ids, scores, Finish(str(FinishReason.STOP), self._stopped_by))
-        return Delta(self.index, self._parse(text), token_ids, scores)
+            parts += self._last(text, Finish(str(FinishReason.STOP), self._stopped_by))
+        else:
+            parts += self._parse(text)
+        return Delta(self.index, parts, token_ids, scores)
 
-    def _ended(self, text: str, token_ids: list[int], scores: list[Score] | None, finish: Finish) -> Delta:
+    def _last(self, text: str, finish: Finish) -> list[Part]:
         self.finished = True
-        return Delta(self.index, [*self._parse(text), *self._parser.flush(), finish], token_ids, scores)
+        return [*self._parse(text), *self._parser.flush(), finish]
 
     def _released(self, text: str) -> str:
         """The text but for what may be a stop string's beginning; a whole one ends the choice."""

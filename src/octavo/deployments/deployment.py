@@ -7,6 +7,7 @@ from octavo.engine.client import EngineClient
 from octavo.grammar.compiler import GrammarCompiler
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text import Tokenizer
+from octavo.text.answer import AnswerFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Deployment:
         max_model_len: tokens of prompt and output together, until the engine has said what it can hold.
         defaults: sampling parameters for what a request leaves open.
         allow_special_tokens_in_messages: whether a message that has the text of a special token has the token.
+        answers: how the model writes calls of tools, and what it thinks.
         created: seconds since the epoch.
         grammars: compiles what answers must look like.
     """
@@ -33,7 +35,7 @@ class Deployment:
     root: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     allow_special_tokens_in_messages: bool = False
-
+    answers: AnswerFormat = field(default_factory=lambda: AnswerFormat.of(None, ""))
     grammars: GrammarCompiler = field(init=False)
 
     def __post_init__(self) -> None:

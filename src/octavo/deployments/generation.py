@@ -19,6 +19,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -76,6 +77,7 @@ class Generation:
             sum(len(prompt.token_ids) for prompt in self.prompts),
             sum(choice.tokens for choice in self._choices.values()),
             sum(self._cached_tokens),
+            sum(choice.reasoning_tokens for choice in self._choices.values()),
         )
 
     def __enter__(self) -> "Generation":

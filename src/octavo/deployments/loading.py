@@ -13,6 +13,7 @@ from octavo.engine.client import EngineClient
 from octavo.errors import InvalidRequest
 from octavo.models import read_sizes
 from octavo.text import TooManyTokens, load_tokenizer
+from octavo.text.answer import AnswerFormat
 from octavo.weights.catalogue import recommended_sampling
 from octavo.weights.checkpoint import open_checkpoint
 
@@ -25,15 +26,22 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
     """
     checkpoint = open_checkpoint(Path(settings.engine.model))
     sizes = read_sizes(checkpoint.config, str(checkpoint.config_file))
+    tokenizer = load_tokenizer(checkpoint, sizes.vocab_size)
     deployment = Deployment(
         name=settings.name,
         aliases=settings.names[1:],
         root=settings.model,
-        tokenizer=load_tokenizer(checkpoint, sizes.vocab_size),
+        tokenizer=tokenizer,
         engine=engine,
         max_model_len=settings.engine.max_model_len or sizes.max_position_embeddings,
         created=int(time.time()),
         allow_special_tokens_in_messages=settings.allow_special_tokens_in_messages,
+        answers=AnswerFormat.of(
+            None if tokenizer.chat_template is None else tokenizer.chat_template.source,
+            str(checkpoint.config.get("model_type", "")),
+            settings.tool_call_parser,
+            settings.reasoning_parser,
+        ),
         defaults=GenerationDefaults.from_config(checkpoint.generation_config, recommended_sampling(settings.model)),
     )
     _warm(deployment)

@@ -5,17 +5,16 @@ All of it is synchronous, and takes its time for a long prompt.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from octavo.deployments.choice import Prompt, TextOptions
 from octavo.deployments.deployment import Deployment
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts
+from octavo.deployments.shape import Shape, shape_of
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
-from octavo.grammar.constraint import Constraint
-from octavo.grammar.errors import GrammarError
 from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.template import RESERVED
@@ -71,17 +70,19 @@ def prepare(
         NotCompiled: the request has a grammar that must be compiled first.
     """
     _check(request, info)
-    if request.constraint is not None:
-        _require(request.constraint, deployment)
     encoded = _encode_up_to(info.max_model_len, request, deployment, work)
     prompts = [_checked(each, request, info) for each in encoded]
-    params = [_sampling_params(request, prompt, deployment, info, draw_seed()) for prompt in prompts]
+    shape = shape_of(request, deployment, prompts[0].text)
+    params = [
+        replace(_sampling_params(request, prompt, deployment, info, draw_seed()), grammar=shape.grammar)
+        for prompt in prompts
+    ]
     return Prepared(
         request=request,
         deployment=deployment,
         prompts=prompts,
         params=params,
-        options=_text_options(request, params[0].stop_token_ids),
+        options=_text_options(request, shape, params[0].stop_token_ids),
     )
 
 
@@ -134,6 +135,7 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
         text = tokenizer.chat_template.render(
             chat.messages,
             work,
+            tools=None if chat.tool_use is None else [tool.for_template() for tool in chat.tool_use.tools],
             add_generation_prompt=generation_prompt,
             continue_final_message=chat.continue_final_message,
             **chat.variables,
@@ -235,7 +237,6 @@ def _sampling_params(
         stop_token_ids=tuple(sorted(stop_token_ids)),
         logprobs=request.logprobs,
         prompt_logprobs=_prompt_logprobs(request),
-        grammar="" if request.constraint is None else request.constraint.source,
     )
 
 
@@ -253,14 +254,7 @@ def _prompt_logprobs(request: GenerationRequest) -> int | None:
     return max((count for count in wanted if count is not None), default=None)
 
 
-def _require(constraint: Constraint, deployment: Deployment) -> None:
-    try:
-        deployment.grammars.require(constraint)
-    except GrammarError as error:
-        raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
-
-
-def _text_options(request: GenerationRequest, end_token_ids: Iterable[int]) -> TextOptions:
+def _text_options(request: GenerationRequest, shape: Shape, end_token_ids: Iterable[int]) -> TextOptions:
     return TextOptions(
         stop=tuple(request.stops.strings),
         include_stop=request.stops.include,
@@ -269,4 +263,6 @@ def _text_options(request: GenerationRequest, end_token_ids: Iterable[int]) -> T
         end_token_ids=frozenset(end_token_ids),
         min_tokens=request.min_tokens,
         echo=request.echo,
+        parser=shape.parser,
+        shown=shape.shown,
     )

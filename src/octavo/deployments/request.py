@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from octavo.grammar.constraint import Constraint
+from octavo.text.tools import Tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,29 @@ class RawPrompts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUse:
+    """What the model may call.
+
+    Attributes:
+        tools: the client's functions; at least one.
+        required: whether there must be a call. named: the function that must be called, if it is a certain one.
+        parallel: whether there may be several calls.
+        field: what the API calls the tools, for errors.
+    """
+
+    tools: Sequence[Tool]
+    required: bool = False
+    named: str | None = None
+    parallel: bool = True
+    field: str = "tools"
+
+    @property
+    def callable(self) -> Sequence[Tool]:
+        """Those that may be called in this answer."""
+        return self.tools if self.named is None else [tool for tool in self.tools if tool.name == self.named]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
     """Messages that the model's chat template makes a prompt of.
 
@@ -33,6 +57,7 @@ class Conversation:
         add_generation_prompt: end with the beginning of a reply; None is true unless the last message is continued.
         continue_final_message: go on with the last message instead of replying to it.
         add_special_tokens: templates write BOS and the like themselves.
+        tool_use: what the model may call; None is nothing.
         field: what the API calls the messages, for errors.
     """
 
@@ -42,6 +67,7 @@ class Conversation:
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    tool_use: ToolUse | None = None
     field: str = "messages"
 
 

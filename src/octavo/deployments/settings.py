@@ -7,6 +7,9 @@ from pathlib import Path
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.settings import Setting, Source, Values, check, resolve, setting, settings_of
+from octavo.text.answer import HARMONY
+from octavo.text.formats import tool_format_names
+from octavo.text.reasoning import reasoning_format_names
 
 MAX_NAME = 256
 
@@ -34,6 +37,18 @@ class DeploymentSettings:
     )
     allow_special_tokens_in_messages: bool = setting(
         False, help="Let a message that contains the text of a special token have the token; without it, it is text."
+    )
+    tool_call_parser: str | None = setting(
+        None,
+        help="How the model writes calls of tools.",
+        choices=tool_format_names(),
+        without="what its chat template shows",
+    )
+    reasoning_parser: str | None = setting(
+        None,
+        help="How the model marks what it thinks.",
+        choices=(*reasoning_format_names(), *HARMONY),
+        without="what its chat template shows",
     )
     engine: EngineConfig
 

@@ -67,6 +67,15 @@ class AnswerFormat:
         answer = self.tools.parser(tools)
         return self.reasoning.parser(answer, opened=thinking) if self.reasoning else answer
 
+    def before_answer(self, special: Mapping[str, int], *, thinking: bool) -> str | None:
+        """The Lark source, for llguidance, of reasoning and then an answer that follows another grammar, `@answer`.
+        None for a model that does not reason. Arguments as for `grammar`."""
+        if self.reasoning is None:
+            return None
+        lark = Lark(special)
+        thought = f"{self.reasoning.grammar(lark, opened=thinking)} /\\n{{0,2}}/ @answer"
+        return lark.source(thought if thinking else f"(@answer | {thought})")
+
     def grammar(
         self, tools: Sequence[Tool], special: Mapping[str, int], *, required: bool, parallel: bool, thinking: bool
     ) -> str | None:

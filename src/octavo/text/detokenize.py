@@ -19,12 +19,17 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        prompt_token_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         """With `prompt_token_ids` the text goes on where the prompt ends, as if the prompt had been pushed and its
-        text thrown away: a first token's leading space is kept, and a character that the prompt cut is completed."""
+        text thrown away: a first token's leading space is kept, and a character that the prompt cut is completed.
+        `shown` are special tokens that are not skipped."""
         self._token_bytes = tokenizer.token_bytes
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = tokenizer.special_ids - shown if skip_special_tokens else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._strip_space = tokenizer.strips_space and not any(map(self._bytes, prompt_token_ids))
         self._decoder.decode(self._tail(prompt_token_ids))

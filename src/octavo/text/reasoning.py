@@ -150,8 +150,12 @@ def reasoning_format(name: str) -> ReasoningFormat:
     for form in REASONING_FORMATS:
         if form.name == name:
             return form
-    names = ", ".join(sorted(form.name for form in REASONING_FORMATS))
-    raise OctavoError(f"There is no reasoning parser {name!r}: take one of {names}.")
+    raise OctavoError(f"There is no reasoning parser {name!r}: take one of {', '.join(reasoning_format_names())}.")
+
+
+def reasoning_format_names() -> tuple[str, ...]:
+    """All names that `reasoning_format` takes."""
+    return tuple(sorted(form.name for form in REASONING_FORMATS))
 
 
 def find_reasoning_format(template: str | None) -> ReasoningFormat | None:

@@ -49,6 +49,11 @@ class ChatTemplate:
         self._templates = {name: _Template(source) for name, source in sources.items()}
         self._special_tokens = {name: written(token) for name, token in special_tokens.items()}
 
+    @property
+    def source(self) -> str:
+        """The sources of all of them: what they show says how the model writes."""
+        return "\n".join(template.source for template in self._templates.values())
+
     def render(
         self,
         messages: Sequence[Message],
@@ -107,7 +112,7 @@ class ChatTemplate:
 
 class _Template:
     def __init__(self, source: str) -> None:
-        self._source = source
+        self.source = source
 
     @property
     def is_ready(self) -> bool:
@@ -123,7 +128,7 @@ class _Template:
 
         try:
             with Budget():
-                compiled: Template = environment().from_string(self._source)
+                compiled: Template = environment().from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
             return TemplateError(
                 f"The model's chat template is not valid Jinja (line {error.lineno}): {_one_line(error)}"
@@ -172,7 +177,7 @@ class _Template:
         # Absent, null and empty are one for a list that may be left out: templates only ask whether it is there.
         prepared = {key: value for key, value in message.items() if value is not None and value != []}
         # OpenAI's newer name for the same thing; templates that know it are few.
-        if prepared.get("role") == "developer" and "developer" not in self._source:
+        if prepared.get("role") == "developer" and "developer" not in self.source:
             prepared["role"] = "system"
         # Templates add content to strings without asking; an assistant's tool call may have none.
         # Some templates write <|user|> as '<|' + role + '|>'.

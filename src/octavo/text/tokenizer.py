@@ -168,6 +168,11 @@ class Tokenizer:
         piece = self._backend.id_to_token(token_id)
         return b"" if piece is None else self._pieces.to_bytes(piece)
 
+    @cached_property
+    def special_texts(self) -> dict[str, int]:
+        """Special tokens by their texts."""
+        return {self._added[n]: n for n in self.special_ids}
+
     def vocabulary(self, size: int) -> Vocabulary:
         """The tokens for grammars, of a model that knows ids below `size`. Takes a second for large vocabularies."""
         return Vocabulary(

@@ -181,8 +181,13 @@ class OpenAIWriter(Writer):
     def _finish(self, choice: Delta) -> bytes:
         """How a choice ended, and its token ids if the client wants them."""
         assert choice.finish is not None
-        end = member("finish_reason", choice.finish.reason) + member("stop_reason", choice.finish.stop)
+        end = member("finish_reason", self._reason(choice)) + member("stop_reason", choice.finish.stop)
         return end + member("token_ids", choice.token_ids) if self._with_ids else end
+
+    def _reason(self, choice: Delta) -> str:
+        """Why a choice ended, in OpenAI's words."""
+        assert choice.finish is not None
+        return choice.finish.reason
 
     def _members(self) -> Iterator[bytes]:
         """Further members of a whole answer."""
@@ -196,5 +201,5 @@ def usage_object(usage: Usage) -> dict[str, object]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from octavo.server.schema.base import Body, empty_is_absent
+from octavo.server.schema.base import Body, WrongElement, empty_is_absent
 
 MAX_MESSAGES = 2**15
 MAX_MESSAGE_FIELDS = 64
@@ -37,11 +37,12 @@ class ToolCall(Body):
         return {"function": function, **_present(self.model_extra)}
 
 
-Role = Literal["system", "developer", "user", "assistant", "tool"]
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
 class Message(Body):
-    """One turn of a conversation. Further fields reach the model's chat template."""
+    """One turn of a conversation. Further fields reach the model's chat template. "function" is the old name of "tool",
+    for results of calls that had no id."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,6 +51,14 @@ class Message(Body):
     tool_calls: Annotated[Annotated[list[ToolCall], Field(fail_fast=True)] | None, BeforeValidator(empty_is_absent)] = (
         None
     )
+
+    tool_call_id: str | None = Field(None, description="Of the call that a message of role tool answers.")
+
+    @model_validator(mode="after")
+    def _results_say_of_which_call(self) -> "Message":
+        if self.role == "tool" and self.tool_call_id is None:
+            raise WrongElement("a message of role tool needs the id of the call that it answers", "tool_call_id")
+        return self
 
     @model_validator(mode="after")
     def _only_assistants_are_silent(self) -> "Message":
@@ -60,11 +69,13 @@ class Message(Body):
     def for_template(self) -> dict[str, Any]:
         """The message as a chat template reads it. By hand: pydantic does not dump what is nested deeply, and anything
         may be in the further fields."""
-        message: dict[str, Any] = {"role": self.role}
+        message: dict[str, Any] = {"role": "tool" if self.role == "function" else self.role}
         if isinstance(self.content, list):
             message["content"] = [{"type": part.type, "text": part.text} for part in self.content]
         elif self.content is not None:
             message["content"] = self.content
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
         if self.tool_calls is not None:
             message["tool_calls"] = [call.for_template() for call in self.tool_calls]
         return message | _present(self.model_extra)
@@ -85,7 +96,8 @@ def _message(value: Any) -> dict[str, Any]:
     return Message.model_validate(value).for_template()
 
 
-_ROLES = get_args(Role)
+_ROLES = frozenset(get_args(Role)) - {"tool", "function"}
+"""Of messages that need nothing but content."""
 
 
 def _is_text(content: Any) -> bool:

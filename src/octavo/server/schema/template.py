@@ -1,6 +1,6 @@
 """How a conversation becomes a prompt."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -10,6 +10,17 @@ from octavo.server.schema.messages import Messages
 from octavo.server.schema.tokens import TokenIds
 
 MAX_VARIABLES = 256
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+def effort_variables(effort: Effort | None) -> dict[str, Any]:
+    """How much to think, as the families' chat templates call it."""
+    if effort is None:
+        return {}
+    thinks = effort != "none"
+    return {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
 
 
 def _not_too_many(value: Any) -> Any:

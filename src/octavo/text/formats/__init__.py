@@ -13,7 +13,7 @@ from octavo.text.formats.pythonic import Pythonic
 from octavo.text.formats.sections import DeepSeekV3, DeepSeekV31, KimiK2
 from octavo.text.formats.xml import Glm45, Qwen3Coder
 
-__all__ = ["JSON", "TOOL_FORMATS", "ToolFormat", "find_tool_format", "tool_format"]
+__all__ = ["JSON", "TOOL_FORMATS", "ToolFormat", "find_tool_format", "tool_format", "tool_format_names"]
 
 JSON = BareJson()
 """What is tried with a model of which nothing is known."""
@@ -40,8 +40,12 @@ def tool_format(name: str) -> ToolFormat:
     for form in TOOL_FORMATS:
         if name in form.names:
             return form
-    names = ", ".join(sorted(name for form in TOOL_FORMATS for name in form.names))
-    raise OctavoError(f"There is no tool-call parser {name!r}: take one of {names}.")
+    raise OctavoError(f"There is no tool-call parser {name!r}: take one of {', '.join(tool_format_names())}.")
+
+
+def tool_format_names() -> tuple[str, ...]:
+    """All names that `tool_format` takes."""
+    return tuple(sorted(name for form in TOOL_FORMATS for name in form.names))
 
 
 def find_tool_format(template: str | None, family: str) -> ToolFormat:

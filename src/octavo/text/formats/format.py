@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -40,6 +41,10 @@ class ToolFormat(ABC):
     @abstractmethod
     def recognises(self, template: str) -> bool:
         """Whether a chat template, given as its source, has models write this format."""
+
+    def call_id(self, index: int, name: str) -> str:
+        """An id for a call of an answer, its `index`-th, which comes back in the history and reaches the template."""
+        return f"call_{uuid.uuid4().hex[:24]}"
 
     @abstractmethod
     def read(self, reader: Reader) -> Reading[None]:

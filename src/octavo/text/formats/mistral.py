@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
@@ -25,6 +26,9 @@ class Mistral(ToolFormat):
     families = ("mistral", "mixtral", "ministral", "devstral")
     _open = marks_on_lines("[TOOL_CALLS]")
     _call_id, _arguments = marks("[CALL_ID]"), marks("[ARGS]")
+
+    def call_id(self, index: int, name: str) -> str:
+        return uuid.uuid4().hex[:9]  # its templates refuse others
 
     def recognises(self, template: str) -> bool:
         return "[TOOL_CALLS]" in template

@@ -129,6 +129,10 @@ class KimiK2(Sections):
     call_marks = ("<|tool_call_begin|>", "<|tool_call_end|>")
     separator = "<|tool_call_argument_begin|>"
     markers = (*section, *call_marks, separator)
+
+    def call_id(self, index: int, name: str) -> str:
+        return f"functions.{name}:{index}"
+
     _id = re.compile(r"(?:functions\.)?(.+?)(?::\d*)?")
 
     def recognises(self, template: str) -> bool:

@@ -1,0 +1,135 @@
+"""The functions that a model may call, and whether it must."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from octavo.deployments.request import ToolUse
+from octavo.grammar.errors import GrammarError
+from octavo.grammar.schema import check_schema
+from octavo.server.errors import invalid
+from octavo.server.schema.base import Body
+from octavo.server.schema.constraints import refused
+from octavo.text.tools import Tool
+
+MAX_TOOLS = 1024
+"""OpenAI's API takes 128."""
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+class Function(Body):
+    """A function of the client's."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = Field(None, description="JSON schema of an object; no parameters if absent.")
+    strict: bool = Field(False, description="Refuse a schema that arguments cannot be kept to.")
+
+
+class FunctionTool(Body):
+    """A tool. Functions are the only kind: tools that a server runs are refused."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedChoice(Body):
+    """A certain function must be called."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+class AllowedTools(Body):
+    """Some of the tools."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=MAX_TOOLS, fail_fast=True)]
+
+
+class AllowedChoice(Body):
+    """Only some of the tools may be called, or one of them must be."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+Mode = Literal["none", "auto", "required"]
+ToolChoice = Mode | NamedChoice | AllowedChoice
+Functions = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
+
+
+def function_tools(functions: Sequence[Function], paths: Sequence[str]) -> list[Tool]:
+    """The tools that a client offers, checked.
+
+    Args:
+        paths: where each function is in the request, for errors.
+
+    Raises:
+        ApiError: 400: a name that is none or is there twice, or parameters that are no schema of an object.
+    """
+    tools: dict[str, Tool] = {}
+    for function, path in zip(functions, paths, strict=True):
+        if not _NAME.fullmatch(function.name):
+            raise invalid(
+                f"'{path}.name' must be 1 to 64 letters, digits, dots, dashes or underscores.", f"{path}.name"
+            )
+        if function.name in tools:
+            raise invalid(f"'{path}.name' is {function.name!r}, the name of another tool.", f"{path}.name")
+        tools[function.name] = Tool(
+            name=function.name,
+            description=function.description,
+            parameters=_parameters(function.parameters, f"{path}.parameters"),
+            strict=function.strict,
+        )
+    return list(tools.values())
+
+
+def _parameters(schema: dict[str, Any] | None, path: str) -> dict[str, Any]:
+    if not schema:
+        return {"type": "object", "properties": {}}
+    try:
+        check_schema(schema, path)
+    except GrammarError as error:
+        raise refused(error) from error
+    if schema.get("type", "object") != "object":
+        raise invalid(f"'{path}.type' must be \"object\": arguments are an object.", f"{path}.type")
+    return {"type": "object", **schema}
+
+
+def tool_use(
+    tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: bool, field: str = "tools"
+) -> ToolUse | None:
+    """What the model may call, None for nothing. Raises ApiError: a choice that names no tool."""
+    if choice == "none":
+        return None
+    if not tools:
+        if choice not in (None, "auto"):
+            raise invalid("'tool_choice' needs 'tools'.", "tool_choice")
+        return None
+    known = {tool.name: tool for tool in tools}
+    if isinstance(choice, NamedChoice):
+        name = choice.function.name
+        _require_known(name, known, "tool_choice.function.name")
+        return ToolUse(tools=tools, required=True, named=name, parallel=False, field=field)
+    if isinstance(choice, AllowedChoice):
+        names = [each.function.name for each in choice.allowed_tools.tools]
+        for number, name in enumerate(names):
+            _require_known(name, known, f"tool_choice.allowed_tools.tools[{number}].function.name")
+        some = [tool for tool in tools if tool.name in names]
+        return ToolUse(tools=some, required=choice.allowed_tools.mode == "required", parallel=parallel, field=field)
+    return ToolUse(tools=tools, required=choice == "required", parallel=parallel, field=field)
+
+
+def _require_known(name: str, known: dict[str, Tool], path: str) -> None:
+    if name not in known:
+        raise invalid(f"'{path}' is {name!r}, but the tools are {', '.join(list(known)[:20])}.", path)
