@@ -78,6 +78,15 @@ def test_what_just_fits(http: httpx.Client) -> None:
     assert http.post(TEXT, json=echo).status_code == 200
 
 
+def tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+TOOL = tool({"type": "object"})
 FORMAT_SCHEMA = "response_format.json_schema.schema"
 
 
@@ -142,7 +151,7 @@ def test_content_type(http: httpx.Client) -> None:
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         ({"messages": [*MESSAGES, {"role": "user", "content": [{"type": "text"}]}]}, "messages[1].content[0].text"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
@@ -205,11 +214,18 @@ def test_content_type(http: httpx.Client) -> None:
         ({"response_format": schema_format({"x-guidance": {"lenient": True}})}, FORMAT_SCHEMA),
         ({"response_format": schema_format({"anyOf": [{"const": n} for n in range(20_000)]})}, FORMAT_SCHEMA),
         ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tools": [{"type": "function"}], "tool_choice": "auto"}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL], "tool_choice": named("g")}, "tool_choice.function.name"),
+        ({"tools": [TOOL] * 5000}, "tools"),
+        ({"tools": [tool({"type": "array"})]}, "tools[0].function.parameters.type"),
+        ({"tools": [tool({"not": {}})], "tool_choice": "required"}, "tools[0].function.parameters"),
+        ({"tools": [TOOL], "functions": [{"name": "f"}]}, None),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"functions": [{"name": ""}]}, "functions[0].name"),
         ({"guided_json": {"type": "object"}}, "guided_json"),
         ({"guided_json": {}}, "guided_json"),
         ({"json_schema": {}}, "json_schema"),

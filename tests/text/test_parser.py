@@ -21,6 +21,10 @@ class ThinkParser:
         self._tags = [OPEN, CLOSE]
         self._held = ""
 
+    @property
+    def thinking(self) -> bool:
+        return self._tags == [CLOSE]
+
     def push(self, text: str) -> list[Part]:
         parts: list[Part] = []
         text = self._held + text

@@ -6,7 +6,7 @@ All of it is synchronous, and takes its time for a long prompt.
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from octavo.deployments.choice import Prompt, TextOptions
 from octavo.deployments.deployment import Deployment
@@ -17,6 +17,7 @@ from octavo.engine.request import SamplingParams
 from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
+from octavo.text.formats import JSON
 from octavo.text.template import RESERVED
 
 MAX_CHOICES = 1024
@@ -131,11 +132,16 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
     generation_prompt = chat.add_generation_prompt
     if generation_prompt is None:
         generation_prompt = not chat.continue_final_message
+    tools, messages = None, chat.messages
+    if chat.tool_use is not None:
+        tools = [tool.for_template() for tool in chat.tool_use.tools]
+        if "tools" not in tokenizer.chat_template.source:
+            messages = _with_instructions(messages, JSON.instructions(chat.tool_use.tools))
     try:
         text = tokenizer.chat_template.render(
-            chat.messages,
+            messages,
             work,
-            tools=None if chat.tool_use is None else [tool.for_template() for tool in chat.tool_use.tools],
+            tools=tools,
             add_generation_prompt=generation_prompt,
             continue_final_message=chat.continue_final_message,
             **chat.variables,
@@ -144,6 +150,14 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
         raise InvalidRequest(str(error), chat.field) from error
     to_ids = tokenizer.encode if deployment.allow_special_tokens_in_messages else tokenizer.encode_rendered
     return Encoded(to_ids(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
+
+
+def _with_instructions(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """A conversation that tells of tools, for templates that do not."""
+    first, *others = messages
+    if first.get("role") != "system" or not isinstance(first.get("content"), str):
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{first['content']}\n\n{text}"}, *others]
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:

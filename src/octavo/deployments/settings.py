@@ -41,12 +41,14 @@ class DeploymentSettings:
     tool_call_parser: str | None = setting(
         None,
         help="How the model writes calls of tools.",
+        metavar="NAME",
         choices=tool_format_names(),
         without="what its chat template shows",
     )
     reasoning_parser: str | None = setting(
         None,
         help="How the model marks what it thinks.",
+        metavar="NAME",
         choices=(*reasoning_format_names(), *HARMONY),
         without="what its chat template shows",
     )

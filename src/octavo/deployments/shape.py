@@ -147,7 +147,7 @@ class _Grammars:
 
 def schema_path(use: ToolUse, number: int) -> str:
     """Where in the request a tool's schema is."""
-    return f"{use.field}[{number}].function.parameters"
+    return f"{use.field}[{number}]{'.function' if use.field == 'tools' else ''}.parameters"
 
 
 def _concerns(error: GrammarError, use: ToolUse, number: int) -> bool:

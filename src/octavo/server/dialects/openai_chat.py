@@ -52,17 +52,20 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
 
     def tool_use(self) -> ToolUse | None:
         """What the model may call. Raises ApiError: 400."""
-        if not self.functions and self.function_call is None:
+        if not self.functions and not isinstance(self.function_call, FunctionName):
             paths = [f"tools[{number}].function" for number in range(len(self.tools))]
             tools = function_tools([tool.function for tool in self.tools], paths)
-            return tool_use(tools, self.tool_choice, parallel=self.parallel_tool_calls)
+            return tool_use(tools, self.tool_choice or self.function_call, parallel=self.parallel_tool_calls)
         if self.tools or self.tool_choice is not None:
             raise invalid("'functions' and 'function_call' are old names of 'tools' and 'tool_choice': use one kind.")
         paths = [f"functions[{number}]" for number in range(len(self.functions))]
-        choice = self.function_call
-        if isinstance(choice, FunctionName):
-            return tool_use(function_tools(self.functions, paths), NamedChoice(function=choice), parallel=False)
-        return tool_use(function_tools(self.functions, paths), choice, parallel=False)
+        choice: ToolChoice | None = None
+        if isinstance(self.function_call, FunctionName):
+            choice = NamedChoice(function=self.function_call)
+        elif self.function_call is not None:
+            choice = self.function_call
+        functions = function_tools(self.functions, paths)
+        return tool_use(functions, choice, parallel=False, field="functions", choice_field="function_call")
 
 
 class ChatWriter(OpenAIWriter):

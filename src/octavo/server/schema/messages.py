@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from octavo.server.schema.base import Body, WrongElement, empty_is_absent
+from octavo.server.schema.base import Body, empty_is_absent
 
 MAX_MESSAGES = 2**15
 MAX_MESSAGE_FIELDS = 64
@@ -57,7 +57,7 @@ class Message(Body):
     @model_validator(mode="after")
     def _results_say_of_which_call(self) -> "Message":
         if self.role == "tool" and self.tool_call_id is None:
-            raise WrongElement("a message of role tool needs the id of the call that it answers", "tool_call_id")
+            raise ValueError("a message of role tool needs 'tool_call_id', the id of the call that it answers")
         return self
 
     @model_validator(mode="after")
@@ -96,8 +96,8 @@ def _message(value: Any) -> dict[str, Any]:
     return Message.model_validate(value).for_template()
 
 
-_ROLES = frozenset(get_args(Role)) - {"tool", "function"}
-"""Of messages that need nothing but content."""
+_ROLES = tuple(role for role in get_args(Role) if role not in ("tool", "function"))
+"""Of messages that need nothing but content. No set: what is looked for in it may be anything."""
 
 
 def _is_text(content: Any) -> bool:

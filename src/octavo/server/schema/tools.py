@@ -107,24 +107,33 @@ def _parameters(schema: dict[str, Any] | None, path: str) -> dict[str, Any]:
 
 
 def tool_use(
-    tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: bool, field: str = "tools"
+    tools: Sequence[Tool],
+    choice: ToolChoice | None,
+    *,
+    parallel: bool,
+    field: str = "tools",
+    choice_field: str = "tool_choice",
 ) -> ToolUse | None:
-    """What the model may call, None for nothing. Raises ApiError: a choice that names no tool."""
+    """What the model may call, None for nothing. Raises ApiError: a choice that names no tool.
+
+    Args:
+        field, choice_field: what the API calls the two.
+    """
     if choice == "none":
         return None
     if not tools:
         if choice not in (None, "auto"):
-            raise invalid("'tool_choice' needs 'tools'.", "tool_choice")
+            raise invalid(f"'{choice_field}' needs '{field}'.", choice_field)
         return None
     known = {tool.name: tool for tool in tools}
     if isinstance(choice, NamedChoice):
         name = choice.function.name
-        _require_known(name, known, "tool_choice.function.name")
+        _require_known(name, known, f"{choice_field}.function.name")
         return ToolUse(tools=tools, required=True, named=name, parallel=False, field=field)
     if isinstance(choice, AllowedChoice):
         names = [each.function.name for each in choice.allowed_tools.tools]
         for number, name in enumerate(names):
-            _require_known(name, known, f"tool_choice.allowed_tools.tools[{number}].function.name")
+            _require_known(name, known, f"{choice_field}.allowed_tools.tools[{number}].function.name")
         some = [tool for tool in tools if tool.name in names]
         return ToolUse(tools=some, required=choice.allowed_tools.mode == "required", parallel=parallel, field=field)
     return ToolUse(tools=tools, required=choice == "required", parallel=parallel, field=field)

@@ -1,0 +1,161 @@
+"""Calls of tools and reasoning in chat completions, through OpenAI's SDK: a scripted model writes them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from octavo.server.settings import ServerSettings
+from octavo.text.answer import AnswerFormat
+from tests.server.fake import MODEL, FakeEngine, running, served
+
+MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "How it is outside",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def hermes(_engine: FakeEngine) -> Iterator[openai.OpenAI]:
+    """A model that thinks and calls as Qwen 3 does."""
+    answers = AnswerFormat.of(None, "", "hermes", "qwen3")
+    with running(ServerSettings(), served(_engine, answers=answers)) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=60)
+
+
+def ask(client: openai.OpenAI, **fields: Any) -> Any:
+    return client.chat.completions.create(**({"model": MODEL, "messages": MESSAGES, "tools": TOOLS} | fields))
+
+
+def both(client: openai.OpenAI, **fields: Any) -> tuple[Any, str]:
+    """The message and why it ended, which must be the same streamed."""
+    whole = ask(client, **fields).choices[0]
+    final: Any = None
+    with client.chat.completions.stream(**({"model": MODEL, "messages": MESSAGES, "tools": TOOLS} | fields)) as stream:
+        for event in stream:
+            final = event
+        final = stream.get_final_completion().choices[0]
+    said, again = whole.message.model_dump(), final.message.model_dump()
+    for message in (said, again):
+        for call in message["tool_calls"] or ():
+            assert call.pop("id").startswith("call_")
+            call.pop("index", None)
+            call["function"].pop("parsed_arguments", None)
+        message.pop("parsed", None)
+    assert {name: value for name, value in said.items() if value} == {k: v for k, v in again.items() if v}
+    assert whole.finish_reason == final.finish_reason
+    return whole.message, whole.finish_reason
+
+
+def calls(message: Any) -> list[tuple[str, Any]]:
+    return [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls]
+
+
+def test_calls_are_told_apart_from_text(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: f"I will look.\n{PARIS}\n{NOW}"
+    message, reason = both(hermes)
+    assert message.content == "I will look."
+    assert calls(message) == [("get_weather", {"city": "Paris"}), ("now", {})]
+    assert message.tool_calls[0].function.arguments == '{"city": "Paris"}'
+    assert reason == "tool_calls"
+
+
+def test_a_call_alone_has_no_content(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    message, reason = both(hermes)
+    assert message.content is None
+    assert (calls(message), reason) == ([("get_weather", {"city": "Paris"})], "tool_calls")
+
+
+def test_reasoning_is_told_apart_and_counted(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: f"<think>\nParis is a city.\n</think>\n\nSo:\n{PARIS}"
+    message, reason = both(hermes)
+    assert message.reasoning_content == message.reasoning == "Paris is a city."
+    assert (message.content, reason) == ("So:", "tool_calls")
+    usage = ask(hermes).usage
+    thought = len(engine.tokenizer.encode("<think>\nParis is a city.\n</think>"))
+    assert abs(usage.completion_tokens_details.reasoning_tokens - thought) < 12
+    assert 0 < usage.completion_tokens_details.reasoning_tokens < usage.completion_tokens
+    assert ask(hermes, extra_body={"include_reasoning": False}).choices[0].message.content == "So:"
+    assert not hasattr(ask(hermes, extra_body={"include_reasoning": False}).choices[0].message, "reasoning")
+
+
+def test_without_tools_markup_of_calls_is_text(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    for fields in ({"tool_choice": "none"}, {"tools": openai.NOT_GIVEN}):
+        choice = ask(hermes, **fields).choices[0]
+        assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (PARIS, None, "stop")
+
+
+def test_a_call_that_is_cut_ends_by_length(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    most = len(engine.tokenizer.encode(PARIS)) - 12
+    choice = ask(hermes, max_tokens=most).choices[0]
+    assert choice.finish_reason == "length"
+    [call] = choice.message.tool_calls
+    assert call.function.name == "get_weather"
+    assert '{"city": "Paris"}'.startswith(call.function.arguments)
+    chunks = list(ask(hermes, max_tokens=most, stream=True))
+    assert chunks[-1].choices[0].finish_reason == "length"
+    pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or ()]
+    assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+
+
+def test_what_must_be_called_has_a_grammar(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for choice, names in (("required", {"get_weather", "now"}), (named, {"get_weather"})):
+        ask(hermes, tool_choice=choice)
+        grammar = engine.requests[-1].params.grammar
+        assert {name for name in ("get_weather", "now") if name in grammar} == names
+    ask(hermes, tool_choice="none")
+    assert not engine.requests[-1].params.grammar
+
+
+def test_a_schema_that_cannot_be_kept_to_is_refused_only_if_it_must_be(
+    hermes: openai.OpenAI, engine: FakeEngine
+) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    function = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"not": {}}}}}
+    loose = [{"type": "function", "function": function}]
+    assert calls(ask(hermes, tools=loose).choices[0].message) == [("get_weather", {"city": "Paris"})]
+    for fields in (
+        {"tools": loose, "tool_choice": "required"},
+        {"tools": [{"type": "function", "function": function | {"strict": True}}]},
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            ask(hermes, **fields)
+        assert refused.value.param == "tools[0].function.parameters.properties.city"
+
+
+def test_the_old_names(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    functions = [tool["function"] for tool in TOOLS]
+    choice = ask(hermes, tools=openai.NOT_GIVEN, functions=functions, function_call={"name": "get_weather"}).choices[0]
+    assert (choice.message.function_call.name, choice.finish_reason) == ("get_weather", "function_call")
+    assert json.loads(choice.message.function_call.arguments) == {"city": "Paris"}
+    stream = ask(hermes, tools=openai.NOT_GIVEN, functions=functions, stream=True)
+    pieces = [chunk.choices[0].delta.function_call for chunk in stream if chunk.choices[0].delta.function_call]
+    assert "".join(piece.arguments for piece in pieces) == '{"city": "Paris"}'
+
+
+def test_a_model_that_was_not_taught_tools_is_told_of_them(client: openai.OpenAI, engine: FakeEngine) -> None:
+    ask(client)
+    prompt = engine.tokenizer.decode(list(engine.requests[-1].prompt_token_ids), skip_special_tokens=False)
+    assert prompt.startswith("<|im_start|>system\nYou may call these functions")
+    assert "How it is outside" in prompt
+    ask(client, messages=[{"role": "system", "content": "Be brief."}, *MESSAGES])
+    prompt = engine.tokenizer.decode(list(engine.requests[-1].prompt_token_ids), skip_special_tokens=False)
+    assert prompt.startswith("<|im_start|>system\nBe brief.\n\nYou may call")
