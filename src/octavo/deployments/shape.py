@@ -107,7 +107,7 @@ class _Grammars:
                 self.deployment.grammars.require(constraint)
                 return constraint.source
             except GrammarError as error:
-                loose = [n for n, tool in enumerate(tools) if not tool.strict and _concerns(error, use, n)]
+                loose = [n for n, tool in enumerate(tools) if not tool.strict and _concerns(error, use, tool)]
                 if not loose or all(tools[n].parameters == ANY_ARGUMENTS for n in loose):
                     raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
                 for n in loose:
@@ -127,8 +127,7 @@ class _Grammars:
             raise InvalidRequest(f"'{use.field}' cannot be kept to: {error}", use.field) from error
         if source is None:
             return None
-        places = {tool.name: n for n, tool in enumerate(use.tools)}
-        schemas = tuple((schema_path(use, places[tool.name]), dict(tool.parameters)) for tool in tools)
+        schemas = tuple((tool.path, dict(tool.parameters)) for tool in tools)
         return Constraint(source, use.field, schemas)
 
     def _after_reasoning(self, wanted: Constraint) -> Constraint:
@@ -145,15 +144,10 @@ class _Grammars:
         return self.deployment.answers
 
 
-def schema_path(use: ToolUse, number: int) -> str:
-    """Where in the request a tool's schema is."""
-    return f"{use.field}[{number}]{'.function' if use.field == 'tools' else ''}.parameters"
-
-
-def _concerns(error: GrammarError, use: ToolUse, number: int) -> bool:
+def _concerns(error: GrammarError, use: ToolUse, tool: Tool) -> bool:
     """Whether a tool's schema is to blame, as far as that is known."""
     path = error.path or use.field
-    return path == use.field or path.startswith(schema_path(use, number))
+    return path == use.field or path.startswith(tool.path)
 
 
 def _either(first: Constraint, second: Constraint) -> Constraint:

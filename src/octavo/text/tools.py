@@ -16,12 +16,14 @@ class Tool:
         description: for the model; "" if the client gave none.
         parameters: a JSON schema of an object, the arguments.
         strict: whether the client asked that arguments keep to the schema wherever the model decides to call.
+        path: where the client wrote the parameters, for errors.
     """
 
     name: str
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = False
+    path: str = "tools"
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from octavo.server.schema.tools import (
     Functions,
     NamedChoice,
     ToolChoice,
+    ToolFields,
     function_tools,
     tool_use,
 )
@@ -65,7 +66,7 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
         elif self.function_call is not None:
             choice = self.function_call
         functions = function_tools(self.functions, paths)
-        return tool_use(functions, choice, parallel=False, field="functions", choice_field="function_call")
+        return tool_use(functions, choice, parallel=False, fields=ToolFields("functions", "function_call", name="name"))
 
 
 class ChatWriter(OpenAIWriter):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -68,7 +68,28 @@ ToolChoice = Mode | NamedChoice | AllowedChoice
 Functions = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
-def function_tools(functions: Sequence[Function], paths: Sequence[str]) -> list[Tool]:
+class ToolFields(NamedTuple):
+    """What an API calls the fields that are about tools, for errors.
+
+    Attributes:
+        tools, choice: the two fields themselves.
+        schema: a function's parameters.
+        name: in a choice, where the function's name is.
+        allowed: in a choice, where the functions are that may be called.
+    """
+
+    tools: str = "tools"
+    choice: str = "tool_choice"
+    schema: str = "parameters"
+    name: str = "function.name"
+    allowed: str = "allowed_tools.tools"
+
+
+FIELDS = ToolFields()
+"""Those of chat completions."""
+
+
+def function_tools(functions: Sequence[Function], paths: Sequence[str], fields: ToolFields = FIELDS) -> list[Tool]:
     """The tools that a client offers, checked.
 
     Args:
@@ -85,11 +106,13 @@ def function_tools(functions: Sequence[Function], paths: Sequence[str]) -> list[
             )
         if function.name in tools:
             raise invalid(f"'{path}.name' is {function.name!r}, the name of another tool.", f"{path}.name")
+        schema = f"{path}.{fields.schema}"
         tools[function.name] = Tool(
             name=function.name,
             description=function.description,
-            parameters=_parameters(function.parameters, f"{path}.parameters"),
+            parameters=_parameters(function.parameters, schema),
             strict=function.strict,
+            path=schema,
         )
     return list(tools.values())
 
@@ -107,36 +130,27 @@ def _parameters(schema: dict[str, Any] | None, path: str) -> dict[str, Any]:
 
 
 def tool_use(
-    tools: Sequence[Tool],
-    choice: ToolChoice | None,
-    *,
-    parallel: bool,
-    field: str = "tools",
-    choice_field: str = "tool_choice",
+    tools: Sequence[Tool], choice: ToolChoice | None, *, parallel: bool, fields: ToolFields = FIELDS
 ) -> ToolUse | None:
-    """What the model may call, None for nothing. Raises ApiError: a choice that names no tool.
-
-    Args:
-        field, choice_field: what the API calls the two.
-    """
+    """What the model may call, None for nothing. Raises ApiError: a choice that names no tool."""
     if choice == "none":
         return None
     if not tools:
         if choice not in (None, "auto"):
-            raise invalid(f"'{choice_field}' needs '{field}'.", choice_field)
+            raise invalid(f"'{fields.choice}' needs '{fields.tools}'.", fields.choice)
         return None
     known = {tool.name: tool for tool in tools}
     if isinstance(choice, NamedChoice):
         name = choice.function.name
-        _require_known(name, known, f"{choice_field}.function.name")
-        return ToolUse(tools=tools, required=True, named=name, parallel=False, field=field)
+        _require_known(name, known, f"{fields.choice}.{fields.name}")
+        return ToolUse(tools=tools, required=True, named=name, parallel=False, field=fields.tools)
     if isinstance(choice, AllowedChoice):
         names = [each.function.name for each in choice.allowed_tools.tools]
         for number, name in enumerate(names):
-            _require_known(name, known, f"{choice_field}.allowed_tools.tools[{number}].function.name")
-        some = [tool for tool in tools if tool.name in names]
-        return ToolUse(tools=some, required=choice.allowed_tools.mode == "required", parallel=parallel, field=field)
-    return ToolUse(tools=tools, required=choice == "required", parallel=parallel, field=field)
+            _require_known(name, known, f"{fields.choice}.{fields.allowed}[{number}].{fields.name}")
+        some, required = [tool for tool in tools if tool.name in names], choice.allowed_tools.mode == "required"
+        return ToolUse(tools=some, required=required, parallel=parallel, field=fields.tools)
+    return ToolUse(tools=tools, required=choice == "required", parallel=parallel, field=fields.tools)
 
 
 def _require_known(name: str, known: dict[str, Tool], path: str) -> None:
