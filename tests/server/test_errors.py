@@ -213,7 +213,7 @@ def test_content_type(http: httpx.Client) -> None:
         ({"response_format": schema_format({"items": {"not": {}}})}, f"{FORMAT_SCHEMA}.items"),
         ({"response_format": schema_format({"x-guidance": {"lenient": True}})}, FORMAT_SCHEMA),
         ({"response_format": schema_format({"anyOf": [{"const": n} for n in range(20_000)]})}, FORMAT_SCHEMA),
-        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format"),
+        ({"response_format": {"type": "structural_tag"}}, "response_format"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),

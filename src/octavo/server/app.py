@@ -16,7 +16,7 @@ from octavo.server.dialects import DIALECTS
 from octavo.server.errors import on_http_exception, on_invalid_request, on_validation_error
 from octavo.server.host_middleware import HostMiddleware
 from octavo.server.hosts import ANY
-from octavo.server.middleware import AuthenticationMiddleware, RequestContextMiddleware
+from octavo.server.middleware import WARNING_HEADER, AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
 from octavo.server.settings import ServerSettings
@@ -48,7 +48,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
                 allow_origins=list(settings.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
+                expose_headers=["x-request-id", "retry-after", WARNING_HEADER],
             )
         )
     if settings.client_keys or settings.admin_keys:

@@ -18,7 +18,9 @@ from starlette.requests import ClientDisconnect
 from octavo.server import large_json
 from octavo.server.errors import ApiError, invalid, invalid_field, unavailable
 from octavo.server.offload import off_loop
-from octavo.server.request_context import CLIENT_GONE
+from octavo.server.request_context import CLIENT_GONE, RequestContext
+from octavo.server.schema.base import Body
+from octavo.server.schema.unknown import unknown_fields
 
 INLINE_BYTES = 8 * 1024
 """Bodies up to this size are parsed on the event loop, in about a millisecond."""
@@ -152,9 +154,12 @@ class JsonRequest(Request):
         if self._model is None:
             return value
         try:
-            return self._model.model_validate(value)
+            body = self._model.model_validate(value)
         except ValidationError as error:
             raise invalid_field(error.errors(include_url=False, include_input=False), value) from error
+        if issubclass(self._model, Body):
+            RequestContext.of(self.scope).warning = unknown_fields(self._model, value)
+        return body
 
 
 _KINDS = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}

@@ -31,6 +31,8 @@ ADMIN = "/admin"
 
 UNLOGGED = (*PROBES, "/metrics")
 
+WARNING_HEADER = "x-octavo-warning"
+
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -55,7 +57,10 @@ class RequestContextMiddleware:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = context.request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = context.request_id
+                if context.warning:
+                    headers[WARNING_HEADER] = context.warning
             await send(message)
 
         try:
@@ -72,6 +77,8 @@ class RequestContextMiddleware:
         seconds = time.perf_counter() - context.started
         status = context.status or CLIENT_GONE
         route = scope.get("route")
+        if context.warning:
+            log.info("%s (request %s)", context.warning, context.request_id)
         self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
             access_log.info(

@@ -26,6 +26,7 @@ class RequestContext:
         status: sent to the client, None before that; `CLIENT_GONE` once it has left.
         deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
+        warning: what the client should know of its request, in ASCII; empty if all of it was understood.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class RequestContext:
     deployment: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    warning: str = ""
 
     _ends: list[Callable[[], None]] = field(default_factory=list)
 

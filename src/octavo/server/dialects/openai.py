@@ -16,7 +16,7 @@ from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
-from octavo.server.schema.base import Body
+from octavo.server.schema.base import Body, Ignored
 from octavo.server.schema.sampling import SamplingBody, StopList
 from octavo.server.schema.tokens import TokenId
 
@@ -53,6 +53,15 @@ class OpenAIBody(SamplingBody):
         None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent. The operator says which there are."
     )
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
+    request_id: str = Field("", max_length=128, description="What the answer's id ends with; made up if absent.")
+    metadata: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    safety_identifier: Ignored = None
+    service_tier: Ignored = None
+    session_id: Ignored = None
+    store: Ignored = None
+    user: Ignored = None
 
     def request(
         self,
@@ -128,7 +137,7 @@ class OpenAIWriter(Writer):
         tokenizer = generation.deployment.tokenizer
         self._generation = generation
         self._head = {
-            "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
+            "id": f"{self.id_prefix}-{body.request_id or uuid.uuid4().hex}",
             "object": self.kind,
             "created": int(time.time()),
             "model": generation.deployment.name,

@@ -14,7 +14,7 @@ from octavo.server.dialects.calls import Calls, message_of
 from octavo.server.dialects.chunks import NULL, member
 from octavo.server.dialects.openai import MAX_TOP_LOGPROBS, OpenAIBody, OpenAIDialect, OpenAIWriter
 from octavo.server.errors import invalid
-from octavo.server.schema.base import Unsupported, UnsupportedSchema
+from octavo.server.schema.base import Ignored, Unsupported, UnsupportedSchema
 from octavo.server.schema.messages import Messages
 from octavo.server.schema.template import Effort, TemplateOptions, effort_variables
 from octavo.server.schema.tools import (
@@ -49,6 +49,7 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     audio: Unsupported = None
     echo: Unsupported = None
     prediction: Unsupported = None
+    verbosity: Ignored = None
     web_search_options: UnsupportedSchema = None
 
     def tool_use(self) -> ToolUse | None:

@@ -1,6 +1,6 @@
 """What all bodies have in common."""
 
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,7 +15,13 @@ class WrongElement(ValueError):
 
 
 class Body(BaseModel):
-    """What all bodies have in common."""
+    """What all bodies have in common.
+
+    Attributes:
+        generates: whether a model answers, so that a constraint must not be ignored.
+    """
+
+    generates: ClassVar[bool] = True
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
@@ -25,17 +31,21 @@ class Body(BaseModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-def _refuse(value: Any) -> NoReturn:
+def refuse(value: Any) -> NoReturn:
+    """A field that is known, and not supported."""
     raise ValueError("this field is not supported, and ignoring it would change what you get")
 
 
 def _refuse_unless_empty(value: Any) -> None:
     if value is not False and value not in ("", [], {}):  # 0 is a value: of a budget it is the strictest
-        _refuse(value)
+        refuse(value)
 
+
+Ignored = Annotated[Any, Field(description="Accepted; changes nothing.")]
+"""What other servers' bookkeeping needs."""
 
 Unsupported = Annotated[Any, BeforeValidator(_refuse_unless_empty), Field(description="Not supported: refused.")]
-UnsupportedSchema = Annotated[Any, BeforeValidator(_refuse), Field(description="Not supported: refused.")]
+UnsupportedSchema = Annotated[Any, BeforeValidator(refuse), Field(description="Not supported: refused.")]
 """An empty JSON schema, too, is one: of any JSON, but of nothing else."""
 
 

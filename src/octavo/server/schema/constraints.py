@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from octavo.grammar import constraint
 from octavo.grammar.constraint import Constraint
@@ -11,9 +11,14 @@ from octavo.grammar.errors import GrammarError
 from octavo.server.errors import ApiError, invalid
 from octavo.server.schema.base import Body, UnsupportedSchema
 
+NOTHING_ELSE = ConfigDict(extra="forbid")
+"""A member that is not known here would be a constraint that is ignored."""
+
 
 class JsonSchema(Body):
     """A schema by its name."""
+
+    model_config = NOTHING_ELSE
 
     name: str = Field("", max_length=256)
     description: str | None = None
@@ -23,6 +28,8 @@ class JsonSchema(Body):
 
 class ResponseFormat(Body):
     """OpenAI's way to ask for it."""
+
+    model_config = NOTHING_ELSE
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
@@ -51,6 +58,8 @@ class ResponseFormat(Body):
 
 class StructuredOutputs(Body):
     """vLLM's way: one of several kinds."""
+
+    model_config = NOTHING_ELSE
 
     json_: str | dict[str, Any] | None = Field(None, alias="json", description="A JSON schema, or one as a string.")
     json_object: bool | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 from octavo.server.schema.base import Body, empty_is_absent
 
@@ -15,6 +15,13 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: str
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "text":
+            raise ValueError(f'parts of type "{value[:64]}" are not supported: models here read text alone')
+        return value
 
 
 class FunctionCall(Body):

@@ -8,7 +8,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from octavo.deployments.request import Sampling
 from octavo.grammar.constraint import Constraint
-from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list
+from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list, refuse
 from octavo.server.schema.constraints import ResponseFormat, StructuredOutputs, constraint_of
 
 MAX_BIASES = 2**16
@@ -29,6 +29,12 @@ def _biases(value: Any) -> dict[int, float]:
         if type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
             raise WrongElement(f"a bias is a number from -{MAX_BIAS} to {MAX_BIAS}", token)
     return {int(token): float(bias) for token, bias in value.items()}
+
+
+def _one(value: Any) -> Any:
+    if value != 1:
+        refuse(value)
+    return value
 
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
@@ -78,6 +84,7 @@ class SamplingBody(Body):
     guided_regex: Unsupported = None
     json_schema: UnsupportedSchema = None
     kv_transfer_params: Unsupported = None
+    length_penalty: Annotated[Any, BeforeValidator(_one), Field(description="Not supported: refused unless 1.")] = None
     logits_processors: Unsupported = None
     lora_path: Unsupported = None
     prompt_embeds: Unsupported = None
@@ -88,6 +95,7 @@ class SamplingBody(Body):
     thinking_token_budget: Unsupported = None
     truncate_prompt_tokens: Unsupported = None
     use_beam_search: Unsupported = None
+    watermark: Unsupported = None
 
     def constraint(self) -> Constraint | None:
         """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""

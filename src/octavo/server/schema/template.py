@@ -59,6 +59,8 @@ class TemplateOptions(Body):
 class TokenizeRequest(TemplateOptions):
     """POST /tokenize: either a prompt or messages."""
 
+    generates = False
+
     model: str = ""
     prompt: str | None = None
     messages: Annotated[Messages | None, BeforeValidator(empty_is_absent)] = None
@@ -69,6 +71,8 @@ class TokenizeRequest(TemplateOptions):
 
 class DetokenizeRequest(Body):
     """POST /detokenize"""
+
+    generates = False
 
     model: str = ""
     tokens: TokenIds
