@@ -255,3 +255,10 @@ def test_it_cannot_be_pickled(llm: LLM) -> None:
         pickle.dumps(llm)
     with pytest.raises(TypeError):
         copy.copy(llm)
+
+
+def test_a_timeout_ends_with_what_is_there(llm: LLM) -> None:
+    [output] = llm.generate("the quick", SamplingParams(max_tokens=200, timeout=1e-9, ignore_eos=True))
+    assert (output.outputs[0].finish_reason, output.outputs[0].stop_reason) == ("length", "timeout")
+    whole = llm.generate("the quick", SamplingParams(max_tokens=20, seed=3))
+    assert whole == llm.generate("the quick", SamplingParams(max_tokens=20, seed=3, timeout=1000))

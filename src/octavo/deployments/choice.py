@@ -99,6 +99,12 @@ def join(deltas: Sequence[Delta]) -> Delta:
     )
 
 
+def _finish(reason: FinishReason, stop: str | int | None) -> Finish:
+    if reason is FinishReason.TIMEOUT:  # which is no reason of any API's
+        return Finish(str(FinishReason.LENGTH), str(FinishReason.TIMEOUT))
+    return Finish(str(reason), stop)
+
+
 class Choice:
     """One choice's tokens become parts, step by step."""
 
@@ -166,7 +172,7 @@ class Choice:
             text += self._released(self._detokenizer.flush())
             if self._stopped_by is None:
                 text += "" if self._stops is None else self._stops.flush()
-                parts += self._last(text, Finish(str(output.finish_reason), stop))
+                parts += self._last(text, _finish(output.finish_reason, stop))
                 return Delta(self.index, parts, token_ids, scores)
         if self._stopped_by is not None:
             parts += self._last(text, Finish(str(FinishReason.STOP), self._stopped_by))

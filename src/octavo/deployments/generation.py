@@ -1,6 +1,7 @@
 """A request in the engine: all its choices, step by step, until each has ended or nobody wants them any more."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -32,18 +33,21 @@ class Generation:
 
     Args:
         tenant: whose fair share it counts against.
+        arrival: `time.perf_counter()` when the request came, for its timeout; None is when it is submitted.
 
     Attributes:
         deployment: answers. prompts: are continued.
         prompt_logprobs: of each prompt, once they are known.
     """
 
-    def __init__(self, prepared: Prepared, *, tenant: str = "") -> None:
+    def __init__(self, prepared: Prepared, *, tenant: str = "", arrival: float | None = None) -> None:
         self.deployment = prepared.deployment
         self.prompts = prepared.prompts
         self.prompt_logprobs: list[PromptLogprobs | None] = [None] * len(prepared.prompts)
         self._options = prepared.options
         self._width = prepared.request.n
+        self._timeout, self._arrival = prepared.request.timeout, arrival
+        self._timer: asyncio.TimerHandle | None = None
         self._requests = [
             Request(
                 # Never the client's id: two clients may choose the same.
@@ -84,6 +88,8 @@ class Generation:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for pump in self._pumps:
             pump.cancel()
         for stream in self._streams:
@@ -97,6 +103,13 @@ class Generation:
                 self._streams.append(self.deployment.engine.submit(request))
             except OctavoError as error:
                 raise self.failure(position, error) from error
+        if self._timeout is not None:
+            waited = 0.0 if self._arrival is None else time.perf_counter() - self._arrival
+            self._timer = asyncio.get_running_loop().call_later(self._timeout - waited, self._expire)
+
+    def _expire(self) -> None:
+        for stream in self._streams:
+            stream.expire()
 
     async def accepted(self) -> None:
         """Returns when the engine has taken all the requests: none of them will be refused any more."""

@@ -121,6 +121,7 @@ class GenerationRequest:
         priority: lower runs first; None is the usual.
         cache_salt: requests share cached prefixes only under equal salts.
         constraint: what every choice must look like; None for anything.
+        timeout: seconds from the request's arrival after which its choices end with what they have; None is never.
     """
 
     prompt: RawPrompts | Conversation
@@ -139,3 +140,4 @@ class GenerationRequest:
     priority: int | None = None
     cache_salt: str = ""
     constraint: Constraint | None = None
+    timeout: float | None = None

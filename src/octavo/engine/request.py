@@ -17,10 +17,11 @@ else:
 
 
 class FinishReason(StrEnum):
-    """Why a choice ended."""
+    """Why a choice ended; TIMEOUT says whoever waits for it, and never an engine."""
 
     STOP = "stop"
     LENGTH = "length"
+    TIMEOUT = "timeout"
     ABORT = "abort"
     ERROR = "error"
 

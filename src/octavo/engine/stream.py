@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Protocol
 
-from octavo.engine.request import Output, Request
+from octavo.engine.request import FinishReason, Output, Request
 from octavo.errors import OctavoError
 from octavo.worker.ledger import Entry
 
@@ -79,6 +79,14 @@ class OutputStream(Entry, AsyncIterator[list[Output]]):
         self._owner.send_abort(self, None if ended == remaining else index)
         if ended == remaining:
             self.close()
+
+    def expire(self) -> None:
+        """End what has not ended with the tokens that are there. Pages are free within a step."""
+        ended = sorted(set(self.outputs) - self.finished)
+        if ended:
+            self._owner.send_abort(self, None)
+            request_id = self.request.request_id
+            self.deliver([Output(request_id=request_id, index=n, finish_reason=FinishReason.TIMEOUT) for n in ended])
 
     def deliver(self, outputs: list[Output]) -> None:
         """Note and pass on what a step produced; choices that were aborted meanwhile are dropped."""

@@ -12,6 +12,7 @@ MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 1024
 MAX_LOGPROBS = 20
+MAX_TIMEOUT = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,7 @@ class SamplingParams:
         skip_special_tokens: whether the text leaves special tokens out.
         logprobs: so many of the most probable tokens are reported per generated token; None reports nothing.
         prompt_logprobs: the same for the prompt's tokens.
+        timeout: seconds after which a prompt that the model has been given ends with the tokens that are there.
 
     Raises:
         InvalidRequest: a value outside its limits, in one line.
@@ -58,6 +60,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    timeout: float | None = None
 
     def __new__(cls, **given: Any) -> "SamplingParams":
         """Refuse unknown names with the nearest known one."""
@@ -96,6 +99,7 @@ class _Checks:
         self._integer("seed", -(2**63), 2**63 - 1)
         self._integer("logprobs", 0, MAX_LOGPROBS)
         self._integer("prompt_logprobs", 0, MAX_LOGPROBS)
+        self._real("timeout", 0, MAX_TIMEOUT, open_below=True)
         for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
             if not isinstance(getattr(self._params, name), bool):
                 raise self._wrong(name, "True or False")

@@ -121,6 +121,7 @@ def _request(
         skip_special_tokens=params.skip_special_tokens,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        timeout=params.timeout,
     )
 
 

@@ -24,7 +24,7 @@ class ServedGeneration(Generation):
     """
 
     def __init__(self, prepared: Prepared, metrics: GenerationMetrics, context: RequestContext) -> None:
-        super().__init__(prepared, tenant=context.tenant)
+        super().__init__(prepared, tenant=context.tenant, arrival=context.started)
         self._metrics = metrics
         self._context = context
         self._traces: list[Trace] = []

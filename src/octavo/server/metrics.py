@@ -203,7 +203,7 @@ class GenerationMetrics:
         self.tallies[deployment] = StepTally()
         for family in self._families:
             family.labels(deployment, ENGINE)
-        for reason in FinishReason:
+        for reason in set(FinishReason) - {FinishReason.TIMEOUT}:  # which counts as a length
             self.ended.labels(deployment, ENGINE, reason)
 
 

@@ -42,7 +42,7 @@ class Finish(Struct):
 
     Attributes:
         reason: "stop" or "length".
-        stop: the stop string, or the client's stop token, that ended it.
+        stop: the stop string, or the client's stop token, that ended it; "timeout" if its time was over.
     """
 
     reason: str

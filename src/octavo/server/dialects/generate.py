@@ -70,6 +70,7 @@ class Generate(Dialect[GenerateRequest]):
             max_tokens=body.max_tokens,
             sampling=body.sampling(),
             constraint=body.constraint(),
+            timeout=body.timeout,
             stops=Stops(strings=body.stop),
         )
 

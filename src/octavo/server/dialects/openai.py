@@ -103,6 +103,7 @@ class OpenAIBody(SamplingBody):
             priority=self.priority,
             cache_salt=self.cache_salt,
             constraint=self.constraint(),
+            timeout=self.timeout,
         )
 
 

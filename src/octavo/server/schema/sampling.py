@@ -16,6 +16,7 @@ MAX_BIAS = 100
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 INT64 = 2**63
+MAX_TIMEOUT = 86_400.0
 
 
 def _biases(value: Any) -> dict[int, float]:
@@ -71,6 +72,9 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     logit_bias: Biases = Field({})
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    timeout: float | None = Field(
+        None, gt=0, le=MAX_TIMEOUT, description="Seconds from arrival; then the answer ends with what is there."
+    )
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
