@@ -17,6 +17,9 @@ from typing import Any, SupportsIndex
 Spans = tuple[tuple[int, int], ...]
 _END = operator.itemgetter(1)
 
+MAX_REPEATED = 10_000
+"""Spans of a text that is repeated; one that has more is no template's own any more."""
+
 
 class Written(str):
     """A text; `spans` are the ranges in it that a template wrote, in order and apart from each other."""
@@ -36,7 +39,12 @@ class Written(str):
         return concat((other, self)) if type(other) in _TEXTS else NotImplemented
 
     def __mul__(self, times: SupportsIndex) -> str:
-        return concat([self] * operator.index(times))
+        text, count = super().__mul__(times), max(operator.index(times), 0)
+        if self.spans == ((0, len(self)),):
+            return _with_spans(text, ((0, len(text)),) if text else ())
+        if len(self.spans) * count > MAX_REPEATED:
+            return text
+        return concat([self] * count)
 
     __rmul__ = __mul__
 
