@@ -68,7 +68,7 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     context = RequestContext.of(http.scope)
     use = server.deployments.begin()
     context.at_end(use.end)
-    prepared = await _prepared(server, dialect, context, body, brief=len(await http.body()) <= BRIEF_BYTES)
+    prepared = await prepare_body(server, dialect, context, body, size=len(await http.body()))
     use.choose(prepared.deployment)
     context.deployment = prepared.deployment.name
     generation = ServedGeneration(prepared, server.generation_metrics, context)
@@ -105,11 +105,18 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     )
 
 
-async def _prepared(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, brief: bool) -> Prepared:
-    """A request that is ready for the engine; its grammar is compiled first, if it has one that is not known."""
+async def prepare_body(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, size: int) -> Prepared:
+    """A request that is ready for the engine; its grammar is compiled first, if it has one that is not known.
+
+    Args:
+        size: of the body in bytes.
+
+    Raises:
+        ApiError, InvalidRequest: it cannot be served, or not now.
+    """
     while True:
         try:
-            return await _attempt(server, dialect, context, body, brief=brief)
+            return await _attempt(server, dialect, context, body, brief=size <= BRIEF_BYTES)
         except NotCompiled as missing:
             try:
                 await asyncio.wrap_future(missing.begin())

@@ -19,6 +19,7 @@ from octavo.server.hosts import ANY
 from octavo.server.middleware import WARNING_HEADER, AuthenticationMiddleware, RequestContextMiddleware
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
+from octavo.server.render import render_routes
 from octavo.server.settings import ServerSettings
 
 ERROR_WRITERS = {dialect.path: dialect.error for dialect in DIALECTS}
@@ -69,7 +70,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
     app.state.server = server
     app.state.error_writers = ERROR_WRITERS
     app.include_router(dialect_routes(server, DIALECTS))
-    for routes in (model_routes, operation_routes):
+    for routes in (render_routes, model_routes, operation_routes):
         app.include_router(routes(server))
     if administer is not None and settings.admin_keys:
         app.include_router(admin_routes(administer))

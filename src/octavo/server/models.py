@@ -88,12 +88,12 @@ def _tokenized(model: Deployment, body: TokenizeRequest) -> Response:
         raise invalid(message, "prompt" if body.messages is None else "messages") from error
     ids = encoded.token_ids
     head = orjson.dumps({"count": len(ids), "max_model_len": model.context_length})[:-1]
-    strings = _array([model.tokenizer.token_text(token) for token in ids]) if body.return_token_strs else b"null"
-    answer = b'%b,"tokens":%b,"token_strs":%b}' % (head, _array(ids), strings)
+    strings = array([model.tokenizer.token_text(token) for token in ids]) if body.return_token_strs else b"null"
+    answer = b'%b,"tokens":%b,"token_strs":%b}' % (head, array(ids), strings)
     return Response(answer, media_type="application/json")
 
 
-def _array(values: Sequence[object]) -> bytes:
+def array(values: Sequence[object]) -> bytes:
     """A JSON array, in pieces between which other threads can run."""
     pieces = [orjson.dumps(values[at : at + PIECE])[1:-1] for at in range(0, len(values), PIECE)]
     return b"[%b]" % b",".join(pieces)
