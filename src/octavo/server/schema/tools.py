@@ -17,7 +17,10 @@ from octavo.text.tools import Tool
 MAX_TOOLS = 1024
 """OpenAI's API takes 128."""
 
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+MAX_TOOL_NAME = 128
+"""Characters: Anthropic's API takes as many, OpenAI's 64."""
+
+_NAME = re.compile(rf"[a-zA-Z0-9_.-]{{1,{MAX_TOOL_NAME}}}")
 
 
 class Function(Body):
@@ -101,9 +104,8 @@ def function_tools(functions: Sequence[Function], paths: Sequence[str], fields: 
     tools: dict[str, Tool] = {}
     for function, path in zip(functions, paths, strict=True):
         if not _NAME.fullmatch(function.name):
-            raise invalid(
-                f"'{path}.name' must be 1 to 64 letters, digits, dots, dashes or underscores.", f"{path}.name"
-            )
+            message = f"'{path}.name' must be 1 to {MAX_TOOL_NAME} letters, digits, dots, dashes or underscores."
+            raise invalid(message, f"{path}.name")
         if function.name in tools:
             raise invalid(f"'{path}.name' is {function.name!r}, the name of another tool.", f"{path}.name")
         schema = f"{path}.{fields.schema}"
