@@ -20,7 +20,7 @@ from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
 from octavo.llm.background import Background, ClosedError
 from octavo.llm.loading import ModelLike, deployment_settings, find, running
-from octavo.server.app import ERROR_WRITERS
+from octavo.server.app import ERROR_FORMATS
 from octavo.server.app import create_app as create_server
 from octavo.server.context import Server
 from octavo.server.errors import error_response, failed, unavailable
@@ -61,7 +61,7 @@ class Application:
         self._deployments = deployments
         self._settings = settings
         self._in_process = in_process
-        self.state = State({"error_writers": ERROR_WRITERS})  # where errors are written that come before the server
+        self.state = State({"error_formats": ERROR_FORMATS})  # where errors are written that come before the server
         self._starting = threading.Lock()
         self._background: Background[FastAPI] | None = None
 

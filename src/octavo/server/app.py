@@ -12,18 +12,24 @@ from octavo.errors import InvalidRequest
 from octavo.server.admin import Administer, admin_routes
 from octavo.server.answer import dialect_routes
 from octavo.server.context import Server
+from octavo.server.count_tokens import count_tokens_routes
 from octavo.server.dialects import DIALECTS
 from octavo.server.errors import on_http_exception, on_invalid_request, on_validation_error
 from octavo.server.host_middleware import HostMiddleware
 from octavo.server.hosts import ANY
-from octavo.server.middleware import WARNING_HEADER, AuthenticationMiddleware, RequestContextMiddleware
+from octavo.server.middleware import (
+    REQUEST_ID_HEADERS,
+    WARNING_HEADER,
+    AuthenticationMiddleware,
+    RequestContextMiddleware,
+)
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
 from octavo.server.render import render_routes
 from octavo.server.settings import ServerSettings
 
-ERROR_WRITERS = {dialect.path: dialect.error for dialect in DIALECTS}
-"""Errors as the API of each path has them."""
+ERROR_FORMATS = {dialect.path: dialect for dialect in DIALECTS}
+"""Errors as the API of each path has them, and of the paths below it."""
 
 
 def create_app(settings: ServerSettings, deployments: Deployments, administer: Administer | None = None) -> FastAPI:
@@ -49,7 +55,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
                 allow_origins=list(settings.allowed_origins),
                 allow_methods=["GET", "POST"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after", WARNING_HEADER],
+                expose_headers=[*REQUEST_ID_HEADERS, "retry-after", WARNING_HEADER],
             )
         )
     if settings.client_keys or settings.admin_keys:
@@ -68,9 +74,9 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
         },
     )
     app.state.server = server
-    app.state.error_writers = ERROR_WRITERS
+    app.state.error_formats = ERROR_FORMATS
     app.include_router(dialect_routes(server, DIALECTS))
-    for routes in (render_routes, model_routes, operation_routes):
+    for routes in (render_routes, count_tokens_routes, model_routes, operation_routes):
         app.include_router(routes(server))
     if administer is not None and settings.admin_keys:
         app.include_router(admin_routes(administer))

@@ -1,9 +1,9 @@
 """Error bodies as OpenAI's clients unwrap them: `{"error": {"message", "type", "param", "code"}}` on every route."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from octavo.errors import InvalidRequest
+from octavo.server.request_context import SCOPE_KEY
 
 MAX_MESSAGE = 1000
 """Characters of an error message: a small request must not earn a large reply."""
@@ -134,17 +135,28 @@ _ERRORS: tuple[tuple[int | str, str], ...] = (
 ERROR_RESPONSES = error_responses(ERROR_SCHEMA)
 """Of routes whose errors have OpenAI's shape."""
 
-ErrorWriter = Callable[[ApiError], bytes]
-"""Writes the body of an error response as one API has it."""
+
+class ErrorFormat(Protocol):
+    """Errors as one API has them."""
+
+    def status(self, error: ApiError) -> int:
+        """The status of an error response."""
+
+    def error(self, error: ApiError, request_id: str) -> bytes:
+        """Its body."""
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
-    """The complete response, in the shape of the API that the path belongs to."""
+    """The complete response, in the shape of the API that the path belongs to, or is below of."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    writers: Mapping[str, ErrorWriter] = scope["app"].state.error_writers
-    write = writers.get(path)
-    body = orjson.dumps(error_body(error)) if write is None else write(error)
-    return Response(body, error.status_code, headers=error.headers, media_type="application/json")
+    formats: Mapping[str, ErrorFormat] = scope["app"].state.error_formats
+    found = next((each for root, each in formats.items() if f"{path}/".startswith(f"{root}/")), None)
+    if found is None:
+        status, body = error.status_code, orjson.dumps(error_body(error))
+    else:
+        context = scope.get(SCOPE_KEY)  # there is none for what is answered before the server has begun
+        status, body = found.status(error), found.error(error, context.request_id if context else "")
+    return Response(body, status, headers=error.headers, media_type="application/json")
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

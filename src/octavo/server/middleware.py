@@ -33,6 +33,9 @@ UNLOGGED = (*PROBES, "/metrics")
 
 WARNING_HEADER = "x-octavo-warning"
 
+REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+"""Where OpenAI's clients look for a request's name, and where Anthropic's do."""
+
 _USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -58,7 +61,8 @@ class RequestContextMiddleware:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = context.request_id
+                for name in REQUEST_ID_HEADERS:
+                    headers[name] = context.request_id
                 if context.warning:
                     headers[WARNING_HEADER] = context.warning
             await send(message)

@@ -185,7 +185,7 @@ class Reply(Response):
             if not isinstance(error, ApiError):
                 log.error("a stream failed", exc_info=error)
                 error = internal()
-            await stream.close(self._writer.error(error))
+            await stream.close(self._writer.error(error, RequestContext.of(scope).request_id))
         finally:
             await stream.stop_pings()
             gone.cancel()

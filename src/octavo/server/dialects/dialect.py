@@ -28,7 +28,7 @@ class Writer(ABC):
         """The end of a stream whose choices have all ended."""
 
     @abstractmethod
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """The end of a stream that went wrong: the status has been sent, and said that all was well."""
 
     @abstractmethod
@@ -63,6 +63,10 @@ class Dialect(ABC, Generic[B]):
     def writer(self, body: B, generation: Generation) -> Writer:
         """What writes the answer to one request."""
 
+    def status(self, error: ApiError) -> int:
+        """The status of an error response."""
+        return error.status_code
+
     @abstractmethod
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """The body of an error response."""

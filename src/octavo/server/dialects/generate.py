@@ -37,7 +37,7 @@ class GenerateWriter(Writer):
         """The end."""
         return DONE
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """The error, and the end."""
         return b'data: {"detail":%b}\n\n%b' % (orjson.dumps(error_message(error)), DONE)
 
@@ -78,6 +78,6 @@ class Generate(Dialect[GenerateRequest]):
         """What writes the answer."""
         return GenerateWriter()
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """FastAPI's shape."""
         return orjson.dumps({"detail": error_message(error)})

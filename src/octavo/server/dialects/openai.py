@@ -116,7 +116,7 @@ class OpenAIDialect(Dialect[B]):
     tag = "OpenAI"
     responses = ERROR_RESPONSES
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """The body of an error response."""
         return orjson.dumps(error_body(error))
 
@@ -161,7 +161,7 @@ class OpenAIWriter(Writer):
         """The usage, if the client wants it, and the end."""
         return self._chunk.usage(self._usage()) + DONE if self._include_usage else DONE
 
-    def error(self, error: ApiError) -> bytes:
+    def error(self, error: ApiError, request_id: str) -> bytes:
         """The error, and the end."""
         return b"data: %b\n\n%b" % (orjson.dumps(error_body(error)), DONE)
 
