@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_unix
 from octavo.server.settings import ServerSettings
 from octavo.worker.control import Stop, WorkerState, WorkerStatus, raw
+from octavo.worker.folder import PrivateFolder
 from octavo.worker.launcher import LocalLauncher
 from octavo.worker.supervisor import Supervisor
 
@@ -72,6 +74,11 @@ class ServerProcesses:
         self._deployments = deployments
         self._configuration = configuration
         self._settings = configuration.server
+        self._folder: PrivateFolder | None = None
+        if self._settings.api_workers > 1 and self._settings.store is None:
+            # A client's next request may come to another frontend: they share a file that ends with the server.
+            self._folder = PrivateFolder()
+            self._settings = replace(self._settings, store=str(self._folder.path / "responses.db"))
         self._listener = listener
         self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
         self._stop = asyncio.Event()
@@ -98,6 +105,8 @@ class ServerProcesses:
             await self._drain()
         finally:
             await self._supervisor.stop()
+            if self._folder is not None:
+                self._folder.close()
         return 0 if ready else INTERRUPTED
 
     def _start(self) -> None:

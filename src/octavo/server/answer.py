@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from octavo.deployments.choice import Delta, join
 from octavo.deployments.prepare import Prepared, prepare
+from octavo.deployments.request import GenerationRequest
 from octavo.errors import InvalidRequest
 from octavo.grammar.compiler import GrammarBusy, NotCompiled
 from octavo.server.body import JsonRoute
@@ -40,6 +42,9 @@ RETRY_COMPILING = 2.0
 
 B = TypeVar("B", bound=Body)
 
+Parse = Callable[[], GenerationRequest]
+"""Makes a request in no API's words of one API's body. Raises ApiError for fields that do not go together."""
+
 
 def dialect_routes(server: Server, dialects: Sequence[Dialect[B]]) -> APIRouter:
     """A route for every dialect."""
@@ -64,14 +69,25 @@ def _add(router: APIRouter, server: Server, dialect: Dialect[B]) -> None:
     )(answer)
 
 
-async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -> Response:
+async def begin(server: Server, http: Request, parse: Parse, *, size: int) -> tuple[Prepared, ServedGeneration]:
+    """What answers a request, before the engine hears of it.
+
+    Args:
+        parse: the request in no API's words. It is called in a thread if there is much to do.
+        size: bytes of all that the prompt is made of.
+    """
     context = RequestContext.of(http.scope)
     use = server.deployments.begin()
     context.at_end(use.end)
-    prepared = await prepare_body(server, dialect, context, body, size=len(await http.body()))
+    prepared = await prepare_request(server, parse, context, size=size)
     use.choose(prepared.deployment)
     context.deployment = prepared.deployment.name
-    generation = ServedGeneration(prepared, server.generation_metrics, context)
+    return prepared, ServedGeneration(prepared, server.generation_metrics, context)
+
+
+async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -> Response:
+    size = len(await http.body())
+    prepared, generation = await begin(server, http, partial(dialect.parse, body), size=size)
     writer = dialect.writer(body, generation)
 
     async def stream(events: EventStream) -> bytes:
@@ -105,18 +121,18 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     )
 
 
-async def prepare_body(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, size: int) -> Prepared:
+async def prepare_request(server: Server, parse: Parse, context: RequestContext, *, size: int) -> Prepared:
     """A request that is ready for the engine; its grammar is compiled first, if it has one that is not known.
 
     Args:
-        size: of the body in bytes.
+        size: bytes of all that the prompt is made of.
 
     Raises:
         ApiError, InvalidRequest: it cannot be served, or not now.
     """
     while True:
         try:
-            return await _attempt(server, dialect, context, body, brief=size <= BRIEF_BYTES)
+            return await _attempt(server, parse, context, brief=size <= BRIEF_BYTES)
         except NotCompiled as missing:
             try:
                 await asyncio.wrap_future(missing.begin())
@@ -124,20 +140,20 @@ async def prepare_body(server: Server, dialect: Dialect[B], context: RequestCont
                 raise overloaded(f"The server is overloaded: {error}.", RETRY_COMPILING) from error
 
 
-async def _attempt(server: Server, dialect: Dialect[B], context: RequestContext, body: B, *, brief: bool) -> Prepared:
+async def _attempt(server: Server, parse: Parse, context: RequestContext, *, brief: bool) -> Prepared:
     """One that is brief is prepared on the event loop, which costs half as much as a thread, unless its chat template
     has more to do."""
     if brief:
         try:
-            return _prepare(server, dialect, context, body, BRIEF_WORK)
+            return _prepare(server, parse, context, BRIEF_WORK)
         except InvalidRequest as error:
             if not isinstance(error.__cause__, TemplateOutOfWork):
                 raise
-    return await off_loop(_prepare, server, dialect, context, body, WORK_LIMIT)
+    return await off_loop(_prepare, server, parse, context, WORK_LIMIT)
 
 
-def _prepare(server: Server, dialect: Dialect[B], context: RequestContext, body: B, work: int) -> Prepared:
-    request = dialect.parse(body)
+def _prepare(server: Server, parse: Parse, context: RequestContext, work: int) -> Prepared:
+    request = parse()
     request = replace(request, priority=server.priority(request.priority, context))
     deployment, info = server.admit(request.model)
     return prepare(request, deployment, info, server.seed, work=work)

@@ -26,6 +26,7 @@ from octavo.server.middleware import (
 from octavo.server.models import model_routes
 from octavo.server.operations import operation_routes
 from octavo.server.render import render_routes
+from octavo.server.responses import response_routes
 from octavo.server.settings import ServerSettings
 
 ERROR_FORMATS = {dialect.path: dialect for dialect in DIALECTS}
@@ -53,7 +54,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.allowed_origins),
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=[*REQUEST_ID_HEADERS, "retry-after", WARNING_HEADER],
             )
@@ -76,7 +77,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
     app.state.server = server
     app.state.error_formats = ERROR_FORMATS
     app.include_router(dialect_routes(server, DIALECTS))
-    for routes in (render_routes, count_tokens_routes, model_routes, operation_routes):
+    for routes in (render_routes, response_routes, count_tokens_routes, model_routes, operation_routes):
         app.include_router(routes(server))
     if administer is not None and settings.admin_keys:
         app.include_router(admin_routes(administer))

@@ -16,7 +16,11 @@ from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.reply import InFlight
 from octavo.server.request_context import RequestContext
+from octavo.server.response_store import ResponseStore, StoreLimits
 from octavo.server.settings import ServerSettings
+
+CONVERSATION_BODIES = 4
+"""So many of the largest bodies may a conversation have in the store that a request goes on with."""
 
 LISTED = 10
 """Models that an error lists at most."""
@@ -31,12 +35,25 @@ class Server:
         self.in_flight = InFlight()
         self.entrance = Entrance()
         self.large_bodies = LargeBodies(settings.max_body_bytes)
+        self.responses = ResponseStore(
+            settings.store,
+            StoreLimits(
+                responses=settings.store_max_responses,
+                bytes=settings.store_max_bytes,
+                seconds=settings.store_max_age,
+                conversation_bytes=CONVERSATION_BODIES * settings.max_body_bytes,
+            ),
+        )
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(EngineCollector(deployments))
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
         self.generation_metrics = GenerationMetrics(self.registry)
         deployments.subscribe(self._begin_series)
+
+    def close(self) -> None:
+        """Let go of what outlives requests."""
+        self.responses.close()
 
     def seed(self) -> int:
         """The next seed for a request that has none."""

@@ -1,11 +1,13 @@
 """POST /v1/chat/completions/render: what a request would have the model see, with nothing generated."""
 
+from functools import partial
+
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from octavo.deployments.prepare import Prepared
-from octavo.server.answer import prepare_body
+from octavo.server.answer import prepare_request
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.openai_chat import ChatCompletionRequest, ChatCompletions
@@ -41,7 +43,7 @@ def render_routes(server: Server) -> APIRouter:
     async def render_chat_completion(request: Request, body: ChatCompletionRequest) -> Response:
         """The prompt that a chat completion would give, and its tokens. The request is checked as it is there."""
         context = RequestContext.of(request.scope)
-        prepared = await prepare_body(server, dialect, context, body, size=len(await request.body()))
+        prepared = await prepare_request(server, partial(dialect.parse, body), context, size=len(await request.body()))
         return await off_loop(_rendered, prepared)
 
     return router

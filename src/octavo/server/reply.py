@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from octavo.server.dialects.dialect import Writer
+from octavo.server.dialects.dialect import ErrorWriter
 from octavo.server.errors import ApiError, internal, unavailable
 from octavo.server.request_context import CLIENT_GONE, RequestContext
 
@@ -149,11 +149,13 @@ class Reply(Response):
     """A response that is worked out while the client waits. An error before its first byte is an error response.
 
     Args:
-        work: works out the answer. writer: what writes it. streamed: whether it comes as events.
+        work: works out the answer. writer: what writes pings and errors. streamed: whether it comes as events.
         ping_seconds: see `EventStream`.
     """
 
-    def __init__(self, work: Work, writer: Writer, in_flight: InFlight, *, streamed: bool, ping_seconds: float) -> None:
+    def __init__(
+        self, work: Work, writer: ErrorWriter, in_flight: InFlight, *, streamed: bool, ping_seconds: float
+    ) -> None:
         super().__init__()
         self._work = work
         self._writer = writer

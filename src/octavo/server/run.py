@@ -139,6 +139,7 @@ class HttpServer:
             if self._drain is not None:
                 self._drain.cancel()
             self._listener.close()
+            self._server.close()
 
     def stop(self, drain_seconds: float) -> None:
         """End in good order. A second call skips the wait.

@@ -101,6 +101,21 @@ class ServerSettings:
         most=MAX_SECONDS,
     )
     api_workers: int = setting(1, help="Processes that speak HTTP, all of them on the one address.", least=1, most=256)
+    store: str | None = setting(
+        None,
+        help="Path of the database of responses (/v1/responses), which outlives the server; made if it is not there.",
+        metavar="PATH",
+        without="in memory",
+    )
+    store_max_responses: int = setting(
+        10_000, help="Responses that are stored; beyond them the one goes that was not used for longest.", least=1
+    )
+    store_max_bytes: int = setting(
+        256 * 2**20, help="Bytes of all stored responses together.", kind=QUANTITY, least=1, most=2**50
+    )
+    store_max_age: int = setting(
+        30 * 24 * 3600, help="Seconds after which a stored response is gone.", least=1, most=MAX_SECONDS
+    )
     log_level: str = setting(
         "info", help="What is logged to standard error.", choices=("debug", "info", "warning", "error")
     )

@@ -13,11 +13,19 @@ from octavo.server.schema.base import Body
 B = TypeVar("B", bound=Body)
 
 
-class Writer(ABC):
-    """Writes one answer, streamed or whole."""
+class ErrorWriter(ABC):
+    """Writes what is not part of an answer."""
 
     ping: ClassVar[bytes] = b": ping\n\n"
     """An event that says nothing, for streams that are silent."""
+
+    @abstractmethod
+    def error(self, error: ApiError, request_id: str) -> bytes:
+        """The end of a stream that went wrong: the status has been sent, and said that all was well."""
+
+
+class Writer(ErrorWriter):
+    """Writes one answer, streamed or whole."""
 
     @abstractmethod
     def events(self, delta: Delta) -> bytes:
@@ -26,10 +34,6 @@ class Writer(ABC):
     @abstractmethod
     def end(self) -> bytes:
         """The end of a stream whose choices have all ended."""
-
-    @abstractmethod
-    def error(self, error: ApiError, request_id: str) -> bytes:
-        """The end of a stream that went wrong: the status has been sent, and said that all was well."""
 
     @abstractmethod
     def whole(self, choices: Sequence[Delta]) -> Iterator[bytes]:

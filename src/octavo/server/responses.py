@@ -1,0 +1,318 @@
+"""OpenAI's Responses API: responses are made, kept, gone on with, asked for again and removed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from octavo.server.answer import INLINE_TOKENS, begin
+from octavo.server.body import JsonRoute
+from octavo.server.context import Server
+from octavo.server.dialects.responses import ResponseWriter, generation_request, new_response
+from octavo.server.errors import ERROR_RESPONSES, ApiError, internal, invalid, unavailable
+from octavo.server.generation import ServedGeneration
+from octavo.server.models import json_response
+from octavo.server.offload import off_loop
+from octavo.server.reply import EventStream, Reply
+from octavo.server.request_context import RequestContext
+from octavo.server.response_store import NotStored, StoredResponse, StoreError, StoreFull
+from octavo.server.schema.response_items import Items
+from octavo.server.schema.responses import ResponsesRequest
+
+log = logging.getLogger("octavo.server")
+
+MAX_REFERENCES = 1024
+"""Items of a request that are named and not sent."""
+
+BEAT_SECONDS = 1.0
+"""Between two times that a response in background says in the store that it is worked on, and hears whether it should
+be: what another process has cancelled ends so soon."""
+
+STALE_SECONDS = 30.0
+"""After which nobody works any more on a response that says nothing: its process was killed."""
+
+
+def response_routes(server: Server) -> APIRouter:
+    """The routes below /v1/responses."""
+    router = APIRouter(prefix="/v1/responses", route_class=JsonRoute, tags=["OpenAI"], responses=ERROR_RESPONSES)
+    responses = Responses(server)
+
+    @router.post("", name="Responses", summary="Responses")
+    async def create(request: Request, body: ResponsesRequest) -> Response:
+        """Answer a conversation of items. With `stream` the answer comes as typed server-sent events."""
+        return await responses.create(request, body)
+
+    @router.get("/{response_id}")
+    async def retrieve(request: Request, response_id: str, stream: bool = False) -> Response:
+        """A stored response."""
+        if stream:
+            raise invalid("'stream' is not supported for a stored response: ask for it until it is complete.", "stream")
+        return json_response((await responses.get(_tenant(request), response_id)).response)
+
+    @router.delete("/{response_id}")
+    async def delete(request: Request, response_id: str) -> Response:
+        """Remove a stored response. One that is being worked on is cancelled."""
+        await responses.delete(_tenant(request), response_id)
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    @router.post("/{response_id}/cancel")
+    async def cancel(request: Request, response_id: str) -> Response:
+        """End a response in background. One that has ended stays as it is."""
+        return json_response(await responses.cancel(_tenant(request), response_id))
+
+    @router.get("/{response_id}/input_items")
+    async def input_items(
+        request: Request,
+        response_id: str,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> Response:
+        """The items that a response answers, without those of earlier responses."""
+        stored = await responses.get(_tenant(request), response_id)
+        items = stored.input if order == "asc" else stored.input[::-1]
+        return json_response(_page(items, after, limit))
+
+    return router
+
+
+def _tenant(request: Request) -> str:
+    return RequestContext.of(request.scope).tenant
+
+
+def _page(items: Items, after: str | None, limit: int) -> dict[str, Any]:
+    if after is not None:
+        place = next((number for number, item in enumerate(items) if item["id"] == after), None)
+        if place is None:
+            raise invalid(f"'after' is {after[:100]!r}, which is none of the items.", "after")
+        items = items[place + 1 :]
+    page = items[:limit]
+    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": page, **ends, "has_more": len(items) > limit}
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except NotStored as error:
+        raise ApiError(404, str(error)) from error
+    except StoreError as error:
+        raise unavailable(str(error)) from error
+
+
+class Responses:
+    """What the routes do."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._store = server.responses
+        self._in_background: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+
+    async def create(self, http: Request, body: ResponsesRequest) -> Response:
+        """A new response."""
+        body.check()
+        tenant = _tenant(http)
+        earlier = await self._conversation(tenant, body.previous_response_id)
+        new = await self._with_referenced(tenant, body.input)
+        size = len(await http.body()) + sum(each.size for each in earlier)
+        items = [item for each in earlier for item in each.items]
+        parse = partial(generation_request, body, items, new)
+        prepared, generation = await begin(self._server, http, parse, size=size)
+        writer = ResponseWriter(new_response(body, prepared), generation, body.logprobs_wanted)
+
+        def stored(**more: Any) -> StoredResponse:
+            response = writer.response
+            return StoredResponse(
+                tenant=tenant,
+                id=response["id"],
+                previous=body.previous_response_id,
+                response=response,
+                input=new,
+                created=time.time(),
+                **more,
+            )
+
+        if body.background:
+            writer.response["status"] = "queued"
+            return await self._begin_in_background(generation, writer, stored(beat=time.time()))
+
+        async def keep() -> None:
+            if body.store:
+                try:
+                    await self._store.add(stored())
+                except StoreError as error:  # the answer is there, and goes to the client all the same
+                    log.error("response %s is not stored: %s", writer.response["id"], error)
+
+        async def work(events: EventStream) -> bytes:
+            try:
+                with generation:
+                    generation.submit()
+                    if body.stream:
+                        events.keep_alive(generation.accepted)
+                        writer.begin()
+                    async for deltas in generation.steps():
+                        data = b"".join([writer.add(delta) for delta in deltas])
+                        if data:
+                            await events.write(data)
+            except Exception as error:
+                if events.started:
+                    writer.fail(error if isinstance(error, ApiError) else internal())
+                    await keep()
+                raise
+            await keep()
+            if body.stream:
+                return writer.end()
+            if body.logprobs_wanted is not None or generation.usage.total_tokens > INLINE_TOKENS:
+                return await off_loop(orjson.dumps, writer.response)
+            return orjson.dumps(writer.response)
+
+        return Reply(
+            work,
+            writer,
+            self._server.in_flight,
+            streamed=body.stream,
+            ping_seconds=self._server.settings.sse_keep_alive_interval,
+        )
+
+    async def get(self, tenant: str, id: str) -> StoredResponse:  # noqa: A002
+        """A stored response. Raises ApiError: 404, 503."""
+        with _store_errors():
+            stored = await self._store.get(tenant, id)
+            if stored.beat is None or time.time() - stored.beat < STALE_SECONDS:
+                return stored
+            error = {"code": "server_error", "message": "The server that worked on this response was stopped."}
+            await self._store.replace(tenant, id, stored.response | {"status": "failed", "error": error}, ended=True)
+            return await self._store.get(tenant, id)
+
+    async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
+        """Remove a stored response. Raises ApiError: 404, 503."""
+        with _store_errors():
+            await self._store.delete(tenant, id)
+        self._stop(tenant, id)
+
+    async def cancel(self, tenant: str, id: str) -> dict[str, Any]:  # noqa: A002
+        """End a response in background. Raises ApiError: 400 for one that is not, 404, 503."""
+        stored = await self.get(tenant, id)
+        if not stored.response["background"]:
+            raise invalid("Only a response that was made with 'background' can be cancelled.", "response_id")
+        if stored.beat is not None:
+            with _store_errors():
+                await self._store.replace(tenant, id, stored.response | {"status": "cancelled"}, ended=True)
+            self._stop(tenant, id)
+            stored = await self.get(tenant, id)
+        return stored.response
+
+    def _stop(self, tenant: str, id: str) -> None:  # noqa: A002
+        if (task := self._in_background.get((tenant, id))) is not None:
+            task.cancel()
+
+    # --- what a request goes on with
+
+    async def _conversation(self, tenant: str, previous: str | None) -> list[StoredResponse]:
+        """The responses that a request goes on with. Raises ApiError: 400, 503."""
+        if previous is None:
+            return []
+        field, code = "previous_response_id", "previous_response_not_found"
+        try:
+            found = await self._store.conversation(tenant, previous)
+        except NotStored as error:
+            message = f"Previous response with id '{previous}' not found."
+            if error.id != previous:
+                message = f"Response '{previous}' goes on with '{error.id}', which is not stored any more."
+            raise invalid(message, field, code) from error
+        except StoreFull as error:
+            raise invalid(str(error), field) from error
+        except StoreError as error:
+            raise unavailable(str(error)) from error
+        if found[-1].beat is not None:
+            raise invalid(f"Response '{previous}' is still being worked on.", field)
+        return found
+
+    async def _with_referenced(self, tenant: str, items: Items) -> Items:
+        """The items with those that are only named put in their places. Raises ApiError: 400, 503."""
+        places = [number for number, item in enumerate(items) if item["type"] == "item_reference"]
+        if not places:
+            return items
+        if len(places) > MAX_REFERENCES:
+            raise invalid(f"'input' may have at most {MAX_REFERENCES} item references, not {len(places)}.", "input")
+        with _store_errors():
+            found = await self._store.items(tenant, [items[number]["id"] for number in places])
+        for number in places:
+            if (name := items[number]["id"]) not in found:
+                message = f"Item with id '{name}' not found; items of responses that were not stored must be sent."
+                raise invalid(message, f"input[{number}].id")
+        return [found[item["id"]] if item["type"] == "item_reference" else item for item in items]
+
+    # --- in background
+
+    async def _begin_in_background(
+        self, generation: ServedGeneration, writer: ResponseWriter, stored: StoredResponse
+    ) -> Response:
+        self._server.in_flight.admit()
+        with _store_errors():
+            await self._store.add(stored)
+        queued = orjson.dumps(writer.response)
+        key = (stored.tenant, stored.id)
+        use = self._server.deployments.begin()  # the request's own ends with its answer
+        use.choose(generation.deployment)
+        task = self._server.in_flight.start(self._work_in_background(generation, writer, key))
+        self._in_background[key] = task
+
+        def ended(_: asyncio.Task[bytes]) -> None:
+            del self._in_background[key]
+            use.end()
+
+        task.add_done_callback(ended)
+        return Response(queued, media_type="application/json")
+
+    async def _work_in_background(
+        self, generation: ServedGeneration, writer: ResponseWriter, key: tuple[str, str]
+    ) -> bytes:
+        """Work a response out for the store alone."""
+        own = asyncio.current_task()
+        assert own is not None
+        pulse = asyncio.create_task(self._beat(key, own))
+        try:
+            with generation:
+                generation.submit()
+                async for deltas in generation.steps():
+                    if writer.response["status"] == "queued":
+                        writer.response["status"] = "in_progress"
+                        await self._note(key, writer, ended=False)
+                    for delta in deltas:
+                        writer.add(delta)
+        except asyncio.CancelledError:
+            # By the server's end; or by the client, and then the store knows already and takes nothing more.
+            writer.fail(unavailable("The server is shutting down."))
+        except ApiError as error:
+            writer.fail(error)
+        except Exception:
+            log.exception("response %s failed", key[1])
+            writer.fail(internal())
+        finally:
+            pulse.cancel()
+        await self._note(key, writer, ended=True)
+        return b""
+
+    async def _note(self, key: tuple[str, str], writer: ResponseWriter, *, ended: bool) -> None:
+        try:
+            await self._store.replace(*key, writer.response, ended=ended)
+        except StoreError as error:
+            log.error("response %s is not stored: %s", key[1], error)
+
+    async def _beat(self, key: tuple[str, str], work: asyncio.Task[Any]) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            try:
+                if not await self._store.beat(*key):
+                    work.cancel()
+            except StoreError as error:
+                log.warning("response %s: %s", key[1], error)
