@@ -39,9 +39,18 @@ class InvalidRequest(OctavoError, ValueError):
     Attributes:
         field: of the request, as its API calls it; None if it is about no single one.
         context_length: if the request is longer than that.
+        lengths: tokens of the prompt and those asked for, if it is both together that are longer.
     """
 
-    def __init__(self, message: str, field: str | None = None, *, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        field: str | None = None,
+        *,
+        context_length: int | None = None,
+        lengths: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__(message)
         self.field = field
         self.context_length = context_length
+        self.lengths = lengths

@@ -205,6 +205,7 @@ def _room(request: GenerationRequest, prompt: Prompt, limit: int) -> int:
             f"you requested {length + wanted} tokens ({length} in the {field}, {wanted} in the completion). "
             f"Please reduce the length of the {field} or completion",
             field,
+            (length, wanted),
         )
     if room < (1 if wanted is None else min(wanted, 1)):
         raise _prompt_too_long(limit, length, field)
@@ -218,10 +219,10 @@ def _prompt_too_long(limit: int, length: int, field: str, *, at_least: bool = Fa
     return _too_long(limit, f"your {field} resulted in {count} tokens. Please reduce the length of the {field}", field)
 
 
-def _too_long(limit: int, however: str, field: str) -> InvalidRequest:
+def _too_long(limit: int, however: str, field: str, lengths: tuple[int, int] | None = None) -> InvalidRequest:
     """In OpenAI's wording, by which agents recognise that they must shorten the conversation."""
     message = f"This model's maximum context length is {limit} tokens. However, {however}"
-    return InvalidRequest(message, field, context_length=limit)
+    return InvalidRequest(message, field, context_length=limit, lengths=lengths)
 
 
 def _sampling_params(

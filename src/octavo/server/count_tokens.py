@@ -27,6 +27,8 @@ def count_tokens_routes(server: Server) -> APIRouter:
 
 
 def _counted(model: Deployment, body: CountTokensRequest) -> Response:
+    if body.output_config is not None:
+        body.output_config.constraint()  # an answer cannot be made for what is refused here
     try:
         [encoded] = encode(model, body.conversation(), MAX_TOKENS)
     except TooManyTokens as error:

@@ -183,7 +183,9 @@ async def on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidRequest)
     message = str(error) if str(error).endswith(".") else f"{error}."
     code = None if error.context_length is None else "context_length_exceeded"
-    return error_response(invalid(message, error.field, code), request.scope)
+    answer = invalid(message, error.field, code)
+    answer.__cause__ = error  # some APIs say the numbers in words of their own
+    return error_response(answer, request.scope)
 
 
 def _methods(request: Request) -> list[str]:

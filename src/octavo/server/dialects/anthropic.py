@@ -10,6 +10,7 @@ import pydantic_core
 
 from octavo.deployments.choice import Delta
 from octavo.deployments.generation import Generation, Usage
+from octavo.errors import InvalidRequest
 from octavo.server.dialects.dialect import Writer
 from octavo.server.errors import ApiError, error_message
 from octavo.text.parts import Finish, Part, Reasoning, Text, ToolCall, join_parts
@@ -55,12 +56,22 @@ def error_body(error: ApiError, request_id: str) -> bytes:
     """Anthropic's object."""
     status = error_status(error)
     kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
-    message = error_message(error)
-    if error.code == "context_length_exceeded":  # by which its agents recognise that they must shorten it
-        message = f"prompt is too long: {message}"
     return orjson.dumps(
-        {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id or None}
+        {"type": "error", "error": {"type": kind, "message": _message(error)}, "request_id": request_id or None}
     )
+
+
+def _message(error: ApiError) -> str:
+    """What is wrong; in Anthropic's wording where its agents recognise by it what they must shorten, and to what."""
+    if error.code != "context_length_exceeded":
+        return error_message(error)
+    match error.__cause__:
+        case InvalidRequest(context_length=int(limit), lengths=(prompt, wanted)):
+            return (
+                f"input length and `max_tokens` exceed context limit: {prompt} + {wanted} > {limit}, "
+                "decrease input length or `max_tokens` and try again"
+            )
+    return f"prompt is too long: {error_message(error)}"
 
 
 def usage_object(usage: Usage) -> dict[str, object]:

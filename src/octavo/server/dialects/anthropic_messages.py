@@ -85,14 +85,12 @@ class MessagesRequest(SamplingBody, CountTokensRequest):
 
     def constraint(self) -> Constraint | None:
         """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""
-        formats = {
-            "output_config.format": self.output_config.format if self.output_config else None,
-            "output_format": self.output_format,
+        asked = {
+            "output_config.format": self.output_config.constraint() if self.output_config else None,
+            "output_format": self.output_format.constraint("output_format") if self.output_format else None,
+            "response_format": super().constraint(),
         }
-        wanted = {field: form.constraint(field) for field, form in formats.items() if form is not None}
-        other = super().constraint()
-        if other is not None:
-            wanted[other.field] = other
+        wanted = {field: constraint for field, constraint in asked.items() if constraint is not None}
         if len(wanted) > 1:
             first, second = list(wanted)[:2]
             raise invalid(f"'{first}' and '{second}' exclude each other.", second)

@@ -100,6 +100,10 @@ class OutputConfig(Body):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
+    def constraint(self) -> Constraint | None:
+        """What the answer must look like. Raises ApiError: it cannot be kept to."""
+        return None if self.format is None else self.format.constraint("output_config.format")
+
 
 def thinking_variables(thinking: Thinking | None, output: OutputConfig | None) -> dict[str, Any]:
     """How much to think, as chat templates call it."""

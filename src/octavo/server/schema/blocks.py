@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, PlainValidator
+from pydantic import BeforeValidator, Field, PlainValidator
 
 from octavo.server.schema.base import Body, WrongElement
 from octavo.server.schema.messages import MAX_MESSAGES
@@ -95,11 +95,19 @@ _AssistantBlock = Annotated[
 ]
 
 
+def _not_empty(content: Any) -> Any:
+    if content == []:  # of which a union would say that it is no text
+        raise ValueError("a user's turn has at least one block")
+    return content
+
+
 class UserTurn(Body):
     """What the user says, or what came of calls."""
 
     role: Literal["user"]
-    content: str | Annotated[list[_UserBlock], Field(min_length=1, fail_fast=True)]
+    content: Annotated[
+        str | Annotated[list[_UserBlock], Field(min_length=1, fail_fast=True)], BeforeValidator(_not_empty)
+    ]
 
 
 class AssistantTurn(Body):
