@@ -25,10 +25,12 @@ FIELDS = st.one_of(
     *(
         st.tuples(st.just(name), NUMBERS)
         for name in SamplingParams.__dataclass_fields__
-        if name not in ("stop", "stop_token_ids", "logit_bias", "max_tokens")
+        if name not in ("stop", "stop_token_ids", "allowed_token_ids", "bad_words", "logit_bias", "max_tokens")
     ),
     st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt
     st.tuples(st.just("stop"), st.one_of(st.text(max_size=300), st.lists(st.text(max_size=3) | st.none(), max_size=6))),
+    st.tuples(st.just("bad_words"), st.lists(st.text(max_size=3) | st.text(min_size=128) | st.none(), max_size=6)),
+    st.tuples(st.just("allowed_token_ids"), st.lists(st.integers(-1, 3) | st.booleans() | st.floats(0, 1), max_size=3)),
     st.tuples(st.just("stop_token_ids"), st.lists(st.integers(-1, 3) | st.booleans() | st.floats(0, 1), max_size=3)),
     st.tuples(st.just("logit_bias"), st.dictionaries(st.integers(0, 3), NUMBERS, max_size=2)),
 )

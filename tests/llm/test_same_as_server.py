@@ -22,8 +22,11 @@ PARAMS = st.fixed_dictionaries(
         "presence_penalty": st.sampled_from([-1.0, 1.0]),
         "frequency_penalty": st.sampled_from([-1.0, 1.0]),
         "logit_bias": st.dictionaries(st.integers(3, 300), st.floats(-5, 5), max_size=3),
+        # With a token that nothing else here bans: there must be one to draw.
+        "allowed_token_ids": st.lists(st.integers(3, 300), max_size=60).map(lambda ids: [3, *ids]),
+        "bad_words": st.lists(st.text("aeothn ", min_size=1, max_size=4), max_size=5),
         "stop": st.lists(st.text("aeot ", min_size=1, max_size=2), max_size=2),
-        "stop_token_ids": st.lists(st.integers(3, 300), max_size=20),
+        "stop_token_ids": st.lists(st.integers(4, 300), max_size=20),
         "include_stop_str_in_output": st.booleans(),
         "ignore_eos": st.booleans(),
         "skip_special_tokens": st.booleans(),

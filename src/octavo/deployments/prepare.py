@@ -74,10 +74,16 @@ def prepare(
     encoded = _encode_up_to(info.max_model_len, request, deployment, work)
     prompts = [_checked(each, request, info) for each in encoded]
     shape = shape_of(request, deployment, prompts[0].text)
+    bad_words = _spelled(request.sampling.bad_words, deployment, info)
     params = [
-        replace(_sampling_params(request, prompt, deployment, info, draw_seed()), grammar=shape.grammar)
+        replace(
+            _sampling_params(request, prompt, deployment, info, draw_seed()),
+            grammar=shape.grammar,
+            bad_words=bad_words,
+        )
         for prompt in prompts
     ]
+    _check_left(params[0], info)
     return Prepared(
         request=request,
         deployment=deployment,
@@ -164,6 +170,7 @@ def _check(request: GenerationRequest, info: ModelInfo) -> None:
     if request.n > info.max_num_seqs:
         raise InvalidRequest(f"'n' is {request.n}, but at most {info.max_num_seqs} choices run at once", "n")
     _check_ids("logit_bias", request.sampling.logit_bias, info)
+    _check_ids("allowed_token_ids", request.sampling.allowed_token_ids, info)
     _check_ids("stop_token_ids", request.stops.token_ids, info)
     if request.max_tokens == 0 and not request.echo:
         raise InvalidRequest("'max_tokens' may be 0 only together with 'echo'", "max_tokens")
@@ -248,11 +255,37 @@ def _sampling_params(
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         logit_bias=sampling.logit_bias,
+        allowed_token_ids=tuple(sampling.allowed_token_ids),
         seed=seed if sampling.seed is None else sampling.seed % 2**SEED_BITS,
         stop_token_ids=tuple(sorted(stop_token_ids)),
         logprobs=request.logprobs,
         prompt_logprobs=_prompt_logprobs(request),
     )
+
+
+def _spelled(words: Sequence[str], deployment: Deployment, info: ModelInfo) -> tuple[tuple[int, ...], ...]:
+    """All the ways in which the tokenizer writes words, at the beginning of a text and after others. Raises
+    InvalidRequest for a word that it cannot write with tokens that the model knows."""
+    spelled: dict[tuple[int, ...], None] = {}
+    for number, word in enumerate(words):
+        ways = [tuple(ids) for ids in deployment.tokenizer.spellings(word) if all(n < info.vocab_size for n in ids)]
+        if not ways:
+            raise InvalidRequest(f"'bad_words' has {word!r:.80}, which this model cannot write", f"bad_words[{number}]")
+        spelled |= dict.fromkeys(ways)
+    return tuple(spelled)
+
+
+def _check_left(params: SamplingParams, info: ModelInfo) -> None:
+    """Refuse a request of which no token could be drawn."""
+    if not params.limits:
+        return
+    never = {word[0] for word in params.bad_words if len(word) == 1}
+    ends = params.stop_token_ids if params.min_tokens else ()
+    if never.union(ends).issuperset(params.allowed_token_ids or range(info.vocab_size)):
+        field = "allowed_token_ids" if params.allowed_token_ids else "bad_words"
+        besides = ["'bad_words'"] * bool(never and params.allowed_token_ids) + ["'min_tokens'"] * bool(ends)
+        given = " together with " + " and ".join(besides) if besides else ""
+        raise InvalidRequest(f"'{field}'{given} leaves no token to draw", field)
 
 
 def _given(value: T | None, default: T) -> T:

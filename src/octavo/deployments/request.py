@@ -73,7 +73,8 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn; None is for the deployment to say. Limits as in `octavo.engine.request.SamplingParams`."""
+    """How tokens are drawn; None is for the deployment to say. Limits as in `octavo.engine.request.SamplingParams`; but
+    `bad_words` are texts."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -83,6 +84,8 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[str] = ()
     seed: int | None = None
 
 

@@ -14,7 +14,7 @@ from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
 from octavo.engine.stats import EngineStats, Rate
 from octavo.engine.step import Accepted, Step, accept
-from octavo.engine.table import SequenceTable
+from octavo.engine.table import Masked, SequenceTable
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.matcher import Grammars, Matcher
 
@@ -190,7 +190,13 @@ class Engine:
     def _check_ids(self, request: Request) -> None:
         """Refuse token ids that index nothing. Stop tokens need no check: one that cannot be drawn stops nothing."""
         params, vocab_size = request.params, self.executor.vocab_size
-        known = (request.prompt_token_ids, params.logit_bias, *request.outputs.values())
+        known = (
+            request.prompt_token_ids,
+            params.logit_bias,
+            params.allowed_token_ids,
+            *params.bad_words,
+            *request.outputs.values(),
+        )
         lowest, highest = min(min(ids, default=0) for ids in known), max(max(ids, default=0) for ids in known)
         if lowest < 0 or highest >= vocab_size:
             wrong = lowest if lowest < 0 else highest
@@ -253,8 +259,8 @@ class Engine:
             The step, or the parts that it was computed in, each with what it brings.
         """
         try:
-            batch, places, matchers = self.scheduler.table.batch(step)
-            return [(step, accept(batch, places, self._execute(batch, matchers)))]
+            batch, places, masked = self.scheduler.table.batch(step)
+            return [(step, accept(batch, places, self._execute(batch, masked)))]
         except Exception as error:
             if len(step.rows) == 1:
                 sequence = self.scheduler.table.sequence(int(step.rows[0]))
@@ -265,11 +271,11 @@ class Engine:
         halves = standing[: len(standing) // 2], standing[len(standing) // 2 :]
         return [part for half in halves if half for part in self.compute(step.part(half))]
 
-    def _execute(self, batch: Batch, matchers: list[Matcher]) -> StepResult:
+    def _execute(self, batch: Batch, masked: Masked) -> StepResult:
         """Compute a batch while its masks are written beside it."""
-        if batch.logits.masks is None:
+        if batch.logits.masks is None or not any(masked.matchers):
             return self.executor.submit(batch).result()
-        written = self.grammars.fill(matchers, batch.logits.masks)
+        written = self.grammars.fill(masked.matchers, batch.logits.masks, masked.allowed)
         try:
             return self.executor.submit(batch, written.result).result()
         finally:

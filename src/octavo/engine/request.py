@@ -56,6 +56,8 @@ class SamplingParams:
         top_k: 0 is off. top_p: in (0, 1]. min_p: in [0, 1].
         repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
         logit_bias: token id -> value added to its logit.
+        allowed_token_ids: the only tokens that may be drawn; empty for all.
+        bad_words: sequences of tokens of which the last is not drawn after the others.
         seed: the key of the random numbers; choice i draws with `seed + i`.
         stop_token_ids: tokens that end a choice, the checkpoint's end-of-turn tokens among them unless ignored.
         logprobs: how many of the most probable tokens to report per generated token; None reports nothing.
@@ -75,6 +77,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
@@ -85,6 +89,11 @@ class SamplingParams:
     def penalises(self) -> bool:
         """Whether tokens that are there already become less likely."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def limits(self) -> bool:
+        """Whether some tokens are not to be drawn."""
+        return bool(self.allowed_token_ids or self.bad_words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from enum import Enum
 import numpy as np
 
 from octavo.backends.protocol import Float32, Int32
+from octavo.engine.limits import Limits
 from octavo.engine.pages import page_key
 from octavo.engine.request import PromptLogprobs, Request
 from octavo.grammar.matcher import Matcher
@@ -61,6 +62,7 @@ class Sequence:
         delivered: generated tokens that the client already had when the request arrived (resumption).
         counts: what penalties need to know, from when it first runs; None without penalties.
         bias_ids, bias_values: Int32[n], Float32[n], what is added to logits, from when it first runs. Bans are -inf.
+        limits: what else it may not draw, from when it first runs; None without any.
         matcher: how far it has come in its grammar; None without one.
     """
 
@@ -76,6 +78,7 @@ class Sequence:
         "index",
         "keys",
         "length",
+        "limits",
         "matcher",
         "max_length",
         "number",
@@ -120,6 +123,7 @@ class Sequence:
         self.counts: TokenCounts | None = None
         self.bias_ids: Int32 = np.empty(0, np.int32)
         self.bias_values: Float32 = np.empty(0, np.float32)
+        self.limits: Limits | None = None
         self.matcher: Matcher | None = None
 
     @property
@@ -143,6 +147,11 @@ class Sequence:
         """Whether prompt tokens must be scored: by the first choice alone, and until its first token was drawn."""
         return self.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether a mask says what may be drawn: of its grammar, or of the only tokens that are allowed."""
+        return self.matcher is not None or (self.limits is not None and self.limits.allowed is not None)
+
     def begin(self, vocab_size: int) -> None:
         """Prepare what is needed only once it runs: a queue is long."""
         params, prompt_length = self.params, self.prompt_length
@@ -150,14 +159,19 @@ class Sequence:
             # The prompt's tokens matter to the repetition penalty alone.
             prompt = self.tokens[: prompt_length if params.repetition_penalty != 1.0 else 0]
             self.counts = TokenCounts(prompt, self.tokens[prompt_length : self.length], self.max_length)
+        if self.limits is None and params.limits:
+            self.limits = Limits(params, vocab_size)
+            self.limits.follow(self.tokens[prompt_length : self.length])
         self.set_biases(vocab_size)
 
     def set_biases(self, vocab_size: int) -> None:
-        """Find the biases as they are now: until `min_tokens` are there, stop tokens are banned.
+        """Find the biases as they are now, bans among them: of stop tokens until `min_tokens` are there.
 
         An id that the model cannot draw needs no ban: end-of-turn tokens may lie beyond the embedding.
         """
         biases = dict(self.params.logit_bias)
+        if self.limits is not None:
+            biases |= dict.fromkeys(self.limits.banned, -np.inf)
         if self.num_outputs < self.params.min_tokens:
             biases |= {token: -np.inf for token in self.stop_token_ids if 0 <= token < vocab_size}
         self.bias_ids = np.fromiter(biases.keys(), np.int32, len(biases))

@@ -7,12 +7,41 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from octavo.backends.protocol import SAMPLE, Batch, Biases, Bool, Float32, Int32, Int64, LogitRows, Penalties, UInt64
+from octavo.backends.protocol import (
+    SAMPLE,
+    Batch,
+    Biases,
+    Bool,
+    Float32,
+    Int32,
+    Int64,
+    LogitRows,
+    Penalties,
+    UInt32,
+    UInt64,
+)
 from octavo.engine.sequence import Sequence
 from octavo.engine.step import Step
 from octavo.grammar.matcher import Matcher
 
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """Rows of logits with a mask: what fills it, and what it allows in any case.
+
+    Attributes:
+        matchers: of the rows that a grammar holds for; None for others. allowed: UInt32[M, ceil(V / 32)].
+        mask_of_row: Int32[L]. Both as in `LogitRows`, and None where there are none.
+    """
+
+    matchers: list[Matcher | None]
+    allowed: UInt32 | None = None
+    mask_of_row: Int32 | None = None
+
+
 NO_COPIES: Int32 = np.zeros((0, 2), np.int32)
+NO_MASKS = Masked([])
+ALL_ALLOWED = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +53,7 @@ class _Rows:
         places, owner: Int32[L], the place in the step and the row of the table that a row of logits belongs to.
         token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, min_p: [L], as in `LogitRows`.
         penalised: rows of logits that penalties change. biases: as in `LogitRows`.
-        matchers: of the rows that a grammar holds for, in order. mask_of_row: Int32[L], as in `LogitRows`.
+        masked: the rows that have a mask.
     """
 
     rows: Int32
@@ -42,8 +71,7 @@ class _Rows:
     min_p: Float32
     penalised: list[int]
     biases: Biases | None
-    matchers: list[Matcher]
-    mask_of_row: Int32 | None
+    masked: Masked
 
 
 class SequenceTable:
@@ -53,7 +81,7 @@ class SequenceTable:
         pages: Int32[rows, P], page table. length: Int32[rows], known tokens. computed: Int32[rows], tokens in pages.
         last_token: Int32[rows], the token at `length - 1`.
         penalties: Float32[3, rows], repetition, frequency and presence. penalised, biased: Bool[rows], who has any.
-        constrained: Bool[rows], who follows a grammar.
+        masked: Bool[rows], who follows a grammar or may draw certain tokens alone.
         scoring: Bool[rows], its prompt tokens' logprobs are wanted.
         paid: Int32[rows], tokens that were computed before the sequence was preempted, and charged then.
         held: Int32[rows], pages the sequence owns. active: Bool[rows], the row is taken.
@@ -80,7 +108,7 @@ class SequenceTable:
         self.penalties: Float32 = np.zeros((3, num_rows), np.float32)
         self.penalised: Bool = np.zeros(num_rows, np.bool_)
         self.biased: Bool = np.zeros(num_rows, np.bool_)
-        self.constrained: Bool = np.zeros(num_rows, np.bool_)
+        self.masked: Bool = np.zeros(num_rows, np.bool_)
         self.scoring: Bool = np.zeros(num_rows, np.bool_)
         self.departures = 0
         self.left: Int64 = np.zeros(num_rows, np.int64)
@@ -116,7 +144,7 @@ class SequenceTable:
         self.penalties[:, row] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
         self.penalised[row] = params.penalises
         self.biased[row] = len(sequence.bias_ids) > 0
-        self.constrained[row] = sequence.matcher is not None
+        self.masked[row] = sequence.is_masked
         self.scoring[row] = sequence.wants_prompt_logprobs
         self._everyone = None
 
@@ -148,7 +176,10 @@ class SequenceTable:
         sequence.append(tokens)
         self.length[row] = sequence.length
         self.last_token[row] = tokens[-1]
-        if banning and sequence.num_outputs >= sequence.params.min_tokens:
+        changed = banning and sequence.num_outputs >= sequence.params.min_tokens
+        if sequence.limits is not None:
+            changed |= sequence.limits.follow(sequence.tokens[sequence.prompt_length : sequence.length])
+        if changed:
             sequence.set_biases(self.vocab_size)
             self.biased[row] = len(sequence.bias_ids) > 0
             self._everyone = None
@@ -160,11 +191,11 @@ class SequenceTable:
             self._everyone = self._rows(rows, np.ones(len(rows), np.int32), np.arange(len(rows), dtype=np.int32))
         return self._everyone.rows, self._everyone.counts
 
-    def batch(self, step: Step) -> tuple[Batch, Int32, list[Matcher]]:
+    def batch(self, step: Step) -> tuple[Batch, Int32, Masked]:
         """Gather what a step computes.
 
         Returns:
-            The batch; Int32[L], the place in the step of every row of logits; and the matchers that fill its masks.
+            The batch; Int32[L], the place in the step of every row of logits; and what fills its masks.
         """
         rows, counts = step.rows, step.counts
         computed = self.computed[rows]
@@ -195,7 +226,7 @@ class SequenceTable:
             copies=np.array(list(step.copies.values()), np.int32) if step.copies else NO_COPIES,
             logits=self._logit_rows(common, positions),
         )
-        return batch, common.places, common.matchers
+        return batch, common.places, common.masked
 
     def _rows(self, rows: Int32, counts: Int32, complete: Int32) -> "_Rows":
         """Rows of logits: after the last token of every `complete` place, and after prompt tokens that are scored."""
@@ -213,7 +244,6 @@ class SequenceTable:
             targets = np.append(targets, sequence.tokens[first + 1 : first + 1 + number])
             num_logprobs = np.append(num_logprobs, np.full(number, sequence.params.prompt_logprobs, np.int32))
         owner = rows[places]
-        masked = self._drawn(self.constrained[owner], targets) if self.constrained.any() else []
         return _Rows(
             rows=rows,
             counts=counts,
@@ -230,9 +260,21 @@ class SequenceTable:
             min_p=self.min_p[owner],
             penalised=[] if not self.penalised.any() else self._drawn(self.penalised[owner], targets),
             biases=self._biases(owner, targets) if self.biased.any() else None,
-            matchers=[self.matcher(int(owner[row])) for row in masked],
-            mask_of_row=_numbered(len(owner), masked) if masked else None,
+            masked=self._masked(owner, targets) if self.masked.any() else NO_MASKS,
         )
+
+    def _masked(self, owner: Int32, targets: Int32) -> Masked:
+        rows = self._drawn(self.masked[owner], targets)
+        some = [self.sequence(int(owner[row])) for row in rows]
+        if not some:
+            return NO_MASKS
+        allowed = None
+        if any(sequence.limits is not None for sequence in some):
+            allowed = np.full((len(some), -(-self.vocab_size // 32)), ALL_ALLOWED, np.uint32)
+            for place, sequence in enumerate(some):
+                if sequence.limits is not None and sequence.limits.allowed is not None:
+                    allowed[place] = sequence.limits.allowed
+        return Masked([sequence.matcher for sequence in some], allowed, _numbered(len(owner), rows))
 
     def _biases(self, owner: Int32, targets: Int32) -> Biases | None:
         rows = self._drawn(self.biased[owner], targets)
@@ -279,15 +321,16 @@ class SequenceTable:
             num_logprobs=common.num_logprobs,
             penalties=self._penalties(common) if common.penalised else None,
             biases=common.biases,
-            masks=np.empty((len(common.matchers), -(-self.vocab_size // 32)), np.uint32) if common.matchers else None,
-            mask_of_row=common.mask_of_row,
+            masks=self._masks(common.masked),
+            mask_of_row=common.masked.mask_of_row,
         )
 
-    def matcher(self, row: int) -> Matcher:
-        """How far the sequence in a row that is constrained has come in its grammar."""
-        matcher = self.sequence(row).matcher
-        assert matcher is not None, f"row {row} of the sequence table has no grammar"
-        return matcher
+    def _masks(self, masked: Masked) -> UInt32 | None:
+        """Masks as they are before grammars have their say."""
+        if masked.allowed is not None:
+            return masked.allowed.copy()
+        shape = len(masked.matchers), -(-self.vocab_size // 32)
+        return np.empty(shape, np.uint32) if masked.matchers else None
 
     def sequence(self, row: int) -> Sequence:
         """The sequence in a taken row."""

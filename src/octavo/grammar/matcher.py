@@ -132,21 +132,29 @@ class Grammars:
             raise GrammarError("nobody has said what the model's tokens are")
         return compile_grammar(self._opened.result(), source)
 
-    def fill(self, matchers: Sequence[Matcher], masks: NDArray[np.uint32]) -> Future[None]:
+    def fill(
+        self, matchers: Sequence[Matcher | None], masks: NDArray[np.uint32], allowed: NDArray[np.uint32] | None = None
+    ) -> Future[None]:
         """Write the masks of what may come next.
 
         Args:
             masks: UInt32[M, ceil(V / 32)], one row for each of the matchers, which must be let alone meanwhile.
+            allowed: the same shape, what may come as far as grammars do not matter; None for anything.
         """
-        return self._masking.submit(self._fill, [(each.raw, row) for row, each in enumerate(matchers)], masks)
+        places = [(each.raw, row) for row, each in enumerate(matchers) if each is not None]
+        return self._masking.submit(self._fill, places, masks, allowed)
 
-    def _fill(self, matchers: list[tuple[Any, int]], masks: NDArray[np.uint32]) -> None:
+    def _fill(
+        self, matchers: list[tuple[Any, int]], masks: NDArray[np.uint32], allowed: NDArray[np.uint32] | None
+    ) -> None:
         if self._executor is None:
             from llguidance import LLExecutor
 
             self._executor = LLExecutor(1)  # the other cores compute the step
         rows, words = masks.shape
         self._executor.unsafe_compute_mask_ptr(matchers, masks.ctypes.data, words * 4, rows)
+        if allowed is not None:
+            masks &= allowed
 
     def close(self) -> None:
         """End the threads."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-_EDGE = "\x02"
+EDGE = "\x02"
 """Stands before a text whose beginning the tokenizer would change (SentencePiece puts a space there)."""
 
 
@@ -55,11 +55,11 @@ class _Spelling:
         self.greedy: Callable[[str], list[int]] = lambda text: []
         self._special = frozenset(vocabulary.special)
         self._encoder = Tokenizer.from_str(vocabulary.encoder)
-        self._edge = self._encode(_EDGE)
+        self._edge = self._encode(EDGE)
 
     def __call__(self, text: str) -> list[int]:
         """The tokens that spell a text, whatever the tokenizer would add to it; it must not raise."""
-        ids = self._encode(_EDGE + text)
+        ids = self._encode(EDGE + text)
         if ids[: len(self._edge)] == self._edge and self._spells(ids[len(self._edge) :], text):
             return ids[len(self._edge) :]
         return self.greedy(text)

@@ -11,6 +11,9 @@ from octavo.errors import InvalidRequest
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 1024
+MAX_ALLOWED_TOKEN_IDS = 2**16
+MAX_BAD_WORDS = 256
+MAX_BAD_WORD_LENGTH = 128
 MAX_LOGPROBS = 20
 MAX_TIMEOUT = 86_400.0
 
@@ -28,6 +31,7 @@ class SamplingParams:
         top_p: in (0, 1]. top_k: 0 and -1 are off. min_p: in [0, 1].
         repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
         logit_bias: token id -> value added to its logit.
+        allowed_token_ids: the only tokens that may be drawn; empty for all. bad_words: texts that are not generated.
         seed: makes sampling repeatable; choice i draws with `seed + i`. None: another one for every prompt.
         stop: strings that end a choice. include_stop_str_in_output: whether the text ends with them.
         stop_token_ids: tokens that end a choice, beside the model's own. ignore_eos: go on past the model's own.
@@ -52,6 +56,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed_token_ids: Sequence[int] = ()
+    bad_words: Sequence[str] = ()
     seed: int | None = None
     stop: str | Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
@@ -103,8 +109,12 @@ class _Checks:
         for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
             if not isinstance(getattr(self._params, name), bool):
                 raise self._wrong(name, "True or False")
-        self._stops()
-        self._stop_token_ids()
+        if isinstance(self._params.stop, str):
+            self._set("stop", (self._params.stop,))
+        self._strings("stop", MAX_STOPS, MAX_STOP_LENGTH)
+        self._strings("bad_words", MAX_BAD_WORDS, MAX_BAD_WORD_LENGTH)
+        self._token_ids("stop_token_ids", MAX_STOP_TOKEN_IDS)
+        self._token_ids("allowed_token_ids", MAX_ALLOWED_TOKEN_IDS)
         self._logit_bias()
         params = self._params
         if params.max_tokens is not None and params.min_tokens > params.max_tokens:
@@ -136,25 +146,24 @@ class _Checks:
             raise self._wrong(name, right)
         self._set(name, number)
 
-    def _stops(self) -> None:
-        given = self._params.stop
-        stops = (given,) if isinstance(given, str) else given
-        right = f"at most {MAX_STOPS} strings of 1 to {MAX_STOP_LENGTH} characters"
-        if not isinstance(stops, Sequence) or len(stops) > MAX_STOPS:
-            raise self._wrong("stop", right)
-        if not all(isinstance(stop, str) and 1 <= len(stop) <= MAX_STOP_LENGTH for stop in stops):
-            raise self._wrong("stop", right)
-        self._set("stop", tuple(stops))
+    def _strings(self, name: str, most: int, longest: int) -> None:
+        strings = getattr(self._params, name)
+        right = f"at most {most} strings of 1 to {longest} characters"
+        if isinstance(strings, str) or not isinstance(strings, Sequence) or len(strings) > most:
+            raise self._wrong(name, right)
+        if not all(isinstance(string, str) and 1 <= len(string) <= longest for string in strings):
+            raise self._wrong(name, right)
+        self._set(name, tuple(strings))
 
-    def _stop_token_ids(self) -> None:
-        ids = self._params.stop_token_ids
-        right = f"at most {MAX_STOP_TOKEN_IDS} token ids"
-        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or len(ids) > MAX_STOP_TOKEN_IDS:
-            raise self._wrong("stop_token_ids", right)
+    def _token_ids(self, name: str, most: int) -> None:
+        ids = getattr(self._params, name)
+        right = f"at most {most} token ids"
+        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence) or len(ids) > most:
+            raise self._wrong(name, right)
         tokens = [_whole(token) for token in ids]
         if any(token is None or token < 0 for token in tokens):
-            raise self._wrong("stop_token_ids", right)
-        self._set("stop_token_ids", tuple(tokens))
+            raise self._wrong(name, right)
+        self._set(name, tuple(tokens))
 
     def _logit_bias(self) -> None:
         bias = self._params.logit_bias

@@ -110,6 +110,8 @@ def _request(
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             logit_bias=dict(params.logit_bias),
+            allowed_token_ids=params.allowed_token_ids,
+            bad_words=params.bad_words,
             seed=params.seed,
         ),
         stops=Stops(

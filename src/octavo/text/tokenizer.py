@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo.errors import CheckpointError
-from octavo.grammar.vocabulary import Vocabulary
+from octavo.grammar.vocabulary import EDGE, Vocabulary
 from octavo.text.control import ControlTokens
 from octavo.text.encoding import TooManyTokens, encoded
 from octavo.text.folder_tokenizer import read_folder_tokenizer
@@ -103,6 +103,19 @@ class Tokenizer:
         self._refuse_longer(text, limit)
         ids = encoded(self._backend, text, limit).ids
         return self._complete(ids) if add_special_tokens else ids
+
+    def spellings(self, word: str) -> list[list[int]]:
+        """The different ways to write a word: at the beginning of a text, after a blank, and right after other text."""
+        bare = word.lstrip() or word
+        edge, after = self._edge, self.encode(EDGE + bare, add_special_tokens=False)
+        ways = [self.encode(text, add_special_tokens=False) for text in (bare, f" {bare}")]
+        if after[: len(edge)] == edge:
+            ways.append(after[len(edge) :])
+        return [list(way) for way in dict.fromkeys(map(tuple, ways)) if way]
+
+    @cached_property
+    def _edge(self) -> list[int]:
+        return self.encode(EDGE, add_special_tokens=False)
 
     def encode_rendered(
         self, text: Written, *, add_special_tokens: bool = False, limit: int | None = None

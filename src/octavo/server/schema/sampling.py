@@ -10,11 +10,14 @@ from octavo.deployments.request import Sampling
 from octavo.grammar.constraint import Constraint
 from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list, refuse
 from octavo.server.schema.constraints import ResponseFormat, StructuredOutputs, constraint_of
+from octavo.server.schema.tokens import TokenIds
 
 MAX_BIASES = 2**16
 MAX_BIAS = 100
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
+MAX_BAD_WORDS = 256
+MAX_BAD_WORD_LENGTH = 128
 INT64 = 2**63
 MAX_TIMEOUT = 86_400.0
 
@@ -60,6 +63,10 @@ StopList = Annotated[
 ]
 
 
+BadWord = Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_LENGTH)]
+BadWords = Annotated[list[BadWord], Field(max_length=MAX_BAD_WORDS, fail_fast=True)]
+
+
 class SamplingBody(Body):
     """How tokens are drawn, under the names that all of the APIs here share; and what none of them has yet."""
 
@@ -71,6 +78,8 @@ class SamplingBody(Body):
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     logit_bias: Biases = Field({})
+    allowed_token_ids: TokenIds = Field([], max_length=MAX_BIASES, description="The only tokens that may be drawn.")
+    bad_words: BadWords = Field([], description="Texts that are not generated.")
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     timeout: float | None = Field(
         None, gt=0, le=MAX_TIMEOUT, description="Seconds from arrival; then the answer ends with what is there."
@@ -78,8 +87,6 @@ class SamplingBody(Body):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    allowed_token_ids: Unsupported = None
-    bad_words: Unsupported = None
     ebnf: Unsupported = None
     grammar: Unsupported = None
     guided_choice: Unsupported = None
@@ -116,5 +123,7 @@ class SamplingBody(Body):
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
+            allowed_token_ids=self.allowed_token_ids,
+            bad_words=self.bad_words,
             seed=self.seed,
         )

@@ -1,0 +1,135 @@
+"""Tokens that are not to be drawn: kept to, and the contract of determinism holds with them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octavo.engine.engine import Engine
+from octavo.engine.limits import mask
+from octavo.engine.request import FinishReason, Refusal, Request, RequestRefused, SamplingParams
+from octavo.text.tokenizer import Tokenizer, load_tokenizer
+from octavo.weights.checkpoint import open_checkpoint
+from tests.engine.test_determinism import engine_for, others
+from tests.engine.test_grammars import LETTERS, PROMPT, run, tokens
+
+ALLOWED = tuple(np.random.default_rng(3).choice(np.arange(3, 300), 12, replace=False).tolist())
+PLAIN = SamplingParams(max_tokens=60, seed=3, temperature=1.3)
+FEW = replace(PLAIN, allowed_token_ids=ALLOWED)
+# Of the few, single ones and those that follow on one another.
+BANNED = ((ALLOWED[0],), (ALLOWED[1], ALLOWED[2]), (ALLOWED[3], ALLOWED[3]), (ALLOWED[4], ALLOWED[5], ALLOWED[6]))
+BOTH = replace(FEW, bad_words=BANNED)
+KINDS = {
+    "allowed": FEW,
+    "bad words": replace(PLAIN, top_k=5, bad_words=tuple((a, b) for a in ALLOWED for b in range(3, 300, 2))),
+    "both": BOTH,
+    "with minimum": replace(BOTH, min_tokens=20, stop_token_ids=ALLOWED[-1:], logit_bias={ALLOWED[-1]: 5.0}),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Tokenizer:
+    return load_tokenizer(open_checkpoint(tiny_model))
+
+
+@pytest.fixture(scope="module", params=["cpu", "reference"])
+def make(request: pytest.FixtureRequest, tiny_model: Path, tokenizer: Tokenizer) -> Callable[..., Engine]:
+    if request.param == "cpu":
+        pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
+    page_bytes = 2**20 // engine_for(tiny_model, request.param, kv_cache_memory_bytes=2**20).executor.num_pages
+
+    def engine(*, pages: int = 200, **settings: int) -> Engine:
+        made = engine_for(tiny_model, request.param, **settings, kv_cache_memory_bytes=pages * page_bytes)
+        made.grammars.learn(tokenizer.vocabulary(made.executor.vocab_size))
+        return made
+
+    return engine
+
+
+def the_request(params: SamplingParams, **changes: object) -> Request:
+    return Request(request_id="it", prompt_token_ids=PROMPT, params=params, **changes)  # type: ignore[arg-type]
+
+
+def test_they_are_kept_to(make: Callable[..., Engine]) -> None:
+    free = tokens(run(make(), the_request(FEW)))
+    assert set(free) <= set(ALLOWED)
+    assert len(set(free)) > 5
+    seen = {word for word in BANNED if any(tuple(free[at : at + len(word)]) == word for at in range(len(free)))}
+    assert len(seen) > 1, "without the ban they come"
+    held = tokens(run(make(), the_request(BOTH)))
+    assert set(held) <= set(ALLOWED) - {ALLOWED[0]}
+    assert not {(ALLOWED[1], ALLOWED[2]), (ALLOWED[3], ALLOWED[3])} & set(pairwise(held))
+    assert ALLOWED[1] in held
+    assert ALLOWED[2] in held, "it may come after others"
+
+
+def test_what_does_not_come_changes_nothing(make: Callable[..., Engine]) -> None:
+    greedy = replace(PLAIN, temperature=0.0)
+    free = tokens(run(make(), the_request(greedy)))
+    absent = tuple((token, token) for token in range(3, 300) if (token, token) not in set(pairwise(free)))
+    assert tokens(run(make(), the_request(replace(greedy, bad_words=absent)))) == free
+    everything = tuple(range(make().executor.vocab_size))
+    free = tokens(run(make(), the_request(PLAIN)))
+    assert tokens(run(make(), the_request(replace(PLAIN, allowed_token_ids=everything)))) == free
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_happens(make: Callable[..., Engine], kind: str) -> None:
+    """In a batch, in small pieces, preempted, resumed after any token, as one of several choices: the same tokens."""
+    params = KINDS[kind]
+    alone = tokens(run(make(), the_request(params)))
+    crowded = make()
+    others(crowded, 10, seed=2)
+    for number, other in enumerate((FEW, PLAIN, replace(BOTH, grammar=LETTERS), replace(PLAIN, grammar=LETTERS))):
+        crowded.add(Request(request_id=f"limited {number}", prompt_token_ids=PROMPT[number:], params=other))
+    assert tokens(run(crowded, the_request(params))) == alone
+    assert tokens(run(make(max_num_batched_tokens=7, max_num_seqs=1), the_request(params))) == alone
+    narrow = make(pages=14)
+    for number in range(3):
+        other = replace(PLAIN, max_tokens=70, seed=number)
+        narrow.add(Request(request_id=f"other {number}", prompt_token_ids=PROMPT[number : number + 30], params=other))
+    assert tokens(run(narrow, the_request(params))) == alone
+    assert narrow.stats().preemptions > 0
+    for delivered in (1, 2, 3, 19, 20, 21, 40):
+        if delivered < len(alone):
+            resumed = the_request(params, outputs={0: alone[:delivered]}, resumed=True)
+            assert alone[:delivered] + tokens(run(make(), resumed)) == alone
+    several = run(make(), the_request(replace(params, n=3)))
+    assert tokens(several, 0) == alone
+    assert tokens(several, 2) == tokens(run(make(), the_request(replace(params, seed=params.seed + 2))))
+
+
+def test_with_a_grammar(make: Callable[..., Engine], tokenizer: Tokenizer) -> None:
+    """Both hold; and what a grammar would have left no choice about is not committed against a ban."""
+    letters = tuple(n for n in range(3, 300) if set(tokenizer.decode([n])) <= set("abcdefgh "))
+    params = SamplingParams(max_tokens=40, seed=1, temperature=1.5, grammar=LETTERS, stop_token_ids=(2,))
+    told = run(make(), the_request(replace(params, allowed_token_ids=(*letters, 65, 2))))
+    assert set(tokens(told)) <= {*letters, 2}
+    forced = 'start: "ab" /[xy]/'
+    bans = tuple(tuple(way) for way in tokenizer.spellings("abx"))
+    told = run(make(), the_request(replace(params, grammar=forced, bad_words=bans)))
+    assert "abx" not in tokenizer.decode(tokens(told))
+
+
+def test_nothing_left(make: Callable[..., Engine]) -> None:
+    """It fails alone, with the reason."""
+    one = replace(PLAIN, allowed_token_ids=(7,), bad_words=((7, 7),))
+    engine = make()
+    told = run(engine, the_request(one))
+    assert [output.finish_reason for output in told[0]] == [None, FinishReason.ERROR]
+    assert "leave none to draw" in (told[0][-1].error or "")
+
+
+def test_ids_that_index_nothing(make: Callable[..., Engine]) -> None:
+    for wrong in (replace(PLAIN, allowed_token_ids=(5, 10_000)), replace(PLAIN, bad_words=((5, -1),))):
+        with pytest.raises(RequestRefused) as refused:
+            make().add(the_request(wrong))
+        assert refused.value.kind is Refusal.INVALID
+
+
+def test_masks_are_bits() -> None:
+    bits = np.unpackbits(mask((0, 31, 32, 95, 64), 96).view(np.uint8), bitorder="little")
+    assert bits.nonzero()[0].tolist() == [0, 31, 32, 64, 95]
