@@ -25,7 +25,16 @@ FIELDS = st.one_of(
     *(
         st.tuples(st.just(name), NUMBERS)
         for name in SamplingParams.__dataclass_fields__
-        if name not in ("stop", "stop_token_ids", "allowed_token_ids", "bad_words", "logit_bias", "max_tokens")
+        if name
+        not in (
+            "stop",
+            "stop_token_ids",
+            "allowed_token_ids",
+            "bad_words",
+            "logit_bias",
+            "max_tokens",
+            "truncate_prompt_tokens",
+        )
     ),
     st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt
     st.tuples(st.just("stop"), st.one_of(st.text(max_size=300), st.lists(st.text(max_size=3) | st.none(), max_size=6))),

@@ -31,6 +31,8 @@ PARAMS = st.fixed_dictionaries(
         "ignore_eos": st.booleans(),
         "skip_special_tokens": st.booleans(),
         "logprobs": st.integers(0, 3),
+        "truncate_prompt_tokens": st.sampled_from([-1, 1, 2, 5]),
+        "truncation_side": st.sampled_from(["left", "right"]),
     },
 )
 SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

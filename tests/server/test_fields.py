@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from octavo.text import Tokenizer
-from tests.server.fake import FakeEngine
+from tests.server.fake import CONTEXT, FakeEngine
+from tests.server.sse import events
 
+WITH_USAGE = {"include_usage": True}
 COMPLETION = {"prompt": "What is", "max_tokens": 2}
 
 
@@ -45,4 +47,48 @@ def test_nothing_left_to_draw(
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
     assert answer.json()["error"]["param"] == "allowed_token_ids"
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prompts_are_cut(http: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer, side: str) -> None:
+    text = "What is the capital of France? " * 80
+    ids = tokenizer.encode(text)
+    assert len(ids) > CONTEXT
+    for wanted, kept in ((1, 1), (40, 40), (CONTEXT - 2, CONTEXT - 2), (-1, CONTEXT - 2)):
+        body = {"max_tokens": 2, "truncate_prompt_tokens": wanted, "truncation_side": side}
+        expected = ids[-kept:] if side == "left" else ids[:kept]
+        for prompt in (text, ids):
+            answer = http.post("/v1/completions", json={"prompt": prompt, "echo": True} | body).json()
+            assert engine.requests[-1].prompt_token_ids == expected
+            assert answer["usage"]["prompt_tokens"] == kept
+            assert answer["choices"][0]["text"].startswith(tokenizer.decode(expected))
+    short = {"prompt": "What", "truncate_prompt_tokens": 40, "max_tokens": 2}
+    assert http.post("/v1/completions", json=short).json()["usage"]["prompt_tokens"] == len(tokenizer.encode("What"))
+    chat = {"messages": [{"role": "user", "content": text}], "truncate_prompt_tokens": -1, "max_tokens": 20}
+    assert http.post("/v1/chat/completions", json=chat).json()["usage"]["prompt_tokens"] == CONTEXT - 20
+
+
+def test_prompts_beyond_what_can_be_cut(http: httpx.Client, engine: FakeEngine) -> None:
+    answer = http.post("/v1/completions", json={"prompt": "word " * 400_000, "truncate_prompt_tokens": 5})
+    assert answer.status_code == 400
+    assert "262144 tokens" in answer.json()["error"]["message"]
+
+
+def test_scoring_alone_counts_no_completion(http: httpx.Client, engine: FakeEngine) -> None:
+    body = {"prompt": "What is", "max_tokens": 0, "echo": True}
+    for extra in ({}, {"logprobs": 3}, {"n": 2}):
+        usage = http.post("/v1/completions", json=body | extra).json()["usage"]
+        assert usage["completion_tokens"] == 0
+        assert usage["total_tokens"] == usage["prompt_tokens"]
+        streamed = http.post("/v1/completions", json=body | extra | {"stream": True, "stream_options": WITH_USAGE})
+        assert events(streamed.text)[-1]["usage"] == usage
+
+
+@pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs"])
+@pytest.mark.parametrize("count", [-1, 21, 400, 2**40])
+def test_no_whole_vocabularies(http: httpx.Client, engine: FakeEngine, field: str, count: int) -> None:
+    answer = http.post("/v1/completions", json=COMPLETION | {field: count})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
     assert engine.requests == []

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from octavo.deployments.choice import Prompt, TextOptions
 from octavo.deployments.deployment import Deployment
-from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Truncation
 from octavo.deployments.shape import Shape, shape_of
 from octavo.engine.config import ModelInfo
 from octavo.engine.request import SamplingParams
@@ -19,6 +19,9 @@ from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.formats import JSON
 from octavo.text.template import RESERVED
+
+MAX_CUT_TOKENS = 2**18
+"""Of a prompt that is cut to what is wanted of it."""
 
 MAX_CHOICES = 1024
 """Of all prompts of a request together."""
@@ -71,7 +74,15 @@ def prepare(
         NotCompiled: the request has a grammar that must be compiled first.
     """
     _check(request, info)
-    encoded = _encode_up_to(info.max_model_len, request, deployment, work)
+    encoded: Iterable[Encoded]
+    if request.truncation is None:
+        encoded = _encode_up_to(info.max_model_len, request, deployment, work)
+    else:
+        limit = max(info.max_model_len, MAX_CUT_TOKENS)
+        kept = _kept_tokens(request, request.truncation, info)
+        encoded = [
+            _cut(each, kept, request.truncation, deployment) for each in _encode_up_to(limit, request, deployment, work)
+        ]
     prompts = [_checked(each, request, info) for each in encoded]
     shape = shape_of(request, deployment, prompts[0].text)
     bad_words = _spelled(request.sampling.bad_words, deployment, info)
@@ -125,7 +136,30 @@ def _encode_up_to(limit: int, request: GenerationRequest, deployment: Deployment
     try:
         yield from encode(deployment, request.prompt, limit, work)
     except TooManyTokens as error:
+        if request.truncation is not None:
+            message = f"'{request.prompt.field}' has more than the {limit} tokens that can be cut to what is wanted"
+            raise InvalidRequest(message, request.prompt.field) from error
         raise _prompt_too_long(limit, error.count, request.prompt.field, at_least=not error.exact) from error
+
+
+def _kept_tokens(request: GenerationRequest, truncation: Truncation, info: ModelInfo) -> int:
+    """How many tokens of a prompt are kept at most. Raises InvalidRequest: the model has no room for so many."""
+    if truncation.tokens is None:
+        wanted = request.default_max_tokens if request.max_tokens is None else request.max_tokens
+        return max(info.max_model_len - (1 if wanted is None else wanted), 1)
+    if truncation.tokens > info.max_model_len:
+        message = f"'truncate_prompt_tokens' is {truncation.tokens}, more than the model's context of"
+        raise InvalidRequest(f"{message} {info.max_model_len} tokens", "truncate_prompt_tokens")
+    return truncation.tokens
+
+
+def _cut(encoded: Encoded, kept: int, truncation: Truncation, deployment: Deployment) -> Encoded:
+    """A prompt's last or first tokens, and what they say."""
+    if len(encoded.token_ids) <= kept:
+        return encoded
+    ids = encoded.token_ids[:kept] if truncation.keep_first else encoded.token_ids[-kept:]
+    text = None if encoded.text is None else deployment.tokenizer.decode(ids, skip_special_tokens=False)
+    return Encoded(ids, text)
 
 
 def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: int) -> Encoded:

@@ -106,6 +106,19 @@ class Stops:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """How a prompt that is too long is cut.
+
+    Attributes:
+        tokens: so many are kept; None is what the context allows beside the answer.
+        keep_first: the first ones are kept, and not the last.
+    """
+
+    tokens: int | None = None
+    keep_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request of a client.
 
@@ -124,6 +137,7 @@ class GenerationRequest:
         priority: lower runs first; None is the usual.
         cache_salt: requests share cached prefixes only under equal salts.
         constraint: what every choice must look like; None for anything.
+        truncation: how prompts that are too long are cut; None refuses them.
         timeout: seconds from the request's arrival after which its choices end with what they have; None is never.
     """
 
@@ -143,4 +157,5 @@ class GenerationRequest:
     priority: int | None = None
     cache_salt: str = ""
     constraint: Constraint | None = None
+    truncation: Truncation | None = None
     timeout: float | None = None

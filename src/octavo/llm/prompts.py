@@ -5,7 +5,7 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any, TypeGuard
 
-from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Sampling, Stops
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Sampling, Stops, Truncation
 from octavo.errors import InvalidRequest
 from octavo.llm.params import SamplingParams
 
@@ -123,8 +123,16 @@ def _request(
         skip_special_tokens=params.skip_special_tokens,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        truncation=_truncation(params),
         timeout=params.timeout,
     )
+
+
+def _truncation(params: SamplingParams) -> Truncation | None:
+    tokens = params.truncate_prompt_tokens
+    if tokens is None:
+        return None
+    return Truncation(tokens=None if tokens == -1 else tokens, keep_first=params.truncation_side == "right")
 
 
 def _one_for_each(params: Params, prompts: int) -> Sequence[SamplingParams]:

@@ -4,14 +4,14 @@ import time
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import orjson
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from octavo.deployments.choice import Delta
 from octavo.deployments.generation import Generation, Usage
-from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Stops
+from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Stops, Truncation
 from octavo.server.dialects.chunks import ChunkWriter, member
 from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
@@ -30,6 +30,12 @@ class StreamOptions(Body):
 
     include_usage: bool = Field(False, description="One more chunk before the end, with the usage and no choices.")
     continuous_usage_stats: bool = Field(False, description="The usage so far in every chunk.")
+
+
+def _some(tokens: int) -> int:
+    if tokens == 0:
+        raise ValueError("a prompt has at least one token")
+    return tokens
 
 
 class OpenAIBody(SamplingBody):
@@ -52,6 +58,10 @@ class OpenAIBody(SamplingBody):
     priority: int | None = Field(
         None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent. The operator says which there are."
     )
+    truncate_prompt_tokens: Annotated[int, AfterValidator(_some)] | None = Field(
+        None, ge=-1, description="So many of the prompt's tokens are kept; -1 is what the context allows."
+    )
+    truncation_side: Literal["left", "right"] = Field("left", description="Where it is cut, if it is.")
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
     request_id: str = Field("", max_length=128, description="What the answer's id ends with; made up if absent.")
     metadata: Ignored = None
@@ -103,8 +113,15 @@ class OpenAIBody(SamplingBody):
             priority=self.priority,
             cache_salt=self.cache_salt,
             constraint=self.constraint(),
+            truncation=self._truncation(),
             timeout=self.timeout,
         )
+
+    def _truncation(self) -> Truncation | None:
+        tokens = self.truncate_prompt_tokens
+        if tokens is None:
+            return None
+        return Truncation(tokens=None if tokens == -1 else tokens, keep_first=self.truncation_side == "right")
 
 
 B = TypeVar("B", bound=OpenAIBody)
