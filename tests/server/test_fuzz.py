@@ -32,12 +32,17 @@ TEMPLATE = (
 MESSAGES = [{"role": "user", "content": "hi"}]
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 2},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 2},
+    "/v1/messages/count_tokens": {"messages": MESSAGES},
     "/v1/completions": {"prompt": "hi", "max_tokens": 2},
     "/generate": {"prompt": "hi", "max_tokens": 2},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [1, 2]},
 }
 """A good body for each."""
+
+ENDS = {"/v1/messages": 'event: message_stop\ndata: {"type":"message_stop"}\n\n'}
+"""How streams end."""
 
 VOCAB_SIZE = 320
 
@@ -169,7 +174,7 @@ def test_no_field_is_a_server_error(server: httpx.Client, route: str) -> None:
         assert response.status_code in (200, 400, 404, 413), (response.text, body)
         assert "internal_error" not in response.text, body
         if response.headers["content-type"].startswith("text/event-stream"):
-            assert response.text.endswith("data: [DONE]\n\n"), body
+            assert response.text.endswith(ENDS.get(route, "data: [DONE]\n\n")), body
         else:
             answer = response.json()
             assert response.status_code == 200 or answer.get("detail") or answer["error"]["message"], body

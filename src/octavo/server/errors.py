@@ -1,4 +1,5 @@
-"""Error bodies as OpenAI's clients unwrap them: `{"error": {"message", "type", "param", "code"}}` on every route."""
+"""Error bodies as OpenAI's clients unwrap them, `{"error": {"message", "type", "param", "code"}}`, but on the routes of
+APIs that have others."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -85,16 +85,16 @@ class MessagesRequest(SamplingBody, CountTokensRequest):
 
     def constraint(self) -> Constraint | None:
         """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""
-        asked = {
-            "output_config.format": self.output_config.constraint() if self.output_config else None,
-            "output_format": self.output_format.constraint("output_format") if self.output_format else None,
-            "response_format": super().constraint(),
-        }
-        wanted = {field: constraint for field, constraint in asked.items() if constraint is not None}
+        asked = (
+            self.output_config.constraint() if self.output_config else None,
+            self.output_format.constraint("output_format") if self.output_format else None,
+            super().constraint(),
+        )
+        wanted = [constraint for constraint in asked if constraint is not None]
         if len(wanted) > 1:
-            first, second = list(wanted)[:2]
+            first, second = wanted[0].field, wanted[1].field
             raise invalid(f"'{first}' and '{second}' exclude each other.", second)
-        return next(iter(wanted.values()), None)
+        return wanted[0] if wanted else None
 
 
 class Messages(Dialect[MessagesRequest]):
