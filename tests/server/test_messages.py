@@ -495,6 +495,10 @@ def test_counting_is_what_is_read(claude: anthropic.Anthropic, engine: FakeEngin
         ({"stop_sequences": [""]}, "stop_sequences[0]"),
         ({"stop_sequences": ["x"] * 1000}, "stop_sequences"),
         ({"output_config": {"format": {"type": "json_schema", "schema": {"type": 5}}}}, "output_config.format.schema"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}, "strict_mode": 1}}},
+            "output_config.format.strict_mode",
+        ),
         ({"extra_body": {"guided_json": {}}}, "guided_json"),
         ({"extra_body": {"mcp_servers": [{"type": "url"}]}}, "mcp_servers"),
         (

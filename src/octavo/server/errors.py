@@ -123,7 +123,7 @@ def error_responses(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
 
 
 _ERRORS: tuple[tuple[int | str, str], ...] = (
-    (400, "The request cannot be served as it is; `param` names the field."),
+    (400, "The request cannot be served as it is; the error names the field."),
     (401, "No key, or a wrong one."),
     (404, "No such model."),
     (413, "The body is too large."),

@@ -7,7 +7,7 @@ from pydantic import Field
 from octavo.deployments.generation import Generation
 from octavo.deployments.request import Conversation, GenerationRequest, Stops, ToolUse
 from octavo.grammar.constraint import Constraint
-from octavo.server.dialects.anthropic import ERROR_SCHEMA, MessageWriter, error_body, error_status
+from octavo.server.dialects.anthropic import ERROR_SCHEMA, OVERLOADED, MessageWriter, error_body, error_status
 from octavo.server.dialects.dialect import Dialect
 from octavo.server.errors import ApiError, error_responses, invalid
 from octavo.server.schema.anthropic import (
@@ -29,6 +29,7 @@ from octavo.server.schema.turns import template_messages
 MAX_STOP_SEQUENCES = 16
 
 ERROR_RESPONSES = error_responses(ERROR_SCHEMA)
+ERROR_RESPONSES[OVERLOADED] = ERROR_RESPONSES.pop(503)
 
 
 class CountTokensRequest(Body):

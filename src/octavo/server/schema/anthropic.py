@@ -8,7 +8,7 @@ from octavo.grammar import constraint
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
 from octavo.server.schema.base import Body, WrongElement
-from octavo.server.schema.constraints import refused
+from octavo.server.schema.constraints import NOTHING_ELSE, refused
 from octavo.server.schema.template import effort_variables
 from octavo.server.schema.tools import MAX_TOOLS, Function, FunctionName, Mode, NamedChoice, ToolFields
 
@@ -82,6 +82,8 @@ class Thinking(Body):
 
 class JsonFormat(Body):
     """JSON of a schema."""
+
+    model_config = NOTHING_ELSE
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
