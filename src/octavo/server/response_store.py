@@ -7,7 +7,7 @@ All work is done in one thread of its own: a slow disk holds up neither the even
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from octavo.errors import ConfigError, OctavoError
+from octavo.server import large_json
 
 VERSION = 1
 """Of the tables, as `PRAGMA user_version`."""
@@ -82,25 +83,47 @@ class StoredResponse:
     Attributes:
         tenant: whose it is; nobody else sees it.
         previous: the id of the response whose conversation it goes on with.
-        response: the object as clients get it. input: the items that are new in it, each with its id.
+        response: the object as clients get it, as JSON.
+        input: the items that are new in it, each with its id, as a JSON array.
+        item_ids: of input and output; unknown of what comes from the store.
         created: seconds since the epoch.
         beat: when its worker last said that it goes on, None if nobody works on it.
-        size: bytes of response and input, once they are stored.
     """
 
     tenant: str
     id: str
     previous: str | None
-    response: dict[str, Any]
-    input: list[dict[str, Any]]
+    response: bytes
+    input: bytes
     created: float
+    item_ids: Sequence[str] = ()
     beat: float | None = None
-    size: int = 0
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.response) + len(self.input)
+
+    def parsed(self) -> dict[str, Any]:
+        """The response."""
+        response: dict[str, Any] = _parsed(self.response)
+        return response
+
+    def input_items(self) -> list[dict[str, Any]]:
+        """What is new in it."""
+        items: list[dict[str, Any]] = _parsed(self.input)
+        return items
+
     def items(self) -> list[dict[str, Any]]:
         """What it adds to the conversation."""
-        return [*self.input, *self.response["output"]]
+        return [*self.input_items(), *self.parsed()["output"]]
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return large_json.loads(data)
+    except (orjson.JSONDecodeError, large_json.TooManyValuesError) as error:
+        raise StoreError(f"A stored response cannot be read: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +191,9 @@ class ResponseStore:
         """Remove a response. Raises NotStored."""
         await self._do(self._delete, tenant, id)
 
-    async def replace(self, tenant: str, id: str, response: dict[str, Any], *, ended: bool) -> bool:  # noqa: A002
+    async def replace(self, new: StoredResponse) -> bool:
         """Write down how far a response has come that is being worked on. Returns whether it still was."""
-        return await self._do(self._replace, tenant, id, response, ended)
+        return await self._do(self._replace, new)
 
     async def beat(self, tenant: str, id: str) -> bool:  # noqa: A002
         """Say that a response is being worked on. Returns whether it still should be."""
@@ -183,19 +206,18 @@ class ResponseStore:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, in_transaction)
-        except (sqlite3.Error, orjson.JSONDecodeError) as error:
+        except sqlite3.Error as error:
             raise StoreError(f"The store of responses ({self._where}) failed: {error}.") from error
 
     # In the thread, each within a transaction.
 
     def _add(self, new: StoredResponse) -> None:
-        now, response, items = self._clock(), orjson.dumps(new.response), orjson.dumps(new.input)
-        size = len(response) + len(items)
-        self._make_room(now, size)
-        row = (new.tenant, new.id, new.previous, new.created, now, new.beat, response, items, size)
+        now = self._clock()
+        self._make_room(now, new.size)
+        row = (new.tenant, new.id, new.previous, new.created, now, new.beat, new.response, new.input, new.size)
         columns = "tenant, id, previous, created, used, beat, response, input, size"
         added = self._database.execute(f"INSERT INTO responses ({columns}) VALUES (?,?,?,?,?,?,?,?,?)", row)
-        self._index(new.tenant, added.lastrowid, new.items)
+        self._index(new, added.lastrowid)
 
     def _make_room(self, now: float, size: int) -> None:
         limits = self._limits
@@ -214,29 +236,28 @@ class ResponseStore:
                     f"responses and {limits.bytes:,} bytes; those being worked on have {total:,}."
                 )
 
-    def _index(self, tenant: str, number: int | None, items: list[dict[str, Any]]) -> None:
-        rows = [(tenant, item["id"], number) for item in items]
+    def _index(self, new: StoredResponse, number: int | None) -> None:
+        rows = [(new.tenant, item, number) for item in new.item_ids]
         self._database.executemany("INSERT OR REPLACE INTO items VALUES (?,?,?)", rows)
 
     def _get(self, tenant: str, id: str) -> StoredResponse:  # noqa: A002
         oldest = self._clock() - self._limits.seconds
         rows = self._database.execute(
-            "SELECT previous, created, beat, response, input, size FROM responses "
+            "SELECT previous, created, beat, response, input FROM responses "
             "WHERE tenant = ? AND id = ? AND created >= ?",
             (tenant, id, oldest),
         ).fetchall()
         if not rows:
             raise NotStored(id)
-        [(previous, created, beat, response, items, size)] = rows
+        [(previous, created, beat, response, items)] = rows
         return StoredResponse(
             tenant=tenant,
             id=id,
             previous=previous,
-            response=orjson.loads(response),
-            input=orjson.loads(items),
+            response=response,
+            input=items,
             created=created,
             beat=beat,
-            size=size,
         )
 
     def _conversation(self, tenant: str, id: str) -> list[StoredResponse]:  # noqa: A002
@@ -272,23 +293,22 @@ class ResponseStore:
                 stored = self._get(tenant, row[0])
             except NotStored:  # it is too old
                 continue
-            found |= {item["id"]: item for item in stored.items if item["id"] in all_wanted}
+            found |= {item["id"]: item for item in stored.items() if item["id"] in all_wanted}
         return found
 
     def _delete(self, tenant: str, id: str) -> None:  # noqa: A002
         self._get(tenant, id)
         self._database.execute("DELETE FROM responses WHERE tenant = ? AND id = ?", (tenant, id))
 
-    def _replace(self, tenant: str, id: str, response: dict[str, Any], ended: bool) -> bool:  # noqa: A002
-        data = orjson.dumps(response)
+    def _replace(self, new: StoredResponse) -> bool:
         row = self._database.execute(
-            "UPDATE responses SET response = ?, size = ? + length(input), beat = ? "
+            "UPDATE responses SET response = ?, size = ?, beat = ? "
             "WHERE tenant = ? AND id = ? AND beat IS NOT NULL RETURNING number",
-            (data, len(data), None if ended else self._clock(), tenant, id),
+            (new.response, new.size, new.beat, new.tenant, new.id),
         ).fetchone()
         if row is None:
             return False
-        self._index(tenant, row[0], response["output"])
+        self._index(new, row[0])
         return True
 
     def _beat(self, tenant: str, id: str) -> bool:  # noqa: A002

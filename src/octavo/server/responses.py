@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from octavo.server.answer import INLINE_TOKENS, begin
-from octavo.server.body import JsonRoute
+from octavo.server.answer import begin
+from octavo.server.body import INLINE_BYTES, JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.responses import ResponseWriter, generation_request, new_response
 from octavo.server.errors import ERROR_RESPONSES, ApiError, internal, invalid, unavailable
@@ -27,6 +28,9 @@ from octavo.server.schema.response_items import Items
 from octavo.server.schema.responses import ResponsesRequest
 
 log = logging.getLogger("octavo.server")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_REFERENCES = 1024
 """Items of a request that are named and not sent."""
@@ -54,7 +58,7 @@ def response_routes(server: Server) -> APIRouter:
         """A stored response."""
         if stream:
             raise invalid("'stream' is not supported for a stored response: ask for it until it is complete.", "stream")
-        return json_response((await responses.get(_tenant(request), response_id)).response)
+        return _json((await responses.get(_tenant(request), response_id)).response)
 
     @router.delete("/{response_id}")
     async def delete(request: Request, response_id: str) -> Response:
@@ -65,7 +69,7 @@ def response_routes(server: Server) -> APIRouter:
     @router.post("/{response_id}/cancel")
     async def cancel(request: Request, response_id: str) -> Response:
         """End a response in background. One that has ended stays as it is."""
-        return json_response(await responses.cancel(_tenant(request), response_id))
+        return _json((await responses.cancel(_tenant(request), response_id)).response)
 
     @router.get("/{response_id}/input_items")
     async def input_items(
@@ -77,14 +81,28 @@ def response_routes(server: Server) -> APIRouter:
     ) -> Response:
         """The items that a response answers, without those of earlier responses."""
         stored = await responses.get(_tenant(request), response_id)
-        items = stored.input if order == "asc" else stored.input[::-1]
-        return json_response(_page(items, after, limit))
+        with _store_errors():
+            items = await off_loop(stored.input_items)
+        return json_response(_page(items if order == "asc" else items[::-1], after, limit))
 
     return router
 
 
 def _tenant(request: Request) -> str:
     return RequestContext.of(request.scope).tenant
+
+
+def _json(data: bytes) -> Response:
+    return Response(data, media_type="application/json")
+
+
+def _all_items(responses: Sequence[StoredResponse]) -> Items:
+    return [item for each in responses for item in each.items()]
+
+
+def _array(items: Items) -> bytes:
+    """Items as JSON, one by one: none of them holds other threads up for long."""
+    return b"[%b]" % b",".join([orjson.dumps(item) for item in items])
 
 
 def _page(items: Items, after: str | None, limit: int) -> dict[str, Any]:
@@ -108,6 +126,22 @@ def _store_errors() -> Iterator[None]:
         raise unavailable(str(error)) from error
 
 
+def _with(
+    stored: StoredResponse, response: bytes, item_ids: Sequence[str], *, beat: float | None = None
+) -> StoredResponse:
+    return replace(stored, response=response, item_ids=[*stored.item_ids, *item_ids], beat=beat)
+
+
+def _changed(stored: StoredResponse, **members: Any) -> StoredResponse:
+    """A response on which nobody works any more."""
+    return replace(stored, response=orjson.dumps(stored.parsed() | members), beat=None)
+
+
+async def _inline(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """What is done so quickly that a thread would only delay it."""
+    return function(*args, **kwargs)
+
+
 class Responses:
     """What the routes do."""
 
@@ -123,33 +157,32 @@ class Responses:
         earlier = await self._conversation(tenant, body.previous_response_id)
         new = await self._with_referenced(tenant, body.input)
         size = len(await http.body()) + sum(each.size for each in earlier)
-        items = [item for each in earlier for item in each.items]
+        call = _inline if size <= INLINE_BYTES else off_loop
+        with _store_errors():
+            items = await call(_all_items, earlier)
         parse = partial(generation_request, body, items, new)
         prepared, generation = await begin(self._server, http, parse, size=size)
-        writer = ResponseWriter(new_response(body, prepared), generation, body.logprobs_wanted)
-
-        def stored(**more: Any) -> StoredResponse:
-            response = writer.response
-            return StoredResponse(
-                tenant=tenant,
-                id=response["id"],
-                previous=body.previous_response_id,
-                response=response,
-                input=new,
-                created=time.time(),
-                **more,
-            )
-
+        writer = ResponseWriter(await call(new_response, body, prepared), generation, body.logprobs_wanted)
+        begun = StoredResponse(
+            tenant=tenant,
+            id=writer.id,
+            previous=body.previous_response_id,
+            response=b"",
+            input=await call(_array, new) if body.store else b"",
+            created=time.time(),
+            item_ids=[item["id"] for item in new],
+        )
         if body.background:
-            writer.response["status"] = "queued"
-            return await self._begin_in_background(generation, writer, stored(beat=time.time()))
+            return await self._begin_in_background(generation, writer, begun)
 
-        async def keep() -> None:
+        async def keep() -> bytes:
+            response = orjson.dumps(writer.response)
             if body.store:
                 try:
-                    await self._store.add(stored())
+                    await self._store.add(_with(begun, response, writer.item_ids))
                 except StoreError as error:  # the answer is there, and goes to the client all the same
-                    log.error("response %s is not stored: %s", writer.response["id"], error)
+                    log.error("response %s is not stored: %s", writer.id, error)
+            return response
 
         async def work(events: EventStream) -> bytes:
             try:
@@ -167,12 +200,8 @@ class Responses:
                     writer.fail(error if isinstance(error, ApiError) else internal())
                     await keep()
                 raise
-            await keep()
-            if body.stream:
-                return writer.end()
-            if body.logprobs_wanted is not None or generation.usage.total_tokens > INLINE_TOKENS:
-                return await off_loop(orjson.dumps, writer.response)
-            return orjson.dumps(writer.response)
+            response = await keep()
+            return writer.end() if body.stream else response
 
         return Reply(
             work,
@@ -189,7 +218,7 @@ class Responses:
             if stored.beat is None or time.time() - stored.beat < STALE_SECONDS:
                 return stored
             error = {"code": "server_error", "message": "The server that worked on this response was stopped."}
-            await self._store.replace(tenant, id, stored.response | {"status": "failed", "error": error}, ended=True)
+            await self._store.replace(_changed(stored, status="failed", error=error))
             return await self._store.get(tenant, id)
 
     async def delete(self, tenant: str, id: str) -> None:  # noqa: A002
@@ -198,17 +227,17 @@ class Responses:
             await self._store.delete(tenant, id)
         self._stop(tenant, id)
 
-    async def cancel(self, tenant: str, id: str) -> dict[str, Any]:  # noqa: A002
+    async def cancel(self, tenant: str, id: str) -> StoredResponse:  # noqa: A002
         """End a response in background. Raises ApiError: 400 for one that is not, 404, 503."""
         stored = await self.get(tenant, id)
-        if not stored.response["background"]:
-            raise invalid("Only a response that was made with 'background' can be cancelled.", "response_id")
-        if stored.beat is not None:
-            with _store_errors():
-                await self._store.replace(tenant, id, stored.response | {"status": "cancelled"}, ended=True)
+        with _store_errors():
+            if not stored.parsed()["background"]:
+                raise invalid("Only a response that was made with 'background' can be cancelled.", "response_id")
+            if stored.beat is None:
+                return stored
+            await self._store.replace(_changed(stored, status="cancelled"))
             self._stop(tenant, id)
-            stored = await self.get(tenant, id)
-        return stored.response
+            return await self._store.get(tenant, id)
 
     def _stop(self, tenant: str, id: str) -> None:  # noqa: A002
         if (task := self._in_background.get((tenant, id))) is not None:
@@ -254,16 +283,17 @@ class Responses:
     # --- in background
 
     async def _begin_in_background(
-        self, generation: ServedGeneration, writer: ResponseWriter, stored: StoredResponse
+        self, generation: ServedGeneration, writer: ResponseWriter, begun: StoredResponse
     ) -> Response:
         self._server.in_flight.admit()
-        with _store_errors():
-            await self._store.add(stored)
+        writer.response["status"] = "queued"
         queued = orjson.dumps(writer.response)
-        key = (stored.tenant, stored.id)
+        with _store_errors():
+            await self._store.add(_with(begun, queued, (), beat=time.time()))
+        key = (begun.tenant, begun.id)
         use = self._server.deployments.begin()  # the request's own ends with its answer
         use.choose(generation.deployment)
-        task = self._server.in_flight.start(self._work_in_background(generation, writer, key))
+        task = self._server.in_flight.start(self._work_in_background(generation, writer, begun))
         self._in_background[key] = task
 
         def ended(_: asyncio.Task[bytes]) -> None:
@@ -271,22 +301,22 @@ class Responses:
             use.end()
 
         task.add_done_callback(ended)
-        return Response(queued, media_type="application/json")
+        return _json(queued)
 
     async def _work_in_background(
-        self, generation: ServedGeneration, writer: ResponseWriter, key: tuple[str, str]
+        self, generation: ServedGeneration, writer: ResponseWriter, begun: StoredResponse
     ) -> bytes:
         """Work a response out for the store alone."""
         own = asyncio.current_task()
         assert own is not None
-        pulse = asyncio.create_task(self._beat(key, own))
+        pulse = asyncio.create_task(self._beat(begun, own))
         try:
             with generation:
                 generation.submit()
                 async for deltas in generation.steps():
                     if writer.response["status"] == "queued":
                         writer.response["status"] = "in_progress"
-                        await self._note(key, writer, ended=False)
+                        await self._note(begun, writer, beat=time.time())
                     for delta in deltas:
                         writer.add(delta)
         except asyncio.CancelledError:
@@ -295,24 +325,24 @@ class Responses:
         except ApiError as error:
             writer.fail(error)
         except Exception:
-            log.exception("response %s failed", key[1])
+            log.exception("response %s failed", begun.id)
             writer.fail(internal())
         finally:
             pulse.cancel()
-        await self._note(key, writer, ended=True)
+        await self._note(begun, writer, beat=None)
         return b""
 
-    async def _note(self, key: tuple[str, str], writer: ResponseWriter, *, ended: bool) -> None:
+    async def _note(self, begun: StoredResponse, writer: ResponseWriter, *, beat: float | None) -> None:
         try:
-            await self._store.replace(*key, writer.response, ended=ended)
+            await self._store.replace(_with(begun, orjson.dumps(writer.response), writer.item_ids, beat=beat))
         except StoreError as error:
-            log.error("response %s is not stored: %s", key[1], error)
+            log.error("response %s is not stored: %s", begun.id, error)
 
-    async def _beat(self, key: tuple[str, str], work: asyncio.Task[Any]) -> None:
+    async def _beat(self, begun: StoredResponse, work: asyncio.Task[Any]) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             try:
-                if not await self._store.beat(*key):
+                if not await self._store.beat(begun.tenant, begun.id):
                     work.cancel()
             except StoreError as error:
-                log.warning("response %s: %s", key[1], error)
+                log.warning("response %s: %s", begun.id, error)

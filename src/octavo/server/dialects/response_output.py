@@ -28,10 +28,9 @@ class EventLog:
         if self.wanted:
             self._append(head_of(kind, **members))
 
-    def emit_piece(self, head: bytes, piece: str, logprobs: list[Any] | None) -> None:
+    def emit_piece(self, head: bytes, piece: str, more: bytes) -> None:
         """An event about a piece of text, of which there is one for every token: `head` was prepared once."""
         if self.wanted:
-            more = b"" if logprobs is None else b',"logprobs":' + orjson.dumps(logprobs)
             self._append(b'%b,"delta":%b%b' % (head, orjson.dumps(piece), more))
 
     def take(self) -> bytes:
@@ -79,7 +78,7 @@ class OutputItem(ABC):
         """It goes on."""
         self._pieces.append(piece)
         if piece or scores:
-            self._events.emit_piece(self._head, piece, self._logprobs(scores))
+            self._events.emit_piece(self._head, piece, self._more(scores))
 
     def end(self, status: str) -> dict[str, Any]:
         """It is complete, or will never be. Returns it as it stays."""
@@ -101,8 +100,9 @@ class OutputItem(ABC):
     @abstractmethod
     def _end_content(self, item: dict[str, Any]) -> None: ...
 
-    def _logprobs(self, scores: list[dict[str, Any]]) -> list[Any] | None:
-        return None
+    def _more(self, scores: list[dict[str, Any]]) -> bytes:
+        """Further members of an event about a piece."""
+        return b""
 
     @property
     def _text(self) -> str:
@@ -141,19 +141,23 @@ class MessageOutput(_ItemWithContent):
 
     def __init__(self, events: EventLog, index: int) -> None:
         super().__init__(events, index)
-        self._scores: list[dict[str, Any]] = []
+        self._scores: list[bytes] = []
 
     def item(self, status: str) -> dict[str, Any]:
-        """As it is now."""
-        content = [self._part(self._text) | {"logprobs": self._scores}]
+        """As it is now. Log-probabilities are long: they are in JSON already."""
+        logprobs = orjson.Fragment(b"[%b]" % b",".join(self._scores))
+        content = [self._part(self._text) | {"logprobs": logprobs}]
         return {"id": self._id, "type": "message", "status": status, "role": "assistant", "content": content}
 
     def _part(self, text: str) -> dict[str, Any]:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
-    def _logprobs(self, scores: list[dict[str, Any]]) -> list[Any] | None:
-        self._scores += scores
-        return scores
+    def _more(self, scores: list[dict[str, Any]]) -> bytes:
+        if not scores:
+            return b',"logprobs":[]'
+        written = orjson.dumps(scores)
+        self._scores.append(written[1:-1])
+        return b',"logprobs":' + written
 
 
 class ReasoningOutput(_ItemWithContent):

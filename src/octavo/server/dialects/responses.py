@@ -4,6 +4,8 @@ import time
 from http import HTTPStatus
 from typing import Any
 
+import orjson
+
 from octavo.deployments.choice import Delta, Score
 from octavo.deployments.generation import Generation, Usage
 from octavo.deployments.prepare import Prepared
@@ -67,8 +69,10 @@ def _check_calls(earlier: Items, new: Items) -> None:
 
 
 def new_response(body: ResponsesRequest, prepared: Prepared) -> dict[str, Any]:
-    """The object of a response that has just begun."""
+    """The object of a response that has just begun. What it repeats of the request may be long, and is said several
+    times: it is in JSON already."""
     [params] = prepared.params
+    echo = {name: orjson.Fragment(orjson.dumps(value)) for name, value in body.echo().items()}
     return {
         "id": new_id("resp"),
         "object": "response",
@@ -82,7 +86,7 @@ def new_response(body: ResponsesRequest, prepared: Prepared) -> dict[str, Any]:
         "temperature": params.temperature,
         "top_p": params.top_p,
         "usage": None,
-        **body.echo(),
+        **echo,
     }
 
 
@@ -117,6 +121,17 @@ class ResponseWriter(ErrorWriter):
         self._events = EventLog()
         self._item: OutputItem | None = None
         self._held_scores: list[Score] = []
+
+    @property
+    def id(self) -> str:
+        """The response's."""
+        id: str = self.response["id"]  # noqa: A001
+        return id
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Those of the items that are complete."""
+        return [item["id"] for item in self.response["output"]]
 
     def begin(self) -> None:
         """Write events from now on, the first among them."""
