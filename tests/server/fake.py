@@ -259,15 +259,16 @@ def running(settings: ServerSettings, *models: Deployment) -> Iterator[str]:
         thread.join()
 
 
-def main(step_seconds: float, drain_seconds: float) -> None:
+def main(step_seconds: float, drain_seconds: float, store: str | None = None) -> None:
     """A server in a process of its own: prints its URL and serves until a signal."""
     with tempfile.TemporaryDirectory() as folder:
         engine = FakeEngine(make_tokenizer(Path(folder)))
     engine.step_seconds = step_seconds
     listener = bind("127.0.0.1", 0)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)  # noqa: T201 - the test reads it
-    uvloop.run(serve(ServerSettings(shutdown_timeout=drain_seconds), Deployments([served(engine)]), listener))
+    settings = ServerSettings(shutdown_timeout=drain_seconds, store=store)
+    uvloop.run(serve(settings, Deployments([served(engine)]), listener))
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), float(sys.argv[2]))
+    main(float(sys.argv[1]), float(sys.argv[2]), *sys.argv[3:])

@@ -22,6 +22,10 @@ STREAM_HEADERS = [
 ]
 
 
+ENDING_SECONDS = 2.0
+"""For work that is cancelled at the server's end."""
+
+
 class InFlight:
     """The answers being worked out, and whether new ones may begin."""
 
@@ -47,6 +51,8 @@ class InFlight:
         if self._work:
             await asyncio.wait(self._work, timeout=seconds)
         self.cancel()
+        if self._work:  # they say how they ended
+            await asyncio.wait(self._work, timeout=ENDING_SECONDS)
 
     def cancel(self) -> None:
         """End all work now; its clients get an error."""

@@ -37,6 +37,8 @@ class InputPart(Body):
         if not isinstance(data, dict):
             raise ValueError("a part is an object with a type and a text")
         kind = data.get("type")
+        if not isinstance(kind, str):
+            raise WrongElement("a type is a string", "type")
         if kind not in ("input_text", "output_text", "text", "refusal"):
             raise WrongElement(f"parts of type {kind!r} are not supported, only input_text and output_text", "type")
         member = "refusal" if kind == "refusal" else "text"
@@ -45,11 +47,23 @@ class InputPart(Body):
         return data
 
 
-Content = str | Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=True)]
+def _as_parts(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list):
+        raise ValueError("this is neither a string nor a list of parts")
+    return value
 
 
-def _text(content: Content) -> str:
-    return content if isinstance(content, str) else "".join([part.text or part.refusal for part in content])
+Content = Annotated[
+    list[InputPart],
+    Field(max_length=MAX_PARTS, fail_fast=True),
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPart]),
+]
+
+
+def _texts(content: Content) -> list[str]:
+    return [part.text or part.refusal for part in content]
 
 
 class MessageItem(Body):
@@ -64,11 +78,10 @@ class MessageItem(Body):
     def item(self) -> dict[str, Any]:
         """As the API returns it."""
         answer = self.role == "assistant"
-        parts = (
-            [self.content] if isinstance(self.content, str) else [part.text or part.refusal for part in self.content]
-        )
         more: dict[str, Any] = {"annotations": [], "logprobs": []} if answer else {}
-        content = [{"type": "output_text" if answer else "input_text", "text": text, **more} for text in parts]
+        content = [
+            {"type": "output_text" if answer else "input_text", "text": text, **more} for text in _texts(self.content)
+        ]
         head = {"id": self.id or new_id("msg"), "type": "message", "status": self.status}
         return {**head, "role": self.role, "content": content}
 
@@ -111,7 +124,7 @@ class FunctionCallOutputItem(Body):
             "type": "function_call_output",
             "status": self.status,
             "call_id": self.call_id,
-            "output": _text(self.output),
+            "output": "".join(_texts(self.output)),
         }
 
 
@@ -173,14 +186,20 @@ def _item(value: Any) -> dict[str, Any]:
     kind = value.get("type")
     if kind is None:
         kind = "message" if "role" in value or "id" not in value else "item_reference"
-    model = _ITEMS.get(kind) if isinstance(kind, str) else None
+    if not isinstance(kind, str):
+        raise WrongElement("a type is a string", "type")
+    model = _ITEMS.get(kind)
     if model is None:
         raise WrongElement(f"items of type {kind!r} are not supported, only {', '.join(_ITEMS)}", "type")
     return model.model_validate(value).item()
 
 
 def _as_items(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise ValueError("this is neither a string nor a list of items")
+    return value
 
 
 ItemDict = Annotated[dict[str, Any], PlainValidator(_item, json_schema_input_type=Item)]
