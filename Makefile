@@ -1,6 +1,7 @@
 # Two commands do all: `make serve` serves the default model, `make test` checks everything.
 PYTHON ?= python3
 VENV   := .venv
+CLIENTS := .venv-clients
 BIN    := $(VENV)/bin
 MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
@@ -19,7 +20,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n l
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
 
-.PHONY: serve test lint tidy types check-imports unit fuzz sanitize format clean
+.PHONY: serve test lint tidy types check-imports unit fuzz clients docs sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -58,6 +59,19 @@ fuzz: $(VENV)/.installed-test
 	OCTAVO_FUZZ=$(FACTOR) $(PYTEST) -m hypothesis --timeout=0 --hypothesis-seed=$(SEED) || \
 		{ echo "to repeat: make fuzz SEED=$(SEED) FACTOR=$(FACTOR)"; exit 1; }
 
+# What people write agents and pipelines with, in an environment of its own, against a server of the default model.
+clients: $(VENV)/.installed-test $(CLIENTS)/.installed
+	OCTAVO=$(abspath $(BIN))/octavo $(CLIENTS)/bin/python -m pytest tests/clients -c tests/clients/pytest.ini --confcutdir=tests/clients
+
+$(CLIENTS)/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet uv
+	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS)/bin/python --requirement tests/clients/requirements.txt
+	@touch $@
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m tests.api_document >docs/api.md
+
 # The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
 sanitize: build/sanitize/.built
 	OCTAVO_NATIVE=build/sanitize LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
@@ -92,4 +106,4 @@ $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

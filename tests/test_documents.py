@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.api_document import document
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     "README.md",
@@ -155,3 +157,7 @@ def test_blocks_run(default_server: str, document: str, language: str, text: str
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=250, input="Say hello.")
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
     assert '"error"' not in result.stdout
+
+
+def test_the_api_is_written_down_as_it_is() -> None:
+    assert document() == text_of("docs/api.md"), "run `make docs`"

@@ -278,3 +278,19 @@ def test_the_cause_of_an_error() -> None:
     assert cause("at 1(8): failed to compile JSON schema: Unimplemented keys\n<non-verbose/>") == "Unimplemented keys"
     assert cause("regex parse error:\n  (?=\n  ^\nerror: look-around\n  | x") == "look-around"
     assert cause("") == "it is not valid"
+
+
+def test_an_object_that_names_its_members_has_no_others() -> None:
+    named = {"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {}}}}}
+    wanted = constraint.json_schema(named, "it")
+    assert accepts(wanted, '{"a": {"b": 1}}')
+    assert not accepts(wanted, '{"c": 1}')
+    assert not accepts(wanted, '{"a": {"c": 1}}')
+    assert accepts(constraint.json_schema(named | {"additionalProperties": True}, "it"), '{"c": 1}')
+    assert accepts(constraint.json_schema({"type": "object"}, "it"), '{"c": 1}')
+    assert accepts(constraint.json_schema({"properties": {"a": {}}, "required": ["z"]}, "it"), '{"z": 1}')
+    base = {"type": "object", "properties": {"a": {}}}
+    put_together = {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {}}}], "$defs": {"base": base}}
+    assert accepts(constraint.json_schema(put_together, "it"), '{"a": 1, "b": 2}')
+    beside = {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["c"]}]}
+    assert accepts(constraint.json_schema(beside, "it"), '{"a": 1, "b": 2}')

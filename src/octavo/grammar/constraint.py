@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.grammar.errors import GrammarError, cause
-from octavo.grammar.schema import check_schema
+from octavo.grammar.schema import check_schema, closed
 
 MAX_CHOICES = 10_000
 MAX_SOURCE = 1 << 20
@@ -64,7 +64,7 @@ def embedded(schema: Any, path: str, *, whitespace: str | None = WHITESPACE) -> 
     options = {"whitespace_flexible": False} if whitespace is None else {"whitespace_pattern": whitespace}
     if schema is False:
         raise GrammarError("the schema is false, for which no JSON is valid", path)
-    members = schema if isinstance(schema, dict) else {}  # true is valid for all
+    members = closed(schema) if isinstance(schema, dict) else {}  # true is valid for all
     return "%json " + _text({"x-guidance": options, **members}, path)
 
 

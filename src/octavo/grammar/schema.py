@@ -84,6 +84,44 @@ def _with_subschemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, An
         waiting.extend(subschemas(each, where))
 
 
+_OPEN = frozenset(("$ref", "additionalProperties", "allOf", "anyOf", "minProperties", "oneOf", "patternProperties"))
+"""Keywords by which an object may have further members."""
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema in which an object that names its members has no others, unless it says so.
+
+    What is valid for it is valid for the schema. Left to itself a model makes up members, of which small ones find no
+    end. A schema that puts objects together from several ones stays as it is.
+    """
+    parts = _with_subschemas(schema, "")
+    composed = any("allOf" in each or (_REFERS & each.keys() and "properties" in each) for _, each in parts)
+    return schema if composed else _closed(schema)
+
+
+_REFERS = {"$ref", "anyOf", "oneOf"}
+
+
+def _closed(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    result = dict(schema)
+    for name in ("items", "additionalProperties"):
+        if name in result:
+            result[name] = _closed(result[name])
+    for name in ("anyOf", "oneOf", "prefixItems"):
+        if isinstance(value := result.get(name), list):
+            result[name] = [_closed(each) for each in value]
+    for name in ("$defs", "definitions", "properties", "patternProperties"):
+        if isinstance(value := result.get(name), dict):
+            result[name] = {key: _closed(each) for key, each in value.items()}
+    properties, required = result.get("properties"), result.get("required", [])
+    named = isinstance(properties, dict) and isinstance(required, list) and all(name in properties for name in required)
+    if named and not _OPEN & result.keys():
+        result["additionalProperties"] = False
+    return result
+
+
 def locate(schema: Any, path: str, failure: Callable[[Any], str | None]) -> str:
     """Where in a schema it fails: the innermost schema that fails by itself in the same way.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from octavo.grammar.schema import closed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
@@ -28,7 +30,7 @@ class Tool:
     @property
     def schema(self) -> dict[str, Any]:
         """What arguments have to be valid for: the parameters, which are always an object."""
-        return {"type": "object", **self.parameters}
+        return {"type": "object", "properties": {}, **closed(dict(self.parameters))}
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates read it: OpenAI's shape, with all that templates look up without asking."""
