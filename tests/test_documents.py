@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.api_document import document
+from tests import api_document
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -160,4 +160,4 @@ def test_blocks_run(default_server: str, document: str, language: str, text: str
 
 
 def test_the_api_is_written_down_as_it_is() -> None:
-    assert document() == text_of("docs/api.md"), "run `make docs`"
+    assert api_document.document() == text_of("docs/api.md"), "run `make docs`"

@@ -293,4 +293,4 @@ def test_an_object_that_names_its_members_has_no_others() -> None:
     put_together = {"allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {}}}], "$defs": {"base": base}}
     assert accepts(constraint.json_schema(put_together, "it"), '{"a": 1, "b": 2}')
     beside = {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["c"]}]}
-    assert accepts(constraint.json_schema(beside, "it"), '{"a": 1, "b": 2}')
+    assert accepts(constraint.json_schema(beside, "it"), '{"b": 2, "a": 1}')
