@@ -160,7 +160,7 @@ def test_others_databases_are_left_alone(tmp_path: Path) -> None:
         database.execute("CREATE TABLE mine (x)")
     text = tmp_path / "text"
     text.write_text("This is no database, but a text that is long enough to be read as the head of one. " * 3)
-    for path, words in ((other, "something else"), (text, "not a database"), (tmp_path / "no" / "x", "unable to open")):
+    for path, words in ((other, "something else"), (text, "not a database"), (tmp_path / "no" / "x", "No such file")):
         with pytest.raises(ConfigError, match=words):
             Kept(str(path))
     assert text.read_text().startswith("This is no database")
@@ -177,6 +177,7 @@ def ask(client: openai.OpenAI, **fields: Any) -> Any:
 def test_servers_share_a_database_that_outlives_them(engine: FakeEngine, tmp_path: Path) -> None:
     settings = ServerSettings(store=str(tmp_path / "responses.db"))
     with running(settings, served(engine)) as one, running(settings, served(engine)) as other:
+        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
         first = ask(client_of(one))
         second = ask(client_of(other), previous_response_id=first.id)
         assert client_of(one).responses.retrieve(second.id).to_dict() == second.to_dict()

@@ -5,12 +5,14 @@ All work is done in one thread of its own: a slow disk holds up neither the even
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
@@ -159,9 +161,10 @@ class ResponseStore:
         self._where = path or "memory"
         try:
             self._database = self._thread.submit(_open, path).result()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError, RuntimeError) as error:
             self._thread.shutdown()
-            raise ConfigError(f"cannot keep responses in {path}: {error}", "store") from error
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"cannot keep responses in {path}: {reason}", "store") from error
         except ConfigError:
             self._thread.shutdown()
             raise
@@ -320,7 +323,11 @@ class ResponseStore:
 
 
 def _open(path: str | None) -> sqlite3.Connection:
-    database = sqlite3.connect(path or ":memory:", timeout=BUSY_SECONDS, isolation_level=None)
+    place = ":memory:"
+    if path is not None:
+        place = str(Path(path).expanduser().absolute())
+        os.close(os.open(place, os.O_RDWR | os.O_CREAT, 0o600))  # what clients say is for nobody else to read
+    database = sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None)
     try:
         if path is not None:
             database.execute("PRAGMA journal_mode = WAL")
