@@ -47,8 +47,8 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(folder: Path) -> Tokenizer:
-    """A byte-level BPE with ChatML's tokens and template, trained on a few lines."""
+def make_tokenizer(folder: Path, template: str = TEMPLATE) -> Tokenizer:
+    """A byte-level BPE with ChatML's tokens and a template, trained on a few lines."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -60,7 +60,7 @@ def make_tokenizer(folder: Path) -> Tokenizer:
     )
     backend.train_from_iterator(CORPUS * 3, trainer)
     backend.save(str(folder / "tokenizer.json"))
-    config = {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>", "chat_template": TEMPLATE}
+    config = {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>", "chat_template": template}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return load_tokenizer(Checkpoint(folder, {}, {}, {}, None))
 

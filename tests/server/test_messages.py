@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -18,9 +17,7 @@ from hypothesis import strategies as st
 from octavo.engine.client import EngineState
 from octavo.engine.request import Refusal, RequestRefused
 from octavo.server.settings import ServerSettings
-from octavo.text import load_tokenizer
 from octavo.text.answer import AnswerFormat
-from octavo.weights.checkpoint import Checkpoint
 from tests.properties import examples
 from tests.server.conftest import eventually
 from tests.server.fake import MODEL, FakeEngine, make_tokenizer, running, served
@@ -39,6 +36,7 @@ TOOLS: list[Any] = [
 PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
 CALLED = {"type": "tool_use", "id": "a", "name": "b", "input": {}}
+ROOM = 4096
 SHOWING = (
     "{% for tool in tools or [] %}T{{ tool | tojson }}\n{% endfor %}"
     "{% for message in messages %}<|im_start|>{{ message | tojson }}{{ '\n' }}{% endfor %}"
@@ -46,6 +44,17 @@ SHOWING = (
     "{% if reasoning_effort is defined %}effort={{ reasoning_effort }}{% endif %}"
 )
 """A template that shows all that it is given."""
+
+
+@pytest.fixture(autouse=True)
+def _room(engine: FakeEngine) -> None:
+    give_room(engine)
+
+
+def give_room(engine: FakeEngine) -> None:
+    """For prompts that tell of tools."""
+    assert engine.info is not None
+    engine.info = replace(engine.info, max_model_len=ROOM)
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +70,10 @@ def claude(address: str, engine: FakeEngine) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-@pytest.fixture
-def showing(_showing: anthropic.Anthropic, engine: FakeEngine) -> anthropic.Anthropic:
-    """A model whose prompts say what its template was given."""
-    assert engine.info is not None
-    engine.info = replace(engine.info, max_model_len=4096)
-    return _showing
-
-
 @pytest.fixture(scope="module")
-def _showing(_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[anthropic.Anthropic]:
-    folder: Path = tmp_path_factory.mktemp("showing")
-    make_tokenizer(folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": SHOWING}))
-    tokenizer = load_tokenizer(Checkpoint(folder, {}, {}, {}, None))
+def showing(_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[anthropic.Anthropic]:
+    """A model whose prompts say what its template was given."""
+    tokenizer = make_tokenizer(tmp_path_factory.mktemp("showing"), SHOWING)
     answers = AnswerFormat.of(None, "", "hermes", "qwen3")
     with (
         running(ServerSettings(), served(_engine, answers=answers, tokenizer=tokenizer)) as url,
@@ -249,6 +247,7 @@ def test_streamed_equals_whole(address: str, engine: FakeEngine, data: st.DataOb
     piece = st.sampled_from(["I will look.", " a < b ", "<tool", "\n\n", "où\u2028", PARIS, NOW, '{"name": "x"}'])
     answer = data.draw(thought) + "".join(data.draw(st.lists(piece, max_size=5)))
     engine.reset()
+    give_room(engine)
     engine.reply = lambda prompt, index: answer
     body = fields_of(
         {
@@ -543,9 +542,9 @@ def test_every_status_has_its_class(claude: anthropic.Anthropic, engine: FakeEng
 
     assert refused(anthropic.BadRequestError, max_tokens=0).type == "invalid_request_error"
     assert refused(anthropic.NotFoundError, model="claude").type == "not_found_error"
-    both_long = r"input length and `max_tokens` exceed context limit: \d+ \+ 500 > 512, decrease .*"
-    assert re.fullmatch(both_long, str(refused(anthropic.BadRequestError, max_tokens=500).api_message))
-    long: list[Any] = [{"role": "user", "content": "x" * 600}]
+    both_long = rf"input length and `max_tokens` exceed context limit: \d+ \+ {ROOM} > {ROOM}, decrease .*"
+    assert re.fullmatch(both_long, str(refused(anthropic.BadRequestError, max_tokens=ROOM).api_message))
+    long: list[Any] = [{"role": "user", "content": "x" * 2 * ROOM}]
     assert "prompt is too long" in str(refused(anthropic.BadRequestError, messages=long).api_message)
     engine.refuse = RequestRefused(Refusal.OVERLOADED, "the queue is full", 1.0)
     full = refused(anthropic.RateLimitError)

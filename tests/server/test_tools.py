@@ -9,7 +9,7 @@ import pytest
 
 from octavo.server.settings import ServerSettings
 from octavo.text.answer import AnswerFormat
-from tests.server.fake import MODEL, FakeEngine, running, served
+from tests.server.fake import MODEL, TEMPLATE, FakeEngine, make_tokenizer, running, served
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 TOOLS: list[Any] = [
@@ -151,11 +151,20 @@ def test_the_old_names(hermes: openai.OpenAI, engine: FakeEngine) -> None:
     assert "".join(piece.arguments for piece in pieces) == '{"city": "Paris"}'
 
 
-def test_a_model_that_was_not_taught_tools_is_told_of_them(client: openai.OpenAI, engine: FakeEngine) -> None:
-    ask(client)
+@pytest.fixture(scope="module")
+def untaught(_engine: FakeEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """A model whose chat template has no word of tools."""
+    template = TEMPLATE.replace("no tools here", "no results here")
+    tokenizer = make_tokenizer(tmp_path_factory.mktemp("untaught"), template)
+    with running(ServerSettings(), served(_engine, tokenizer=tokenizer)) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=60)
+
+
+def test_a_model_that_was_not_taught_tools_is_told_of_them(untaught: openai.OpenAI, engine: FakeEngine) -> None:
+    ask(untaught)
     prompt = engine.tokenizer.decode(list(engine.requests[-1].prompt_token_ids), skip_special_tokens=False)
     assert prompt.startswith("<|im_start|>system\nYou may call these functions")
     assert "How it is outside" in prompt
-    ask(client, messages=[{"role": "system", "content": "Be brief."}, *MESSAGES])
+    ask(untaught, messages=[{"role": "system", "content": "Be brief."}, *MESSAGES])
     prompt = engine.tokenizer.decode(list(engine.requests[-1].prompt_token_ids), skip_special_tokens=False)
     assert prompt.startswith("<|im_start|>system\nBe brief.\n\nYou may call")
