@@ -41,9 +41,7 @@ def byte_weights(spec: TokenizerSpec) -> Weights | None:
     normalizers, splitters = _steps(backend.normalizer, "normalizers"), _steps(backend.pre_tokenizer, "pretokenizers")
     vocabulary = backend.get_vocab(with_added_tokens=False)
     if spec.pieces.byte_level:
-        spells_all = (
-            any(step["type"] == "ByteLevel" for step in splitters) and BYTE_OF_CHARACTER.keys() <= vocabulary.keys()
-        )
+        spells_all = any(step["type"] == "ByteLevel" for step in splitters)
     else:
         model = backend.model
         spells_all = isinstance(model, models.BPE) and model.byte_fallback
@@ -57,6 +55,8 @@ def byte_weights(spec: TokenizerSpec) -> Weights | None:
         spellings |= {piece.encode() for piece in vocabulary}
         spellings |= {b" " * len(piece.encode()) for piece in vocabulary if _WORD_MARK in piece}
     weights = 1 / _longest(spellings)
+    if spec.pieces.byte_level:  # bytes that training has never seen are left out
+        weights[[byte for character, byte in BYTE_OF_CHARACTER.items() if character not in vocabulary]] = 0
     if any(step["type"] == "NFC" for step in normalizers):
         weights = _when_composed(weights)
     if any(token.lstrip or token.rstrip for token in added):  # they take any number of spaces with them
