@@ -10,7 +10,7 @@ import pytest
 
 from octavo.engine.engine import Engine
 from octavo.engine.limits import mask
-from octavo.engine.request import FinishReason, Refusal, Request, RequestRefused, SamplingParams
+from octavo.engine.request import FinishReason, Refusal, Request, RequestRefused, SamplingParams, ThinkingBudget
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 from octavo.weights.checkpoint import open_checkpoint
 from tests.engine.test_determinism import engine_for, others
@@ -22,7 +22,11 @@ FEW = replace(PLAIN, allowed_token_ids=ALLOWED)
 # Of the few, single ones and those that follow on one another.
 BANNED = ((ALLOWED[0],), (ALLOWED[1], ALLOWED[2]), (ALLOWED[3], ALLOWED[3]), (ALLOWED[4], ALLOWED[5], ALLOWED[6]))
 BOTH = replace(FEW, bad_words=BANNED)
+END = tuple(range(200, 204))
+THINKING = ThinkingBudget(tokens=17, begun=True, opens=(b"<think>",), closes=(b"</think>",), end=END)
 KINDS = {
+    "thinking": replace(PLAIN, thinking=THINKING),
+    "thinking and both": replace(BOTH, thinking=THINKING, logprobs=2),
     "allowed": FEW,
     "bad words": replace(PLAIN, top_k=5, bad_words=tuple((a, b) for a in ALLOWED for b in range(3, 300, 2))),
     "both": BOTH,
@@ -133,3 +137,64 @@ def test_ids_that_index_nothing(make: Callable[..., Engine]) -> None:
 def test_masks_are_bits() -> None:
     bits = np.unpackbits(mask((0, 31, 32, 95, 64), 96).view(np.uint8), bitorder="little")
     assert bits.nonzero()[0].tolist() == [0, 31, 32, 64, 95]
+
+
+def test_thinking_ends_with_its_budget(make: Callable[..., Engine]) -> None:
+    free = tokens(run(make(), the_request(PLAIN)))
+    for budget in (0, 1, 17, 58, 59, 60):
+        params = replace(PLAIN, thinking=replace(THINKING, tokens=budget), logprobs=0)
+        told = run(make(), the_request(params))
+        held = tokens(told)
+        assert held[:budget] == free[:budget]
+        assert held[budget:][: len(END)] == list(END)[: PLAIN.max_tokens - budget]
+        assert len(held) == PLAIN.max_tokens
+        assert END[:2] not in set(pairwise(held[budget + len(END) :])), "once"
+        # What is forced has the model's own log-probability, which is not that of certainty.
+        scores = [entry.logprob for output in told[0] for entry in output.logprobs or ()]
+        assert len(scores) == len(held)
+        assert all(score < -0.1 for score in scores[budget : budget + len(END)])
+
+
+def test_who_does_not_think_is_let_alone(make: Callable[..., Engine], tokenizer: Tokenizer) -> None:
+    end = tuple(tokenizer.encode_within("</think>"))
+    budget = replace(THINKING, tokens=3, end=end)
+    free = tokens(run(make(), the_request(PLAIN)))
+    assert tokens(run(make(), the_request(replace(PLAIN, thinking=replace(budget, begun=False))))) == free
+    for grammar, begun in (
+        ('start: "a</think>" /[a-z]{40}/', True),
+        ('start: "b" /[a-z]{40}/', False),
+        ('start: " <think>a</think>" /[a-z]{40}/', False),
+    ):
+        params = SamplingParams(max_tokens=50, seed=1, grammar=grammar, stop_token_ids=(2,))
+        without = run(make(), the_request(params))
+        more = replace(budget, tokens=8 if "<think>" in grammar else 3, begun=begun)
+        if "<think>" in grammar:
+            more = replace(more, tokens=len(tokenizer.encode(" <think>a</think>")) + 2)
+        elif begun:
+            more = replace(more, tokens=len(tokenizer.encode("a</think>")) + 2)
+        assert tokens(run(make(), the_request(replace(params, thinking=more)))) == tokens(without)
+
+
+def test_a_grammar_follows_what_is_forced(make: Callable[..., Engine], tokenizer: Tokenizer) -> None:
+    grammar = 'start: "<think>" /[a-z ]{0,90}/ "</think>" /[xyz]{5,9}/'
+    end = tuple(tokenizer.encode_within("</think>"))
+    params = SamplingParams(max_tokens=80, seed=1, temperature=1.2, grammar=grammar, stop_token_ids=(2,))
+    for budget in (0, 10, 20):
+        thinking = ThinkingBudget(tokens=budget, begun=False, opens=(b"<think>",), closes=(b"</think>",), end=end)
+        told = run(make(), the_request(replace(params, thinking=thinking)))
+        said = tokenizer.decode([token for token in tokens(told) if token != 2])
+        thought, _, answer = said.removeprefix("<think>").partition("</think>")
+        assert set(answer) <= set("xyz")
+        assert 5 <= len(answer) <= 9
+        opening = len(tokenizer.encode("<think>"))
+        assert len(tokenizer.encode_within(thought)) <= max(budget - opening, 0) + 2
+        assert told[0][-1].finish_reason is FinishReason.STOP
+        alone = tokens(told)
+        for delivered in range(1, len(alone), 5):
+            resumed = the_request(replace(params, thinking=thinking), outputs={0: alone[:delivered]}, resumed=True)
+            assert alone[:delivered] + tokens(run(make(), resumed)) == alone
+
+
+def test_budgets_need_the_vocabulary(tiny_model: Path) -> None:
+    with pytest.raises(RequestRefused, match="what the model's tokens are"):
+        engine_for(tiny_model, "reference").add(the_request(replace(PLAIN, thinking=THINKING)))

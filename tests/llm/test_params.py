@@ -33,7 +33,6 @@ FIELDS = st.one_of(
             "bad_words",
             "logit_bias",
             "max_tokens",
-            "truncate_prompt_tokens",
         )
     ),
     st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt

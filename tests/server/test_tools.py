@@ -1,12 +1,16 @@
 """Calls of tools and reasoning in chat completions, through OpenAI's SDK: a scripted model writes them."""
 
 import json
+from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
+from octavo.engine.wire import Submit, decode_for_engine, encode
 from octavo.server.settings import ServerSettings
 from octavo.text.answer import AnswerFormat
 from tests.server.fake import MODEL, TEMPLATE, FakeEngine, make_tokenizer, running, served
@@ -168,3 +172,31 @@ def test_a_model_that_was_not_taught_tools_is_told_of_them(untaught: openai.Open
     ask(untaught, messages=[{"role": "system", "content": "Be brief."}, *MESSAGES])
     prompt = engine.tokenizer.decode(list(engine.requests[-1].prompt_token_ids), skip_special_tokens=False)
     assert prompt.startswith("<|im_start|>system\nBe brief.\n\nYou may call")
+
+
+def test_a_budget_of_thinking(hermes: openai.OpenAI, http: httpx.Client, engine: FakeEngine) -> None:
+    """The engine is told when to end what the model thinks, and how; a model that does not think needs no end."""
+    for opening, begun in (("", False), ("<think>\n", True)):
+        fields = {"thinking_token_budget": 5, "chat_template_kwargs": {"opening": opening}}
+        ask(hermes, extra_body=fields)
+        thinking = engine.requests[-1].params.thinking
+        assert thinking is not None
+        assert (thinking.tokens, thinking.begun) == (5, begun)
+        assert (thinking.opens, thinking.closes) == ((b"<think>",), (b"</think>",))
+        assert engine.tokenizer.decode(thinking.end) == "</think>"
+        request = engine.requests[-1]
+        assert decode_for_engine(memoryview(encode(Submit(replace(request, prompt_token_ids=array("i", [1])))))) == (
+            Submit(replace(request, prompt_token_ids=array("i", [1])))
+        )
+    answer = http.post("/v1/chat/completions", json={"messages": MESSAGES, "thinking_token_budget": 0, "max_tokens": 2})
+    assert answer.status_code == 200
+    assert engine.requests[-1].params.thinking is None
+
+
+def test_a_budget_in_channels(engine: FakeEngine) -> None:
+    with running(ServerSettings(), served(engine, answers=AnswerFormat.of(None, "gpt_oss", "openai"))) as url:
+        answer = httpx.post(
+            f"{url}/v1/chat/completions", json={"messages": MESSAGES, "thinking_token_budget": 5}, timeout=20
+        )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "thinking_token_budget"

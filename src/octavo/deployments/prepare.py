@@ -13,7 +13,7 @@ from octavo.deployments.deployment import Deployment
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Truncation
 from octavo.deployments.shape import Shape, shape_of
 from octavo.engine.config import ModelInfo
-from octavo.engine.request import SamplingParams
+from octavo.engine.request import SamplingParams, ThinkingBudget
 from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
@@ -22,6 +22,9 @@ from octavo.text.template import RESERVED
 
 MAX_CUT_TOKENS = 2**18
 """Of a prompt that is cut to what is wanted of it."""
+
+PROMPT_END = 64
+"""Tokens that tell whether an answer begins with reasoning."""
 
 MAX_CHOICES = 1024
 """Of all prompts of a request together."""
@@ -91,6 +94,7 @@ def prepare(
             _sampling_params(request, prompt, deployment, info, draw_seed()),
             grammar=shape.grammar,
             bad_words=bad_words,
+            thinking=_thinking(request, prompt, deployment),
         )
         for prompt in prompts
     ]
@@ -320,6 +324,30 @@ def _check_left(params: SamplingParams, info: ModelInfo) -> None:
         besides = ["'bad_words'"] * bool(never and params.allowed_token_ids) + ["'min_tokens'"] * bool(ends)
         given = " together with " + " and ".join(besides) if besides else ""
         raise InvalidRequest(f"'{field}'{given} leaves no token to draw", field)
+
+
+def _thinking(request: GenerationRequest, prompt: Prompt, deployment: Deployment) -> ThinkingBudget | None:
+    """When a choice must stop thinking; None also for a model that does not think.
+
+    Raises:
+        InvalidRequest: the model does not mark what it thinks in a way that can be cut off.
+    """
+    answers, tokenizer = deployment.answers, deployment.tokenizer
+    if request.thinking_budget is None or not answers.end_of_reasoning:
+        return None
+    if answers.reasoning is None:
+        message = "'thinking_token_budget' is not supported with this model, whose answers are written in channels"
+        raise InvalidRequest(message, "thinking_token_budget")
+    text = prompt.text
+    if text is None:
+        text = tokenizer.decode(prompt.token_ids[-PROMPT_END:].tolist(), skip_special_tokens=False)
+    return ThinkingBudget(
+        tokens=request.thinking_budget,
+        begun=answers.is_thinking(text),
+        opens=tuple(mark.encode() for mark in answers.reasoning.opens),
+        closes=tuple(mark.encode() for mark in (*answers.reasoning.closes, *answers.reasoning.interrupts)),
+        end=tuple(tokenizer.encode_within(answers.end_of_reasoning)),
+    )
 
 
 def _given(value: T | None, default: T) -> T:

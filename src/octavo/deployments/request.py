@@ -137,6 +137,7 @@ class GenerationRequest:
         priority: lower runs first; None is the usual.
         cache_salt: requests share cached prefixes only under equal salts.
         constraint: what every choice must look like; None for anything.
+        thinking_budget: tokens after which a choice that still thinks goes on to its answer; None is never.
         truncation: how prompts that are too long are cut; None refuses them.
         timeout: seconds from the request's arrival after which its choices end with what they have; None is never.
     """
@@ -157,5 +158,6 @@ class GenerationRequest:
     priority: int | None = None
     cache_salt: str = ""
     constraint: Constraint | None = None
+    thinking_budget: int | None = None
     truncation: Truncation | None = None
     timeout: float | None = None

@@ -168,7 +168,7 @@ class EngineClient:
     def _send_due(self) -> None:
         if self._can_send and self.ledger.has_due:
             for stream in self.ledger.take():
-                if stream.request.params.grammar:
+                if stream.request.params.needs_vocabulary:
                     self._teach()
                 self._send(Submit(stream.resumption()))
                 stream.submitted = True
@@ -176,7 +176,7 @@ class EngineClient:
     def _teach(self) -> None:
         """Tell the engine the model's tokens, once."""
         if not self._knows_vocabulary:
-            assert self.vocabulary is not None, "whoever sends grammars knows the vocabulary"
+            assert self.vocabulary is not None, "whoever sends what needs it knows the vocabulary"
             self._send(Learn(self.vocabulary()))
             self._knows_vocabulary = True
 

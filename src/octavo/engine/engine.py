@@ -98,6 +98,8 @@ class Engine:
                 arrival=now,
                 salt_key=salt_key,
             )
+            if request.params.thinking is not None and self.grammars.vocabulary is not None:
+                live.sequences[index].spelling = self.grammars.vocabulary.tokens
             self._arrivals += 1
             self._sequences += 1
         if request.params.grammar:
@@ -182,6 +184,8 @@ class Engine:
                 f"tokens, but the KV cache has {pool.num_pages}",
             )
         banned = {token for token in params.stop_token_ids if 0 <= token < self.executor.vocab_size}
+        if params.thinking is not None and self.grammars.vocabulary is None:
+            raise RequestRefused(Refusal.INVALID, "nobody has said what the model's tokens are")
         if params.min_tokens > 0 and len(banned) == self.executor.vocab_size:
             raise RequestRefused(Refusal.INVALID, "min_tokens bans the stop tokens, and these are the whole vocabulary")
         if not request.resumed:
@@ -194,6 +198,7 @@ class Engine:
             request.prompt_token_ids,
             params.logit_bias,
             params.allowed_token_ids,
+            () if params.thinking is None else params.thinking.end,
             *params.bad_words,
             *request.outputs.values(),
         )

@@ -1,9 +1,12 @@
 """What a sequence may draw next, beside its biases and its grammar. It depends on the sequence's own tokens alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from octavo.backends.protocol import Int32, UInt32
 from octavo.engine.request import SamplingParams
+from octavo.engine.thinking import Thinking
 
 
 class Limits:
@@ -12,12 +15,18 @@ class Limits:
     Attributes:
         allowed: UInt32[ceil(V / 32)], a mask as in `LogitRows.masks`; None for any.
         banned: tokens that it may not draw next all the same.
+
+    Args:
+        spelling: the bytes of every token, which thinking budgets need.
     """
 
-    __slots__ = ("_completions", "_lengths", "_never", "allowed", "banned")
+    __slots__ = ("_always", "_completions", "_lengths", "_never", "_thinking", "_vocab_size", "allowed", "banned")
 
-    def __init__(self, params: SamplingParams, vocab_size: int) -> None:
-        self.allowed = mask(params.allowed_token_ids, vocab_size) if params.allowed_token_ids else None
+    def __init__(self, params: SamplingParams, vocab_size: int, spelling: Sequence[bytes]) -> None:
+        self._vocab_size = vocab_size
+        self._always = mask(params.allowed_token_ids, vocab_size) if params.allowed_token_ids else None
+        self._thinking = None if params.thinking is None else Thinking(params.thinking, spelling)
+        self.allowed = self._always
         self._never = frozenset(word[0] for word in params.bad_words if len(word) == 1)
         self._completions: dict[tuple[int, ...], set[int]] = {}
         for *beginning, last in params.bad_words:
@@ -26,8 +35,27 @@ class Limits:
         self._lengths = sorted({len(beginning) for beginning in self._completions})
         self.banned: frozenset[int] = self._never
 
+    @property
+    def none_left(self) -> bool:
+        """Whether anything may come from here on."""
+        return self._always is None and not self._never and not self._lengths and self._thinking is None
+
     def follow(self, outputs: Int32) -> bool:
         """Find what may come after so many generated tokens. Returns whether that is something else than before."""
+        if self._thinking is None:
+            return self._find_banned(outputs)
+        before, banned, thinking = self.allowed, self.banned, self._thinking
+        thinking.follow(outputs[thinking.followed :].tolist())
+        if thinking.forced is not None:
+            self.allowed, self.banned = mask((thinking.forced,), self._vocab_size), frozenset()
+        else:
+            self.allowed = self._always
+            self._find_banned(outputs)
+            if thinking.over:
+                self._thinking = None
+        return self.allowed is not before or self.banned != banned
+
+    def _find_banned(self, outputs: Int32) -> bool:
         before, self.banned = self.banned, self._never
         for length in self._lengths:
             if length > len(outputs):

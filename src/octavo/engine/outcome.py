@@ -23,7 +23,7 @@ def follow(matcher: Matcher, sequence: Sequence, tokens: list[int], room: int) -
     matcher.check()
     if tokens[-1] in sequence.stop_token_ids:
         return tokens, True
-    forcing = sequence.params.logprobs is None and not len(sequence.bias_ids) and sequence.limits is None
+    forcing = sequence.params.logprobs is None and not len(sequence.bias_ids) and not sequence.is_limited
     advance = matcher.advance(tokens, room - len(tokens) if forcing else 0)
     return tokens + advance.forced, advance.complete
 

@@ -45,6 +45,24 @@ class RequestRefused(OctavoError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThinkingBudget:
+    """When a choice must stop thinking.
+
+    Attributes:
+        tokens: of a choice that still thinks when it has so many, `end` comes next whatever the model would write.
+        begun: whether it thinks from its first token on; else once it begins with one of `opens`.
+        opens, closes: what begins and ends thinking, as bytes of tokens.
+        end: the tokens that end it, at least one.
+    """
+
+    tokens: int
+    begun: bool
+    opens: tuple[bytes, ...]
+    closes: tuple[bytes, ...]
+    end: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How tokens are drawn. Values arrive validated; the defaults are OpenAI's.
 
@@ -64,6 +82,7 @@ class SamplingParams:
         prompt_logprobs: the same for the prompt's tokens.
         grammar: what every choice must look like, in llguidance's language; empty for anything. Whoever asks has made
             sure that it can be compiled.
+        thinking: how long it may think; None for as long as it likes.
     """
 
     n: int = 1
@@ -84,6 +103,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     grammar: str = ""
+    thinking: ThinkingBudget | None = None
 
     @property
     def penalises(self) -> bool:
@@ -93,7 +113,12 @@ class SamplingParams:
     @property
     def limits(self) -> bool:
         """Whether some tokens are not to be drawn."""
-        return bool(self.allowed_token_ids or self.bad_words)
+        return bool(self.allowed_token_ids or self.bad_words or self.thinking)
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        """Whether an engine must know the bytes of tokens."""
+        return bool(self.grammar or self.thinking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,7 @@ class Sequence:
         delivered: generated tokens that the client already had when the request arrived (resumption).
         counts: what penalties need to know, from when it first runs; None without penalties.
         bias_ids, bias_values: Int32[n], Float32[n], what is added to logits, from when it first runs. Bans are -inf.
+        spelling: the bytes of every token, if its limits need them.
         limits: what else it may not draw, from when it first runs; None without any.
         matcher: how far it has come in its grammar; None without one.
     """
@@ -91,6 +92,7 @@ class Sequence:
         "request",
         "row",
         "salt_key",
+        "spelling",
         "status",
         "stop_token_ids",
         "tokens",
@@ -123,6 +125,7 @@ class Sequence:
         self.counts: TokenCounts | None = None
         self.bias_ids: Int32 = np.empty(0, np.int32)
         self.bias_values: Float32 = np.empty(0, np.float32)
+        self.spelling: list[bytes] = []
         self.limits: Limits | None = None
         self.matcher: Matcher | None = None
 
@@ -148,6 +151,11 @@ class Sequence:
         return self.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
     @property
+    def is_limited(self) -> bool:
+        """Whether some tokens may not come though its grammar lets them."""
+        return self.limits is not None and not self.limits.none_left
+
+    @property
     def is_masked(self) -> bool:
         """Whether a mask says what may be drawn: of its grammar, or of the only tokens that are allowed."""
         return self.matcher is not None or (self.limits is not None and self.limits.allowed is not None)
@@ -160,7 +168,7 @@ class Sequence:
             prompt = self.tokens[: prompt_length if params.repetition_penalty != 1.0 else 0]
             self.counts = TokenCounts(prompt, self.tokens[prompt_length : self.length], self.max_length)
         if self.limits is None and params.limits:
-            self.limits = Limits(params, vocab_size)
+            self.limits = Limits(params, vocab_size, self.spelling)
             self.limits.follow(self.tokens[prompt_length : self.length])
         self.set_biases(vocab_size)
 

@@ -182,6 +182,7 @@ class SequenceTable:
         if changed:
             sequence.set_biases(self.vocab_size)
             self.biased[row] = len(sequence.bias_ids) > 0
+            self.masked[row] = sequence.is_masked
             self._everyone = None
 
     def everyone(self) -> tuple[Int32, Int32]:

@@ -101,10 +101,14 @@ class Grammars:
 
     Args:
         wake: called, in any thread, when a grammar has been compiled.
+
+    Attributes:
+        vocabulary: the model's tokens, once they are known.
     """
 
     def __init__(self, wake: Callable[[], object] = lambda: None) -> None:
         self.wake = wake
+        self.vocabulary: Vocabulary | None = None
         self._opened: Future[LLTokenizer] | None = None
         self._compiled: OrderedDict[str, Future[Matcher]] = OrderedDict()
         self._compiling = ThreadPoolExecutor(1, "octavo-grammars")
@@ -114,6 +118,7 @@ class Grammars:
     def learn(self, vocabulary: Vocabulary) -> None:
         """The model's tokens are these. Several frontends say the same."""
         if self._opened is None:
+            self.vocabulary = vocabulary
             self._opened = self._compiling.submit(vocabulary.open)
 
     def compile(self, source: str) -> Future[Matcher]:

@@ -38,6 +38,7 @@ class SamplingParams:
         skip_special_tokens: whether the text leaves special tokens out.
         logprobs: so many of the most probable tokens are reported per generated token; None reports nothing.
         prompt_logprobs: the same for the prompt's tokens.
+        thinking_token_budget: a choice that still thinks after so many tokens goes on to its answer.
         truncate_prompt_tokens: so many of the prompt's tokens are kept if it has more; -1 is what the context allows.
         truncation_side: "left" keeps the last ones, "right" the first.
         timeout: seconds after which a prompt that the model has been given ends with the tokens that are there.
@@ -68,6 +69,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    thinking_token_budget: int | None = None
     truncate_prompt_tokens: int | None = None
     truncation_side: str = "left"
     timeout: float | None = None
@@ -109,6 +111,7 @@ class _Checks:
         self._integer("seed", -(2**63), 2**63 - 1)
         self._integer("logprobs", 0, MAX_LOGPROBS)
         self._integer("prompt_logprobs", 0, MAX_LOGPROBS)
+        self._integer("thinking_token_budget", 0, 2**31)
         self._integer("truncate_prompt_tokens", -1)
         if self._params.truncate_prompt_tokens == 0:
             raise self._wrong("truncate_prompt_tokens", "a whole number of at least 1, or -1")

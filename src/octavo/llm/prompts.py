@@ -123,6 +123,7 @@ def _request(
         skip_special_tokens=params.skip_special_tokens,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        thinking_budget=params.thinking_token_budget,
         truncation=_truncation(params),
         timeout=params.timeout,
     )

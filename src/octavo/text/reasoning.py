@@ -37,9 +37,19 @@ class ReasoningFormat:
     always: bool = False
 
     @property
+    def opens(self) -> tuple[str, ...]:
+        """All that begins reasoning."""
+        return (self.open, *self.also_open)
+
+    @property
+    def closes(self) -> tuple[str, ...]:
+        """All that ends it, but for `interrupts`."""
+        return (self.close, *self.also_close)
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """All that frames reasoning. Where one is a special token, a parser must see its text all the same."""
-        return (self.open, self.close, *self.also_open, *self.also_close)
+        return (*self.opens, *self.closes)
 
     def is_open(self, prompt: str) -> bool:
         """Whether an answer to this prompt begins with reasoning without saying so."""
@@ -48,12 +58,12 @@ class ReasoningFormat:
 
     def pattern(self, lark: Lark) -> str:
         """A regular expression of text that begins with reasoning; "" where a token that is no text begins it."""
-        opens = [mark for mark in (self.open, *self.also_open) if not lark.begins_special(mark)]
+        opens = [mark for mark in self.opens if not lark.begins_special(mark)]
         return f"({'|'.join(map(escaped, opens))})(?s:.*)" if opens else ""
 
     def grammar(self, lark: Lark, *, opened: bool) -> str:
         """A Lark expression of reasoning, its markers included."""
-        closes = (self.close, *self.also_close)
+        closes = self.closes
         if lark.begins_special(self.close):
             return f"{'' if opened else lark.literal(self.open)} {TEXT} {lark.literal(self.close)}"
         if opened:
@@ -101,7 +111,7 @@ class ReasoningParser:
 
     def _read(self, form: ReasoningFormat, opened: bool) -> Reading[None]:
         reader = self._reader
-        opens, closes = (form.open, *form.also_open), (form.close, *form.also_close)
+        opens, closes = form.opens, form.closes
         if opened:
             yield from reader.run(_NEWLINES, drop)
             yield from reader.literal(marks(*opens))

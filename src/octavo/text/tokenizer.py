@@ -107,11 +107,16 @@ class Tokenizer:
     def spellings(self, word: str) -> list[list[int]]:
         """The different ways to write a word: at the beginning of a text, after a blank, and right after other text."""
         bare = word.lstrip() or word
-        edge, after = self._edge, self.encode(EDGE + bare, add_special_tokens=False)
         ways = [self.encode(text, add_special_tokens=False) for text in (bare, f" {bare}")]
-        if after[: len(edge)] == edge:
-            ways.append(after[len(edge) :])
+        ways.append(self.encode_within(bare))
         return [list(way) for way in dict.fromkeys(map(tuple, ways)) if way]
+
+    def encode_within(self, text: str) -> list[int]:
+        """A text as it is written right after another one, where nothing is added before it."""
+        ids = self.encode(EDGE + text, add_special_tokens=False)
+        if ids[: len(self._edge)] == self._edge:
+            return ids[len(self._edge) :]
+        return self.encode(text, add_special_tokens=False)
 
     @cached_property
     def _edge(self) -> list[int]:

@@ -58,6 +58,9 @@ class OpenAIBody(SamplingBody):
     priority: int | None = Field(
         None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent. The operator says which there are."
     )
+    thinking_token_budget: int | None = Field(
+        None, ge=0, le=2**31, description="Tokens after which a choice that still thinks goes on to its answer."
+    )
     truncate_prompt_tokens: Annotated[int, AfterValidator(_some)] | None = Field(
         None, ge=-1, description="So many of the prompt's tokens are kept; -1 is what the context allows."
     )
@@ -113,6 +116,7 @@ class OpenAIBody(SamplingBody):
             priority=self.priority,
             cache_salt=self.cache_salt,
             constraint=self.constraint(),
+            thinking_budget=self.thinking_token_budget,
             truncation=self._truncation(),
             timeout=self.timeout,
         )
