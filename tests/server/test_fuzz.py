@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,11 +65,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         try:
             lines = iter(process.stderr.readline, "")
             url = next(found[1] for line in lines if (found := re.search(r"ready on (http://\S+)", line)))
+            drained = threading.Thread(target=process.stderr.read, daemon=True)  # or it would block on a full pipe
+            drained.start()
             with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
                 yield client
         finally:
             process.terminate()
-            process.stderr.read()
 
 
 def nested(depth: int, kind: str) -> Any:

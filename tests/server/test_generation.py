@@ -113,7 +113,9 @@ def test_cuts_make_no_difference(tokenizer: Tokenizer, data: st.DataObject, min_
 @given(data=st.data(), include=st.booleans())
 def test_end_of_turn_is_no_text(tokenizer: Tokenizer, data: st.DataObject, include: bool) -> None:
     ids, cuts, _ = data.draw(scripts(tokenizer))
-    options = TextOptions(skip_special_tokens=False, include_stop=include, stop_token_ids=frozenset([2]))
+    options = TextOptions(
+        skip_special_tokens=False, include_stop=include, stop_token_ids=frozenset([2]), end_token_ids=frozenset([2])
+    )
     whole = join(run(Choice(0, tokenizer, Prompt([7]), options), [*ids, 2], cuts, FinishReason.STOP))
     assert whole.text == tokenizer.decode([*ids, 2] if include else ids, skip_special_tokens=False)
     assert (whole.finish.reason, whole.finish.stop) == ("stop", 2)

@@ -54,6 +54,8 @@ def test_every_route_needs_a_key(guarded: httpx.Client, engine: FakeEngine) -> N
                 assert response.headers["www-authenticate"] == "Bearer"
                 if path == "/generate":
                     assert response.json()["detail"].startswith("Incorrect API key")
+                elif path.startswith("/v1/messages"):
+                    assert response.json()["error"]["type"] == "authentication_error"
                 else:
                     assert response.json()["error"]["code"] == "invalid_api_key"
     assert engine.requests == []

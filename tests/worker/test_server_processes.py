@@ -169,7 +169,7 @@ def test_nothing_outlives_the_supervisor(tiny_model: Path, number: signal.Signal
             _, alive = psutil.wait_procs(children, timeout=30)
             assert not alive
         left = list(Path(temporary).glob("octavo-*"))
-        assert len(left) == (number is signal.SIGKILL)
+        assert len(left) == (2 if number is signal.SIGKILL else 0)  # of sockets, and of what several frontends share
         with serving(tiny_model, temporary=temporary):
             assert not any(folder.exists() for folder in left)
 

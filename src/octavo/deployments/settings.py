@@ -7,11 +7,43 @@ from pathlib import Path
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.settings import Setting, Source, Values, check, resolve, setting, settings_of
-from octavo.text.answer import HARMONY
-from octavo.text.formats import tool_format_names
-from octavo.text.reasoning import reasoning_format_names
 
 MAX_NAME = 256
+
+# By name, as `octavo.text` has them, which is too heavy for a supervisor.
+TOOL_CALL_PARSERS = (
+    "deepseek_v3",
+    "deepseek_v31",
+    "glm45",
+    "glm47",
+    "granite",
+    "harmony",
+    "hermes",
+    "json",
+    "kimi_k2",
+    "llama3_json",
+    "llama4_json",
+    "llama4_pythonic",
+    "mistral",
+    "openai",
+    "openai_gptoss",
+    "phi4_mini_json",
+    "pythonic",
+    "qwen3_coder",
+    "qwen3_xml",
+)
+REASONING_PARSERS = (
+    "deepseek_r1",
+    "deepseek_v3",
+    "glm45",
+    "granite",
+    "kimi_k2",
+    "mistral",
+    "qwen3",
+    "think",
+    "openai_gptoss",
+    "harmony",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,14 +74,14 @@ class DeploymentSettings:
         None,
         help="How the model writes calls of tools.",
         metavar="NAME",
-        choices=tool_format_names(),
+        choices=TOOL_CALL_PARSERS,
         without="what its chat template shows",
     )
     reasoning_parser: str | None = setting(
         None,
         help="How the model marks what it thinks.",
         metavar="NAME",
-        choices=(*reasoning_format_names(), *HARMONY),
+        choices=REASONING_PARSERS,
         without="what its chat template shows",
     )
     engine: EngineConfig

@@ -17,7 +17,8 @@ from octavo.text.answer import AnswerFormat
 from octavo.text.parser import Parser, PlainParser
 from octavo.text.tools import Tool
 
-ANY_ARGUMENTS = {"type": "object"}
+_MALFORMED = (TypeError, AttributeError, KeyError, ValueError)
+_Unkept = (OctavoError, *_MALFORMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +94,23 @@ class _Grammars:
 
     def answer_or_calls(self, use: ToolUse, wanted: Constraint | None) -> str:
         """There may be calls. Arguments keep to their schemas; but a client that has not asked for that with `strict`
-        must not be refused for a schema that cannot be kept to."""
-        tools = list(use.callable)
-        while True:
-            constraint = self._calls(use, tools)
-            if constraint is None:
+        must not be refused for a schema that cannot be kept to: calls are then free."""
+        try:
+            return self._answer_or_calls(use, wanted)
+        except InvalidRequest as error:
+            if isinstance(error.__cause__, _Unkept) and not any(tool.strict for tool in use.callable):
                 return "" if wanted is None else self.answer(wanted)
-            if wanted is not None:
-                required = self._calls(replace(use, required=True), tools)
-                assert required is not None, "what must be called is not free"
-                constraint = _either(required, self._after_reasoning(wanted))
-            try:
-                self.deployment.grammars.require(constraint)
-                return constraint.source
-            except GrammarError as error:
-                loose = [n for n, tool in enumerate(tools) if not tool.strict and _concerns(error, use, tool)]
-                if not loose or all(tools[n].parameters == ANY_ARGUMENTS for n in loose):
-                    raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
-                for n in loose:
-                    tools[n] = replace(tools[n], parameters=ANY_ARGUMENTS)
+            raise
+
+    def _answer_or_calls(self, use: ToolUse, wanted: Constraint | None) -> str:
+        constraint = self._calls(use, use.callable)
+        if constraint is None:
+            return "" if wanted is None else self.answer(wanted)
+        if wanted is not None:
+            required = self._calls(replace(use, required=True), use.callable)
+            assert required is not None, "what must be called is not free"
+            constraint = _either(required, self._after_reasoning(wanted))
+        return _required(constraint, self.deployment)
 
     def _calls(self, use: ToolUse, tools: Sequence[Tool]) -> Constraint | None:
         """None where anything may be written."""
@@ -125,6 +124,10 @@ class _Grammars:
             )
         except OctavoError as error:
             raise InvalidRequest(f"'{use.field}' cannot be kept to: {error}", use.field) from error
+        except (
+            _MALFORMED
+        ) as error:  # formats that write arguments one by one look into schemas before they are compiled
+            raise InvalidRequest(f"'{use.field}' has parameters that are no JSON schema", use.field) from error
         if source is None:
             return None
         schemas = tuple((tool.path, dict(tool.parameters)) for tool in tools)
@@ -142,12 +145,6 @@ class _Grammars:
     @property
     def _format(self) -> AnswerFormat:
         return self.deployment.answers
-
-
-def _concerns(error: GrammarError, use: ToolUse, tool: Tool) -> bool:
-    """Whether a tool's schema is to blame, as far as that is known."""
-    path = error.path or use.field
-    return path == use.field or path.startswith(tool.path)
 
 
 def _either(first: Constraint, second: Constraint) -> Constraint:

@@ -75,6 +75,7 @@ class Engine:
         self._step_tokens = 0
         self._completions = Rate()
         self._held: list[_Held] = []
+        self._lost: list[Output] = []
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Engine:
         for sequence in live.sequences.values():
             sequence.status = Status.HELD
         if held.succeeded:
-            self._release(held)
+            self._lost += self._release(held)
         else:
             self._held.append(held)
 
@@ -136,11 +137,12 @@ class Engine:
                 sequence.matcher = held.compiled.result().copy()
                 sequence.matcher.resume(sequence.outputs)
                 sequence.status = Status.WAITING
-        except GrammarError as error:
+        except Exception as error:  # the failure of this request, whatever the compiler ran into
             for sequence in sequences:
                 sequence.status = Status.HELD
                 self._end(sequence)
-            return [failed(sequence, str(error)) for sequence in sequences]
+            message = str(error) if isinstance(error, GrammarError) else failure(error)
+            return [failed(sequence, message) for sequence in sequences]
         if sequences:  # nobody has aborted it meanwhile
             self._queue(held.live)
         return []
@@ -239,12 +241,14 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step would compute anything."""
-        return self.scheduler.has_work or any(held.compiled.done() for held in self._held)
+        return self.scheduler.has_work or bool(self._lost) or any(held.compiled.done() for held in self._held)
 
     def step(self) -> list[Output]:
         """Run one step and return what it produced, in order of table rows."""
         started = time.monotonic()
-        lost = self._release_compiled() if self._held else []
+        lost, self._lost = self._lost, []
+        if self._held:
+            lost += self._release_compiled()
         step = self.scheduler.plan(started)
         if step is None:
             return lost

@@ -8,6 +8,7 @@ it. So another process compiles, which is ended at a deadline, and its verdicts 
 from __future__ import annotations
 
 import logging
+import math
 import select
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import msgspec
 
 from octavo.errors import OctavoError
 from octavo.grammar.constraint import Constraint
-from octavo.grammar.errors import GrammarError
+from octavo.grammar.errors import GrammarError, digest
 from octavo.grammar.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ MAX_WAITING = 64
 
 KEPT = 4096
 """Verdicts."""
+
+SLOW_SECONDS = 60.0
+"""So long a grammar counts as too slow that was."""
 
 LENGTH_BYTES = 8
 """Before every message."""
@@ -91,8 +95,9 @@ class GrammarCompiler:
         self._command = command
         self._vocabulary: Vocabulary | None = None
         self._process: _Process | None = None
-        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
-        self._pending: dict[str, Future[Verdict]] = {}
+        self._verdicts: OrderedDict[bytes, tuple[Verdict, float]] = OrderedDict()
+        self._pending: dict[bytes, Future[Verdict]] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "octavo-grammars")
 
@@ -110,57 +115,81 @@ class GrammarCompiler:
             GrammarError: it cannot.
             NotCompiled: nobody knows yet.
         """
+        key = digest(constraint.source)
         with self._lock:
-            verdict = self._verdicts.get(constraint.source)
-            if verdict is None:
+            verdict, ends = self._verdicts.get(key, (None, 0.0))
+            if verdict is None or time.monotonic() > ends:
                 raise NotCompiled(partial(self.compile, constraint))
-            self._verdicts.move_to_end(constraint.source)
+            self._verdicts.move_to_end(key)
         if verdict.error is not None:
             raise GrammarError(verdict.error, verdict.path or constraint.field)
 
     def compile(self, constraint: Constraint) -> Future[Verdict]:
         """Compile a grammar, so that `require` knows. Raises GrammarBusy."""
-        source = constraint.source
+        key = digest(constraint.source)
         with self._lock:
-            pending = self._pending.get(source)
+            pending = self._pending.get(key)
             if pending is None:
                 if len(self._pending) >= MAX_WAITING:
                     raise GrammarBusy(f"{MAX_WAITING} schemas and grammars are waiting to be compiled")
-                pending = self._pending[source] = self._thread.submit(self._compile, constraint)
+                pending = self._pending[key] = self._thread.submit(self._compile, constraint)
         return pending
 
     def close(self) -> None:
         """End the process."""
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:
+            process.kill()
 
     def _compile(self, constraint: Constraint) -> Verdict:
+        key = digest(constraint.source)
         try:
             job = Job(constraint.source, [(path, msgspec.json.encode(each)) for path, each in constraint.schemas])
-            verdict = self._judge(job)
+            verdict, ends = self._judge(job)
             with self._lock:
-                self._verdicts[constraint.source] = verdict
+                self._verdicts[key] = verdict, ends
                 if len(self._verdicts) > KEPT:
                     self._verdicts.popitem(last=False)
             return verdict
         finally:
             with self._lock:
-                del self._pending[constraint.source]
+                del self._pending[key]
 
-    def _judge(self, job: Job) -> Verdict:
+    def _judge(self, job: Job) -> tuple[Verdict, float]:
+        """The verdict, and until when it holds. Raises GrammarBusy: no process can be started."""
         for last in (False, True):
-            if self._process is None:
-                self._process = _Process(self._command, self.vocabulary)
+            process = self._started()
             try:
-                return self._process.judge(job)
+                return process.judge(job), math.inf
             except _Ended as error:
                 log.warning("a grammar of %d characters %s", len(job.source), error)
-                self._process.kill()
-                self._process = None
+                self._let_go(process)
                 if last or error.too_slow:
-                    return Verdict(f"it is too complex to be compiled: that {error}")
+                    # Too slow may also be a machine that had other things to do.
+                    ends = time.monotonic() + SLOW_SECONDS if error.too_slow else math.inf
+                    return Verdict(f"it is too complex to be compiled: that {error}"), ends
         raise AssertionError("not reached")
+
+    def _started(self) -> _Process:
+        if self._process is None:
+            if self._closed:
+                raise GrammarBusy("the model is being unloaded")
+            try:
+                process = _Process(self._command)
+            except OSError as error:
+                raise GrammarBusy(f"no process can be started that compiles grammars: {error.strerror}") from error
+            try:
+                process.open(self.vocabulary)
+            except _Ended as error:
+                process.kill()
+                raise GrammarBusy(f"the process that compiles grammars does not start: it {error}") from error
+            self._process = process
+        return self._process
+
+    def _let_go(self, process: _Process) -> None:
+        self._process = None
+        process.kill()
 
 
 class _Ended(Exception):
@@ -174,8 +203,11 @@ class _Ended(Exception):
 class _Process:
     """The other process, one message each way at a time."""
 
-    def __init__(self, command: tuple[str, ...], vocabulary: Vocabulary) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+    def open(self, vocabulary: Vocabulary) -> None:
+        """Tell it the model's tokens. Raises _Ended."""
         self._exchange(msgspec.msgpack.encode(vocabulary), OPENING_SECONDS)
 
     def judge(self, job: Job) -> Verdict:
@@ -196,7 +228,7 @@ class _Process:
         assert pipe is not None
         try:
             send(self._process.stdin, data)
-        except BrokenPipeError:
+        except (OSError, ValueError):  # it has ended, or was ended
             raise _Ended("ended the process that compiles") from None
         return self._receive(pipe, int.from_bytes(self._receive(pipe, LENGTH_BYTES, ends, seconds)), ends, seconds)
 
@@ -207,7 +239,7 @@ class _Process:
             poll.register(pipe, select.POLLIN)
             if not poll.poll(max(ends - time.monotonic(), 0) * 1e3):
                 raise _Ended(f"took more than {seconds:g} s", too_slow=True)
-            more = pipe.raw.read(size - len(data))  # type: ignore[attr-defined]
+            more = pipe.read(size - len(data))
             if not more:
                 raise _Ended("took more memory than there is, or ended the process that compiles")
             data += more
@@ -216,5 +248,7 @@ class _Process:
 
 def send(pipe: IO[bytes], data: bytes) -> None:
     """Write a message."""
-    pipe.write(len(data).to_bytes(LENGTH_BYTES) + data)
+    rest = memoryview(len(data).to_bytes(LENGTH_BYTES) + data)
+    while rest:
+        rest = rest[pipe.write(rest) :]
     pipe.flush()

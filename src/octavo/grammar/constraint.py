@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.grammar.errors import GrammarError, cause
-from octavo.grammar.schema import check_schema, closed
+from octavo.grammar.schema import check_schema, closed, without_annotations
 
-MAX_CHOICES = 10_000
+MAX_CHOICES = 1_000
+"""llguidance follows 2,000 branches at a time."""
 MAX_SOURCE = 1 << 20
 """Characters of a regular expression or a grammar."""
 
@@ -65,7 +66,9 @@ def embedded(schema: Any, path: str, *, whitespace: str | None = WHITESPACE) -> 
     if schema is False:
         raise GrammarError("the schema is false, for which no JSON is valid", path)
     members = closed(schema) if isinstance(schema, dict) else {}  # true is valid for all
-    return "%json " + _text({"x-guidance": options, **members}, path)
+    text = _text({"x-guidance": options, **without_annotations(members)}, path)
+    _check_length(text, path)
+    return "%json " + text
 
 
 def regex(pattern: str, field: str) -> Constraint:

@@ -1,5 +1,6 @@
-"""What can go wrong with a grammar."""
+"""What can go wrong with a grammar, and what it is known by."""
 
+import hashlib
 import re
 
 from octavo.errors import OctavoError
@@ -27,3 +28,8 @@ def cause(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "<non-verbose/>")]
     said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
     return _IN_JSON.sub("", said or (lines or ["it is not valid"])[0])[:MAX_CAUSE]
+
+
+def digest(source: str) -> bytes:
+    """What a grammar is known by: some are a million characters."""
+    return hashlib.blake2b(source.encode(), digest_size=16).digest()

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from octavo.grammar.errors import GrammarError, cause
+from octavo.grammar.errors import GrammarError, cause, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from octavo.grammar.vocabulary import Vocabulary
 
 CACHED = 256
-"""Grammars that are kept compiled: one takes a few hundred kilobytes, more if it has been followed far."""
+"""Grammars that are kept compiled: one takes a few hundred kilobytes."""
+
+CACHED_CHARACTERS = 4 << 20
+"""Of their sources together: they take a multiple of that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class Grammars:
         self.wake = wake
         self.vocabulary: Vocabulary | None = None
         self._opened: Future[LLTokenizer] | None = None
-        self._compiled: OrderedDict[str, Future[Matcher]] = OrderedDict()
+        self._compiled: OrderedDict[bytes, Future[Matcher]] = OrderedDict()
+        self._sizes: dict[bytes, int] = {}
         self._compiling = ThreadPoolExecutor(1, "octavo-grammars")
         self._masking = ThreadPoolExecutor(1, "octavo-masks")
         self._executor: LLExecutor | None = None
@@ -123,13 +127,17 @@ class Grammars:
 
     def compile(self, source: str) -> Future[Matcher]:
         """A matcher at the beginning of a grammar; copy it. Its future raises GrammarError."""
-        compiled = self._compiled.get(source)
+        key = digest(source)
+        compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = self._compiled[source] = self._compiling.submit(self._compile, source)
+            compiled = self._compiled[key] = self._compiling.submit(self._compile, source)
             compiled.add_done_callback(lambda _: self.wake())
-            if len(self._compiled) > CACHED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(source)
+            self._sizes[key] = len(source)
+            while len(self._compiled) > 1 and (
+                len(self._compiled) > CACHED or sum(self._sizes.values()) > CACHED_CHARACTERS
+            ):
+                del self._sizes[self._compiled.popitem(last=False)[0]]
+        self._compiled.move_to_end(key)
         return compiled
 
     def _compile(self, source: str) -> Matcher:

@@ -122,6 +122,26 @@ def _closed(schema: Any) -> Any:
     return result
 
 
+_ANNOTATIONS = frozenset(("$comment", "default", "deprecated", "description", "examples", "title"))
+
+
+def without_annotations(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without what is for people: it may be long, and constrains nothing."""
+    result = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
+    for name in _SINGLE:
+        if isinstance(value := result.get(name), dict):
+            result[name] = without_annotations(value)
+    for name in _LISTS:
+        if isinstance(value := result.get(name), list):
+            result[name] = [without_annotations(each) if isinstance(each, dict) else each for each in value]
+    for name in _MAPS:
+        if isinstance(value := result.get(name), dict):
+            result[name] = {
+                key: without_annotations(each) if isinstance(each, dict) else each for key, each in value.items()
+            }
+    return result
+
+
 def locate(schema: Any, path: str, failure: Callable[[Any], str | None]) -> str:
     """Where in a schema it fails: the innermost schema that fails by itself in the same way.
 

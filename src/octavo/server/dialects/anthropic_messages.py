@@ -121,6 +121,7 @@ class Messages(Dialect[MessagesRequest]):
             stops=Stops(strings=body.stop_sequences),
             constraint=body.constraint(),
             timeout=body.timeout,
+            thinking_budget=budget,
         )
 
     def writer(self, body: MessagesRequest, generation: Generation) -> MessageWriter:

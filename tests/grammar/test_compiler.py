@@ -1,0 +1,81 @@
+"""The process that compiles grammars may end, be slow or not start: that is nobody's 500, and it comes back."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from octavo.grammar import compiler, constraint
+from octavo.grammar.compiler import GrammarBusy, GrammarCompiler, NotCompiled
+from octavo.grammar.constraint import Constraint
+from octavo.grammar.errors import GrammarError
+from octavo.grammar.vocabulary import Vocabulary
+
+
+@pytest.fixture
+def compiling(vocabulary: Vocabulary) -> Iterator[GrammarCompiler]:
+    made = GrammarCompiler(lambda: vocabulary)
+    yield made
+    made.close()
+
+
+def require(compiling: GrammarCompiler, wanted: Constraint) -> None:
+    try:
+        compiling.require(wanted)
+    except NotCompiled as missing:
+        missing.begin().result(60)
+        compiling.require(wanted)
+
+
+def children() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if "octavo.grammar.process" in " ".join(each.cmdline())]
+
+
+def test_verdicts_are_kept(compiling: GrammarCompiler) -> None:
+    require(compiling, constraint.regex("a+", "it"))
+    [process] = children()
+    process.kill()
+    compiling.require(constraint.regex("a+", "it"))
+    with pytest.raises(GrammarError, match="look-around"):
+        require(compiling, constraint.regex("(?=a)", "it"))
+
+
+def test_a_process_that_has_ended_is_started_again(compiling: GrammarCompiler) -> None:
+    for number in range(3):
+        require(compiling, constraint.regex(f"a{{{number + 1}}}", "it"))
+        [process] = children()
+        process.kill()
+        process.wait(10)
+
+
+def test_what_was_too_slow_may_be_tried_again(compiling: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    require(compiling, constraint.regex("a", "it"))
+    monkeypatch.setattr(compiler, "DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(compiler, "SLOW_SECONDS", 0.0)
+    [process] = children()
+    os.kill(process.pid, signal.SIGSTOP)
+    wanted = constraint.regex("b", "it")
+    with pytest.raises(NotCompiled) as missing:
+        compiling.require(wanted)
+    assert "0.2 s" in str(missing.value.begin().result(60).error)
+    monkeypatch.setattr(compiler, "DEADLINE_SECONDS", 60.0)
+    require(compiling, wanted)
+
+
+def test_a_process_that_does_not_start(vocabulary: Vocabulary) -> None:
+    for command in ((sys.executable, "-c", "pass"), ("/no/such/program",)):
+        broken = GrammarCompiler(lambda: vocabulary, command)
+        with pytest.raises(GrammarBusy):
+            require(broken, constraint.regex("a", "it"))
+        broken.close()
+    assert not children()
+
+
+def test_nothing_is_started_once_it_is_closed(vocabulary: Vocabulary) -> None:
+    compiling = GrammarCompiler(lambda: vocabulary)
+    require(compiling, constraint.regex("a", "it"))
+    compiling.close()
+    assert not children()
