@@ -265,7 +265,17 @@ def test_a_wrong_expression_is_said_in_one_line(wanted: Constraint) -> None:
     assert "\n" not in error
 
 
-@pytest.mark.parametrize("source", ["", "start: x", "start: <no-such-token>", "start: start", "\ud800"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        'start: %json {"x-guidance": {"lenient": true}, "not": {}}',
+        "start: x",
+        "start: <no-such-token>",
+        "start: start",
+        "\ud800",
+    ],
+)
 def test_a_wrong_grammar_is_refused(source: str) -> None:
     try:
         error, _ = verdict(constraint.grammar(source, "it"))

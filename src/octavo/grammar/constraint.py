@@ -92,6 +92,8 @@ def grammar(source: str, field: str) -> Constraint:
     from llguidance import grammar_from
 
     _check_length(source, field)
+    if "x-guidance" in source:
+        raise GrammarError("'x-guidance', which would turn keywords of schemas off, is not supported", field)
     try:
         return Constraint(grammar_from("grammar", _characters(source, field)), field)
     except ValueError as error:
