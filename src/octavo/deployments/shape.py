@@ -18,7 +18,10 @@ from octavo.text.parser import Parser, PlainParser
 from octavo.text.tools import Tool
 
 _MALFORMED = (TypeError, AttributeError, KeyError, ValueError)
-_Unkept = (OctavoError, *_MALFORMED)
+"""What comes of looking into a schema that is none."""
+
+_UNKEPT = (OctavoError, *_MALFORMED)
+"""Causes of the refusal of what cannot be kept to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ class _Grammars:
         try:
             return self._answer_or_calls(use, wanted)
         except InvalidRequest as error:
-            if isinstance(error.__cause__, _Unkept) and not any(tool.strict for tool in use.callable):
+            if isinstance(error.__cause__, _UNKEPT) and not any(tool.strict for tool in use.callable):
                 return "" if wanted is None else self.answer(wanted)
             raise
 
@@ -124,9 +127,7 @@ class _Grammars:
             )
         except OctavoError as error:
             raise InvalidRequest(f"'{use.field}' cannot be kept to: {error}", use.field) from error
-        except (
-            _MALFORMED
-        ) as error:  # formats that write arguments one by one look into schemas before they are compiled
+        except _MALFORMED as error:  # some formats look into schemas before these are compiled
             raise InvalidRequest(f"'{use.field}' has parameters that are no JSON schema", use.field) from error
         if source is None:
             return None
