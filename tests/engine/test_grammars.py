@@ -14,7 +14,7 @@ import pytest
 from octavo.backends.protocol import Batch, Pending
 from octavo.engine.engine import Engine
 from octavo.engine.request import FinishReason, Output, Request, SamplingParams
-from octavo.grammar import constraint
+from octavo.grammar import constraint, matcher
 from octavo.grammar.matcher import Matcher
 from octavo.text.tokenizer import Tokenizer, load_tokenizer
 from octavo.weights.checkpoint import open_checkpoint
@@ -275,3 +275,20 @@ def test_futures_are_kept_by_grammar(make: Callable[..., Engine]) -> None:
     first: Future[Matcher] = grammars.compile(JSON)
     assert grammars.compile(JSON) is first
     assert grammars.compile(LETTERS) is not first
+
+
+def test_a_resumed_request_that_its_grammar_refuses_fails(make: Callable[..., Engine], alone: list[int]) -> None:
+    engine = make()
+    assert tokens(run(engine, the_request())) == alone
+    told = run(engine, the_request(outputs={0: [5, 6]}, resumed=True))  # its grammar is compiled already
+    assert [output.finish_reason for output in told[0]] == [FinishReason.ERROR]
+    assert not engine.has_work
+
+
+def test_long_grammars_push_each_other_out(make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher, "CACHED_CHARACTERS", 3 * len(JSON))
+    grammars = make().grammars
+    first = grammars.compile(JSON)
+    for number in range(4):
+        grammars.compile(JSON + " " * number)
+    assert grammars.compile(JSON) is not first

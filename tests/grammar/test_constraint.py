@@ -304,3 +304,11 @@ def test_an_object_that_names_its_members_has_no_others() -> None:
     assert accepts(constraint.json_schema(put_together, "it"), '{"a": 1, "b": 2}')
     beside = {"properties": {"a": {}}, "anyOf": [{"properties": {"b": {}}}, {"required": ["c"]}]}
     assert accepts(constraint.json_schema(beside, "it"), '{"b": 2, "a": 1}')
+
+
+def test_more_choices_than_can_be_followed_are_refused() -> None:
+    options = [f"x{number}" for number in range(constraint.MAX_CHOICES)]
+    assert verdict(constraint.choice(options, "it")) == (None, None)
+    assert accepts(constraint.choice(options, "it"), options[-1])
+    with pytest.raises(GrammarError, match="1001"):
+        constraint.choice([*options, "y"], "it")

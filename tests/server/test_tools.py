@@ -200,3 +200,18 @@ def test_a_budget_in_channels(engine: FakeEngine) -> None:
         )
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "thinking_token_budget"
+
+
+MALFORMED = [{"required": 5}, {"anyOf": 5}, {"properties": [1]}, {"properties": {"a": 5}}, {"required": [{}]}]
+
+
+@pytest.mark.parametrize("form", ["qwen3_coder", "glm45", "pythonic", "hermes"])
+def test_parameters_that_are_no_schema_are_refused_or_left_free(engine: FakeEngine, form: str) -> None:
+    with running(ServerSettings(), served(engine, answers=AnswerFormat.of(None, "", form))) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=60)
+        for wrong in MALFORMED:
+            tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", **wrong}}}]
+            with pytest.raises(openai.BadRequestError) as refused:
+                ask(client, tools=tools, tool_choice="required")
+            assert refused.value.param.startswith("tools")
+            assert ask(client, tools=tools).choices[0].finish_reason == "stop"
