@@ -11,8 +11,7 @@ import pytest
 from octavo.engine.engine import Engine
 from octavo.engine.limits import mask
 from octavo.engine.request import FinishReason, Refusal, Request, RequestRefused, SamplingParams, ThinkingBudget
-from octavo.text.tokenizer import Tokenizer, load_tokenizer
-from octavo.weights.checkpoint import open_checkpoint
+from octavo.text.tokenizer import Tokenizer
 from tests.engine.test_determinism import engine_for, others
 from tests.engine.test_grammars import LETTERS, PROMPT, run, tokens
 
@@ -32,25 +31,6 @@ KINDS = {
     "both": BOTH,
     "with minimum": replace(BOTH, min_tokens=20, stop_token_ids=ALLOWED[-1:], logit_bias={ALLOWED[-1]: 5.0}),
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_model: Path) -> Tokenizer:
-    return load_tokenizer(open_checkpoint(tiny_model))
-
-
-@pytest.fixture(scope="module", params=["cpu", "reference"])
-def make(request: pytest.FixtureRequest, tiny_model: Path, tokenizer: Tokenizer) -> Callable[..., Engine]:
-    if request.param == "cpu":
-        pytest.importorskip("octavo.backends.cpu._native", reason="the native kernels are not built")
-    page_bytes = 2**20 // engine_for(tiny_model, request.param, kv_cache_memory_bytes=2**20).executor.num_pages
-
-    def engine(*, pages: int = 200, **settings: int) -> Engine:
-        made = engine_for(tiny_model, request.param, **settings, kv_cache_memory_bytes=pages * page_bytes)
-        made.grammars.learn(tokenizer.vocabulary(made.executor.vocab_size))
-        return made
-
-    return engine
 
 
 def the_request(params: SamplingParams, **changes: object) -> Request:

@@ -102,19 +102,8 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
 _REFERS = {"$ref", "anyOf", "oneOf"}
 
 
-def _closed(schema: Any) -> Any:
-    if not isinstance(schema, dict):
-        return schema
-    result = dict(schema)
-    for name in ("items", "additionalProperties"):
-        if name in result:
-            result[name] = _closed(result[name])
-    for name in ("anyOf", "oneOf", "prefixItems"):
-        if isinstance(value := result.get(name), list):
-            result[name] = [_closed(each) for each in value]
-    for name in ("$defs", "definitions", "properties", "patternProperties"):
-        if isinstance(value := result.get(name), dict):
-            result[name] = {key: _closed(each) for key, each in value.items()}
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    result = _with_each(schema, _closed)
     properties, required = result.get("properties"), result.get("required", [])
     named = isinstance(properties, dict) and isinstance(required, list) and all(name in properties for name in required)
     if named and not _OPEN & result.keys():
@@ -127,18 +116,23 @@ _ANNOTATIONS = frozenset(("$comment", "default", "deprecated", "description", "e
 
 def without_annotations(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without what is for people: it may be long, and constrains nothing."""
-    result = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
-    for name in _SINGLE:
-        if isinstance(value := result.get(name), dict):
-            result[name] = without_annotations(value)
-    for name in _LISTS:
-        if isinstance(value := result.get(name), list):
-            result[name] = [without_annotations(each) if isinstance(each, dict) else each for each in value]
-    for name in _MAPS:
-        if isinstance(value := result.get(name), dict):
-            result[name] = {
-                key: without_annotations(each) if isinstance(each, dict) else each for key, each in value.items()
-            }
+    kept = {name: value for name, value in schema.items() if name not in _ANNOTATIONS}
+    return _with_each(kept, without_annotations)
+
+
+def _with_each(schema: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """A schema of which those are changed that stand directly in it."""
+
+    def changed(value: Any) -> Any:
+        return change(value) if isinstance(value, dict) else value
+
+    result = dict(schema)
+    for name in result.keys() & {*_SINGLE, *_LISTS}:
+        value = result[name]
+        result[name] = [changed(each) for each in value] if isinstance(value, list) else changed(value)
+    for name in result.keys() & {*_MAPS}:
+        if isinstance(value := result[name], dict):
+            result[name] = {key: changed(each) for key, each in value.items()}
     return result
 
 
