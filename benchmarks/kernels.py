@@ -331,6 +331,7 @@ def _batch(tokens: Int32, *, positions: Int32, slots: Int64, query_starts: Int32
             temperature=np.zeros(0, np.float32),
             top_k=np.zeros(0, np.int32),
             top_p=np.zeros(0, np.float32),
+            typical_p=np.zeros(0, np.float32),
             min_p=np.zeros(0, np.float32),
             num_logprobs=np.zeros(0, np.int32),
         ),

@@ -209,6 +209,7 @@ def _step(executor: Executor, sequence: Sequence[int], start: int, stop: int) ->
             temperature=np.zeros(count, np.float32),
             top_k=np.zeros(count, np.int32),
             top_p=np.ones(count, np.float32),
+            typical_p=np.ones(count, np.float32),
             min_p=np.zeros(count, np.float32),
             num_logprobs=np.full(count, executor.vocab_size, np.int32),
         ),

@@ -49,7 +49,7 @@ class Attribute {
 struct Attributes {
   Attribute tokens{"tokens"}, positions{"positions"}, slots{"slots"}, query_starts{"query_starts"},
       page_table{"page_table"}, table_rows{"table_rows"}, copies{"copies"}, logits{"logits"}, rows{"rows"},
-      seeds{"seeds"}, temperature{"temperature"}, top_k{"top_k"}, top_p{"top_p"}, min_p{"min_p"},
+      seeds{"seeds"}, temperature{"temperature"}, top_k{"top_k"}, top_p{"top_p"}, typical_p{"typical_p"}, min_p{"min_p"},
       num_logprobs{"num_logprobs"}, penalties{"penalties"}, biases{"biases"}, masks{"masks"},
       mask_of_row{"mask_of_row"}, repetition{"repetition"}, frequency{"frequency"}, presence{"presence"},
       starts{"starts"}, ids{"ids"}, counts{"counts"}, values{"values"}, logprobs{"logprobs"}, top_tokens{"top_tokens"},
@@ -141,6 +141,7 @@ class Reader {
     sampling.temperature = per_row<float>(a_.temperature, logits_);
     sampling.top_k = per_row<int32_t>(a_.top_k, logits_);
     sampling.top_p = per_row<float>(a_.top_p, logits_);
+    sampling.typical_p = per_row<float>(a_.typical_p, logits_);
     sampling.min_p = per_row<float>(a_.min_p, logits_);
     sampling.num_logprobs = per_row<int32_t>(a_.num_logprobs, logits_);
     const nb::object penalties = a_.penalties.of(logits_), biases = a_.biases.of(logits_), masks = a_.masks.of(logits_);

@@ -84,8 +84,7 @@ int32_t Sampler::choose(const Sampling& sampling, int64_t row) {
     if (!std::isfinite(highest_)) return kNotFinite;
   }
   if (sampling.temperature[row] == 0.0f) return best();
-  return draw(sampling.temperature[row], sampling.top_k[row], sampling.top_p[row], sampling.min_p[row],
-              uniform(sampling.seeds[row], static_cast<uint64_t>(sampling.positions[row])));
+  return draw(sampling, row);
 }
 
 // The arithmetic is the reference's, operation for operation, so that greedy tokens are the same.
@@ -117,8 +116,12 @@ int32_t Sampler::best() const {
   return static_cast<int32_t>(std::find(logits_ + run * kRun, logits_ + vocab_, highest_) - logits_);
 }
 
-int32_t Sampler::draw(float temperature, int32_t top_k, float top_p, float min_p, double number) {
+int32_t Sampler::draw(const Sampling& sampling, int64_t row) {
+  const double number = uniform(sampling.seeds[row], static_cast<uint64_t>(sampling.positions[row]));
+  const float temperature = sampling.temperature[row], top_p = sampling.top_p[row], min_p = sampling.min_p[row];
+  const int32_t top_k = sampling.top_k[row];
   const bool few = (0 < top_k && top_k < vocab_), heavy = min_p > 0.0f, nucleus = top_p < 1.0f;
+  const bool typical = sampling.typical_p[row] < 1.0f;
   const double factor = kLog2e / static_cast<double>(temperature), p = top_p;
   double total = 0.0;
   // min_p and top_k each keep the best so many, so that their order does not matter.
@@ -127,20 +130,22 @@ int32_t Sampler::draw(float temperature, int32_t top_k, float top_p, float min_p
     if (few) cut = cut_of_best(top_k);
     if (heavy) cut = std::max(cut, cut_of_share(highest_, temperature, min_p));
     gather(cut);
-    if (few) keep_first(top_k, [](int32_t) { return 1.0; });
-  } else {
+    if (few) keep_best(top_k, [](int32_t) { return 1.0; });
+  } else if (nucleus || !typical) {
     total = weigh_all(factor);
     if (!nucleus) return draw_from_all(number);
     // Tokens below (1 - p) / n of the mass cannot reach the nucleus: all together they weigh less than 1 - p.
     gather(cut_of_share(highest_, temperature, total * (1.0 - p) / static_cast<double>(vocab_)));
-  }
+  } else
+    gather(-INFINITY);
   weigh_candidates(factor);
   if (heavy) keep_if([&](int64_t i) { return weights_[i] >= static_cast<double>(min_p); });
   if (count_ == 0) return kNothingAllowed;
   if (nucleus) {
     if (few || heavy) total = std::accumulate(weights_.begin(), weights_.begin() + count_, 0.0);
-    keep_first(p * total, [this](int32_t i) { return weights_[i]; });
+    keep_best(p * total, [this](int32_t i) { return weights_[i]; });
   }
+  if (typical) keep_typical(sampling.typical_p[row]);
   return draw_from_candidates(number);
 }
 
@@ -200,11 +205,6 @@ void Sampler::weigh_candidates(double factor) {
   kernels_->exponentials(values_.data(), count_, highest_, factor, weights_.data());
 }
 
-// Higher logits first, then lower ids.
-bool Sampler::before(int32_t a, int32_t b) const {
-  return values_[a] > values_[b] || (values_[a] == values_[b] && a < b);
-}
-
 template <typename Keep>
 void Sampler::keep_if(Keep keep) {
   int64_t kept = 0;
@@ -218,34 +218,59 @@ void Sampler::keep_if(Keep keep) {
   count_ = kept;
 }
 
-// Keeps those candidates before which, from the highest logit down, less than `limit` was measured, and the first in
-// any case. Nothing is sorted: equal intervals of logits are measured to find the one that has the last of them, and
-// its candidates are halved, because of a half only the sum is needed.
+// Higher logits first.
 template <typename Measure>
-void Sampler::keep_first(double limit, Measure measure) {
+void Sampler::keep_best(double limit, Measure measure) {
+  keep_first(limit, [this](int64_t i) { return -values_[i]; }, measure);
+}
+
+// Those of a share `mass` of all weights whose surprise is nearest to the expected one, which is where their logit is
+// nearest to the expected logit (Meister et al., "Locally typical sampling", 2023).
+void Sampler::keep_typical(double mass) {
+  keep_if([this](int64_t i) { return weights_[i] > 0.0; });
+  double total = 0.0, sum = 0.0;
+  for (int64_t i = 0; i < count_; i++) {
+    total += weights_[i];
+    sum += weights_[i] * (static_cast<double>(values_[i]) - highest_);
+  }
+  const double expected = highest_ + sum / total;
+  keep_first(
+      mass * total, [this, expected](int64_t i) { return std::fabs(values_[i] - expected); },
+      [this](int32_t i) { return weights_[i]; });
+}
+
+// Keeps those candidates before which, in order of their ranks and then of their ids, less than `limit` was
+// measured, and the first in any case. Nothing is sorted: equal intervals of ranks are measured to find the one that
+// has the last of them, and its candidates are halved, because of a half only the sum is needed.
+template <typename Rank, typename Measure>
+void Sampler::keep_first(double limit, Rank rank, Measure measure) {
+  using Ranked = decltype(rank(0));
   constexpr int kIntervals = 1024;
-  float lowest = highest_;
-  for (int64_t i = 0; i < count_; i++)
-    if (values_[i] < lowest && values_[i] > -INFINITY) lowest = values_[i];
-  const float scale = lowest < highest_ ? static_cast<float>(kIntervals - 1) / (highest_ - lowest) : 0.0f;
-  const auto interval_of = [&](float value) {  // the last one takes what is infinite
-    const float position = (highest_ - value) * scale;
-    return position < static_cast<float>(kIntervals - 1) ? static_cast<int>(position) : kIntervals - 1;
+  Ranked lowest = INFINITY, highest = -INFINITY;
+  for (int64_t i = 0; i < count_; i++) {
+    const Ranked own = rank(i);
+    lowest = std::min(lowest, own);
+    if (own > highest && own < INFINITY) highest = own;
+  }
+  const Ranked scale = lowest < highest ? (kIntervals - 1) / (highest - lowest) : 0;
+  const auto interval_of = [&](Ranked own) {  // the last one takes what is infinite
+    const Ranked position = (own - lowest) * scale;
+    return position < kIntervals - 1 ? static_cast<int>(position) : kIntervals - 1;
   };
   double sums[kIntervals] = {};
-  for (int64_t i = 0; i < count_; i++) sums[interval_of(values_[i])] += measure(static_cast<int32_t>(i));
+  for (int64_t i = 0; i < count_; i++) sums[interval_of(rank(i))] += measure(static_cast<int32_t>(i));
   double measured = 0.0;
   int interval = 0;
   while (interval < kIntervals - 1 && measured + sums[interval] < limit) measured += sums[interval++];
 
   int64_t first = 0, end = 0;  // of `order_`: the first of them is kept, what is at the end is not
   for (int64_t i = 0; i < count_; i++)
-    if (interval_of(values_[i]) == interval) order_[end++] = static_cast<int32_t>(i);
+    if (interval_of(rank(i)) == interval) order_[end++] = static_cast<int32_t>(i);
   if (end == 0) return;  // all together measure less
+  const auto before = [&](int32_t a, int32_t b) { return rank(a) < rank(b) || (rank(a) == rank(b) && a < b); };
   while (end - first > 1) {
     const int64_t middle = first + (end - first) / 2;
-    std::nth_element(order_.begin() + first, order_.begin() + middle, order_.begin() + end,
-                     [this](int32_t a, int32_t b) { return before(a, b); });
+    std::nth_element(order_.begin() + first, order_.begin() + middle, order_.begin() + end, before);
     double sum = measured;
     for (int64_t i = first; i < middle; i++) sum += measure(order_[i]);
     if (sum < limit) {
@@ -254,9 +279,9 @@ void Sampler::keep_first(double limit, Measure measure) {
     } else
       end = middle;
   }
-  const int64_t last = order_[first];
-  const float bound = values_[last];
-  keep_if([&](int64_t i) { return values_[i] > bound || (values_[i] == bound && i <= last); });
+  const int32_t last = order_[first];
+  const Ranked bound = rank(last);
+  keep_if([&](int64_t i) { return rank(i) < bound || (rank(i) == bound && i <= last); });
 }
 
 int32_t Sampler::draw_from_candidates(double number) const {
@@ -274,9 +299,10 @@ void Sampler::score(const float* logits, int32_t token, int64_t count, float* lo
   *logprob = static_cast<float>(logits[token] - normaliser);
   if (count == 0) return;
   gather(cut_of_best(count));
-  keep_first(static_cast<double>(count), [](int32_t) { return 1.0; });
+  keep_best(static_cast<double>(count), [](int32_t) { return 1.0; });
   std::iota(order_.begin(), order_.begin() + count, 0);
-  std::sort(order_.begin(), order_.begin() + count, [this](int32_t a, int32_t b) { return before(a, b); });
+  std::sort(order_.begin(), order_.begin() + count,
+            [this](int32_t a, int32_t b) { return values_[a] > values_[b] || (values_[a] == values_[b] && a < b); });
   for (int64_t i = 0; i < count; i++) {
     top_tokens[i] = ids_[order_[i]];
     top_logprobs[i] = static_cast<float>(values_[order_[i]] - normaliser);

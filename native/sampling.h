@@ -1,10 +1,10 @@
 // Tokens and log-probabilities from rows of logits.
 //
 // The meaning is that of octavo.backends.reference.sampling: penalties, biases and masks, then temperature, min_p,
-// top_k, top_p; one uniform number per (seed, position), turned into a token by the inverse of the cumulative
-// distribution in order of token ids. Weights are exact to 2e-12 of themselves and summed in double, so that the token
-// can differ from the reference's only where a number is about that close to a bound of its interval. A row's result is
-// a pure function of the row: threads and neighbours change nothing.
+// top_k, top_p, typical_p; one uniform number per (seed, position), turned into a token by the inverse of the
+// cumulative distribution in order of token ids. Weights are exact to 2e-12 of themselves and summed in double, so that
+// the token can differ from the reference's only where a number is about that close to a bound of its interval. A row's
+// result is a pure function of the row: threads and neighbours change nothing.
 
 #pragma once
 
@@ -40,7 +40,7 @@ struct Sampling {
   int64_t count, num_top;  // num_top: width of what is reported of the most probable tokens
   const int64_t *logit_rows, *positions;
   const uint64_t* seeds;
-  const float *temperature, *top_p, *min_p;
+  const float *temperature, *top_p, *typical_p, *min_p;
   const int32_t *top_k, *num_logprobs;
   Penalties penalties;
   Biases biases;
@@ -67,16 +67,18 @@ class Sampler {
   int32_t choose(const Sampling& sampling, int64_t row);
   void adjust(const Sampling& sampling, int64_t row);
   int32_t best() const;
-  int32_t draw(float temperature, int32_t top_k, float top_p, float min_p, double number);
+  int32_t draw(const Sampling& sampling, int64_t row);
   int32_t draw_from_all(double number) const;
   int32_t draw_from_candidates(double number) const;
   double weigh_all(double factor);
   void weigh_candidates(double factor);
   float cut_of_best(int64_t count);
   void gather(float cut);
-  bool before(int32_t a, int32_t b) const;
+  void keep_typical(double mass);
   template <typename Measure>
-  void keep_first(double limit, Measure measure);
+  void keep_best(double limit, Measure measure);
+  template <typename Rank, typename Measure>
+  void keep_first(double limit, Rank rank, Measure measure);
   template <typename Keep>
   void keep_if(Keep keep);
   void score(const float* logits, int32_t token, int64_t count, float* logprob, int32_t* top_tokens,

@@ -67,6 +67,7 @@ def rows(count: int, **columns: object) -> LogitRows:
         "temperature": (1.0, np.float32),
         "top_k": (0, np.int32),
         "top_p": (1.0, np.float32),
+        "typical_p": (1.0, np.float32),
         "min_p": (0.0, np.float32),
         "num_logprobs": (-1, np.int32),
     }
@@ -127,6 +128,7 @@ class Runner:
             temperature=np.zeros(wanted, np.float32),
             top_k=np.zeros(wanted, np.int32),
             top_p=np.ones(wanted, np.float32),
+            typical_p=np.ones(wanted, np.float32),
             min_p=np.zeros(wanted, np.float32),
             num_logprobs=np.full(wanted, vocab, np.int32),
         )

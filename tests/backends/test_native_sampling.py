@@ -60,15 +60,19 @@ def near_ties(logits: np.ndarray, wanted: LogitRows, row: int) -> set[int]:
     """What the reference draws when the random number and the thresholds are moved by a billionth."""
     logits = adjust(logits, wanted, row)
     number = float(uniform(wanted.seeds[row : row + 1], wanted.positions[row : row + 1])[0])
-    top_p, min_p = float(wanted.top_p[row]), float(wanted.min_p[row])
+    top_p, typical_p, min_p = (float(column[row]) for column in (wanted.top_p, wanted.typical_p, wanted.min_p))
     nudges = (-1e-9, 0.0, 1e-9)
     found = set()
-    for by_number, by_top_p, by_min_p in product(nudges, nudges if top_p < 1 else [0.0], nudges if min_p > 0 else [0]):
+    off = (0.0,)
+    for by_number, by_top_p, by_typical_p, by_min_p in product(
+        nudges, nudges if top_p < 1 else off, nudges if typical_p < 1 else off, nudges if min_p > 0 else off
+    ):
         ids, weights = _distribution(
             logits,
             temperature=float(wanted.temperature[row]),
             top_k=int(wanted.top_k[row]),
             top_p=top_p * (1 + by_top_p),
+            typical_p=typical_p * (1 + by_typical_p),
             min_p=min(min_p * (1 + by_min_p), 1.0),
         )
         found.add(_draw(ids, weights, min(max(number + by_number, 0.0), 1 - 2**-53)))
@@ -145,6 +149,7 @@ def test_any_row_is_sampled_as_by_the_reference(
         temperature=rng.choice([0.0, 1e-6, 0.3, 1.0, 1.0, 2.0, 100.0], total),
         top_k=rng.choice([0, 0, 1, 5, 50, 800, vocab - 1, vocab, vocab + 9], total),
         top_p=rng.choice([1.0, 1.0, 0.999, 0.9, 0.5, 1e-3, 0.0], total),
+        typical_p=rng.choice([1.0, 1.0, 1.0, 0.999, 0.9, 0.5, 1e-3], total),
         min_p=rng.choice([0.0, 0.0, 1e-4, 0.05, 0.5, 1.0], total),
         num_logprobs=np.minimum(rng.choice([-1, -1, 0, 1, 5, 20, vocab], total), vocab),
     )
@@ -158,7 +163,15 @@ def test_any_row_is_sampled_as_by_the_reference(
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     "columns",
-    [{}, {"top_k": 40}, {"top_p": 0.95}, {"min_p": 0.05}, {"top_k": 40, "top_p": 0.9, "min_p": 0.01}],
+    [
+        {},
+        {"top_k": 40},
+        {"top_p": 0.95},
+        {"typical_p": 0.6},
+        {"min_p": 0.05},
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.01},
+        {"top_p": 0.9, "typical_p": 0.8},
+    ],
     ids=str,
 )
 def test_a_thousand_draws_are_those_of_the_reference(isa: str, columns: dict[str, float]) -> None:
@@ -181,7 +194,9 @@ def test_random_numbers_are_those_of_the_reference(isa: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("columns", [{}, {"top_k": 4}, {"top_p": 0.9999}, {"min_p": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    "columns", [{}, {"top_k": 4}, {"top_p": 0.9999}, {"typical_p": 0.9999}, {"min_p": 0.01}], ids=str
+)
 def test_frequencies_follow_the_probabilities(isa: str, columns: dict[str, float]) -> None:
     probabilities = np.array([0.5, 0.25, 0.125, 0.125])
     logits = np.full((1, 97), -np.inf, np.float32)
@@ -205,6 +220,7 @@ def test_a_row_does_not_depend_on_batch_or_threads(isa: str) -> None:
         "temperature": rng.choice([0.0, 0.7, 1.0], count),
         "top_k": rng.choice([0, 50], count),
         "top_p": rng.choice([1.0, 0.9], count),
+        "typical_p": rng.choice([1.0, 0.9], count),
         "min_p": rng.choice([0.0, 0.02], count),
     }
     changes = {row: random_change(vocab, 0, rng) for row in range(0, count, 3)}
@@ -233,7 +249,15 @@ def test_what_is_not_finite_is_said_of_its_row_alone(isa: str, place: int, value
     if value == -np.inf:
         logits[1, :] = -np.inf
     sampler = Sampler(logits, isa=isa)
-    ways = [{"temperature": 0.0}, {}, {"top_k": 1}, {"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 1, "top_p": 0.5}]
+    ways = [
+        {"temperature": 0.0},
+        {},
+        {"top_k": 1},
+        {"top_p": 0.9},
+        {"typical_p": 0.5},
+        {"min_p": 0.1},
+        {"top_k": 1, "top_p": 0.5},
+    ]
     for columns in ways:
         for more in ({}, {"num_logprobs": 0}, {"num_logprobs": 3}):
             wanted = rows(3, **columns, **more)
@@ -251,7 +275,9 @@ def test_what_is_not_finite_is_said_of_its_row_alone(isa: str, place: int, value
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("columns", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "columns", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.9}, {"typical_p": 0.9}, {"min_p": 0.1}], ids=str
+)
 @pytest.mark.parametrize("vocab", [1, 31, 32, 33, 1000])
 def test_what_a_mask_forbids_is_never_drawn(isa: str, columns: dict[str, float], vocab: int) -> None:
     rng = np.random.default_rng(vocab)

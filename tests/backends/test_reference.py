@@ -37,6 +37,7 @@ def greedy(rows: list[int]) -> LogitRows:
         temperature=np.zeros(count, np.float32),
         top_k=np.zeros(count, np.int32),
         top_p=np.ones(count, np.float32),
+        typical_p=np.ones(count, np.float32),
         min_p=np.zeros(count, np.float32),
         num_logprobs=np.zeros(count, np.int32),
     )

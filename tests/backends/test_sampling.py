@@ -5,7 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
 from octavo.backends.protocol import NOT_FINITE, NOTHING_ALLOWED
 from octavo.backends.reference.sampling import _distribution, adjust, philox, sample, uniform
@@ -35,10 +41,11 @@ def test_uniform_numbers_are_uniform_and_depend_on_seed_and_position() -> None:
     temperature=st.floats(0.1, 2.0),
     top_k=st.integers(0, VOCAB + 5),
     top_p=st.floats(0.05, 1.0),
+    typical_p=st.one_of(st.just(1.0), st.floats(0.05, 0.99)),
     min_p=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
 )
 def test_truncation_is_that_of_transformers(
-    seed: int, temperature: float, top_k: int, top_p: float, min_p: float
+    seed: int, temperature: float, top_k: int, top_p: float, typical_p: float, min_p: float
 ) -> None:
     logits = np.random.default_rng(seed).normal(size=VOCAB).astype(np.float32) * 4
     scores = torch.tensor(logits, dtype=torch.float64)[None] / temperature
@@ -49,8 +56,12 @@ def test_truncation_is_that_of_transformers(
         scores = TopKLogitsWarper(top_k)(ids, scores)
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(ids, scores)
+    if typical_p < 1:
+        scores = TypicalLogitsWarper(typical_p)(ids, scores)
     expected = torch.softmax(scores, -1)[0].numpy()
-    kept, weights = _distribution(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    kept, weights = _distribution(
+        logits, temperature=temperature, top_k=top_k, top_p=top_p, typical_p=typical_p, min_p=min_p
+    )
     assert list(kept) == list(np.flatnonzero(expected > 0))
     assert np.allclose(weights / weights.sum(), expected[kept], rtol=1e-6)
 
@@ -100,7 +111,9 @@ def test_logprobs_are_the_models_own_whatever_mask_biases_and_penalties_do() -> 
 
 
 @pytest.mark.parametrize(
-    "columns", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"num_logprobs": 2}], ids=str
+    "columns",
+    [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"typical_p": 0.5}, {"num_logprobs": 2}],
+    ids=str,
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_said_of_its_row_alone(columns: dict[str, float], value: float) -> None:

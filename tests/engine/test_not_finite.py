@@ -79,6 +79,7 @@ def others() -> list[Request]:
         {"temperature": 0.0},
         {},
         {"top_k": 5, "top_p": 0.9, "min_p": 0.01},
+        {"typical_p": 0.9},
         {"logprobs": 2},
         {"prompt_logprobs": 1},
         {"presence_penalty": 0.5, "logit_bias": {7: 1.0}},

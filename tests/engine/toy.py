@@ -40,6 +40,7 @@ def continuation(prompt: list[int], params: SamplingParams, index: int = 0) -> l
             temperature=np.array([params.temperature], np.float32),
             top_k=np.array([params.top_k], np.int32),
             top_p=np.array([params.top_p], np.float32),
+            typical_p=np.array([params.typical_p], np.float32),
             min_p=np.array([params.min_p], np.float32),
             num_logprobs=np.array([-1], np.int32),
         )

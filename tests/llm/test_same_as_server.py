@@ -16,6 +16,7 @@ PARAMS = st.fixed_dictionaries(
         "min_tokens": st.integers(0, 1),
         "temperature": st.sampled_from([0, 0.5, 1.3]),
         "top_p": st.sampled_from([0.5, 1.0]),
+        "typical_p": st.sampled_from([0.5, 1.0]),
         "top_k": st.sampled_from([-1, 0, 5]),
         "min_p": st.sampled_from([0.0, 0.1]),
         "repetition_penalty": st.sampled_from([1.0, 1.5]),

@@ -180,12 +180,14 @@ def test_sampling_parameters_reach_the_engine(client: openai.OpenAI, engine: Fak
         logit_bias={"5": -100, "6": 1.5},
         logprobs=True,
         top_logprobs=4,
-        extra_body={"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 2, "stop_token_ids": [9]},
+        extra_body={"top_k": -1, "min_p": 0.1, "typical_p": 0.7, "repetition_penalty": 1.2}
+        | {"min_tokens": 2, "stop_token_ids": [9]},
     )
     assert params == SamplingParams(
         n=2,
         temperature=0.5,
         top_p=0.9,
+        typical_p=0.7,
         max_tokens=7,
         seed=2**63 - 1,
         presence_penalty=-2,

@@ -83,7 +83,7 @@ class LogitRows:
         seeds: UInt64[L], the key of the random numbers.
         temperature: Float32[L], 0 is greedy.
         top_k: Int32[L], 0 is off.
-        top_p, min_p: Float32[L]; 1 and 0 are off.
+        top_p, typical_p, min_p: Float32[L]; 1, 1 and 0 are off.
         num_logprobs: Int32[L], -1 for none, else how many of the most probable tokens to report beside the chosen one.
         penalties, biases: None when no row has any.
         masks: UInt32[M, ceil(V / 32)], token t may be drawn where bit t % 32 of word t // 32 is set. Their content may
@@ -98,6 +98,7 @@ class LogitRows:
     temperature: Float32
     top_k: Int32
     top_p: Float32
+    typical_p: Float32
     min_p: Float32
     num_logprobs: Int32
     penalties: Penalties | None = None

@@ -16,6 +16,7 @@ class GenerationDefaults:
 
     temperature: float = 1.0
     top_p: float = 1.0
+    typical_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
@@ -49,6 +50,7 @@ class GenerationDefaults:
 _BOUNDS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "temperature": ("from 0 to 2", lambda value: 0 <= value <= 2),
     "top_p": ("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "typical_p": ("above 0 and at most 1", lambda value: 0 < value <= 1),
     "top_k": ("a whole number of at least -1", lambda value: -1 <= value < 2**63),
     "min_p": ("from 0 to 1", lambda value: 0 <= value <= 1),
     "repetition_penalty": ("from 0.01 to 100", lambda value: 0.01 <= value <= 100),

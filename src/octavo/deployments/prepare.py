@@ -288,6 +288,7 @@ def _sampling_params(
         temperature=_given(sampling.temperature, defaults.temperature),
         top_k=min(max(_given(sampling.top_k, defaults.top_k), 0), info.vocab_size),
         top_p=_given(sampling.top_p, defaults.top_p),
+        typical_p=_given(sampling.typical_p, defaults.typical_p),
         min_p=_given(sampling.min_p, defaults.min_p),
         repetition_penalty=_given(sampling.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=sampling.presence_penalty,

@@ -71,7 +71,7 @@ class SamplingParams:
         max_tokens: tokens to generate per choice at most, at least 1 (0 only together with `prompt_logprobs`).
         min_tokens: stop tokens are banned until this many have been generated.
         temperature: 0 is greedy.
-        top_k: 0 is off. top_p: in (0, 1]. min_p: in [0, 1].
+        top_k: 0 is off. top_p, typical_p: in (0, 1], 1 is off. min_p: in [0, 1].
         repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
         logit_bias: token id -> value added to its logit.
         allowed_token_ids: the only tokens that may be drawn; empty for all.
@@ -91,6 +91,7 @@ class SamplingParams:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    typical_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0

@@ -51,7 +51,7 @@ class _Rows:
     Attributes:
         rows, counts, starts: Int32[S], Int32[S], Int32[S + 1], as in `Step` and `Batch.query_starts`.
         places, owner: Int32[L], the place in the step and the row of the table that a row of logits belongs to.
-        token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, min_p: [L], as in `LogitRows`.
+        token_rows, targets, num_logprobs, seeds, temperature, top_k, top_p, typical_p, min_p: [L], as in `LogitRows`.
         penalised: rows of logits that penalties change. biases: as in `LogitRows`.
         masked: the rows that have a mask.
     """
@@ -68,6 +68,7 @@ class _Rows:
     temperature: Float32
     top_k: Int32
     top_p: Float32
+    typical_p: Float32
     min_p: Float32
     penalised: list[int]
     biases: Biases | None
@@ -103,6 +104,7 @@ class SequenceTable:
         self.temperature = np.zeros(num_rows, np.float32)
         self.top_k: Int32 = np.zeros(num_rows, np.int32)
         self.top_p = np.ones(num_rows, np.float32)
+        self.typical_p = np.ones(num_rows, np.float32)
         self.min_p = np.zeros(num_rows, np.float32)
         self.num_logprobs: Int32 = np.full(num_rows, -1, np.int32)
         self.penalties: Float32 = np.zeros((3, num_rows), np.float32)
@@ -139,6 +141,7 @@ class SequenceTable:
         self.temperature[row] = params.temperature
         self.top_k[row] = params.top_k
         self.top_p[row] = params.top_p
+        self.typical_p[row] = params.typical_p
         self.min_p[row] = params.min_p
         self.num_logprobs[row] = -1 if params.logprobs is None else params.logprobs
         self.penalties[:, row] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
@@ -258,6 +261,7 @@ class SequenceTable:
             temperature=self.temperature[owner],
             top_k=self.top_k[owner],
             top_p=self.top_p[owner],
+            typical_p=self.typical_p[owner],
             min_p=self.min_p[owner],
             penalised=[] if not self.penalised.any() else self._drawn(self.penalised[owner], targets),
             biases=self._biases(owner, targets) if self.biased.any() else None,
@@ -318,6 +322,7 @@ class SequenceTable:
             temperature=common.temperature,
             top_k=common.top_k,
             top_p=common.top_p,
+            typical_p=common.typical_p,
             min_p=common.min_p,
             num_logprobs=common.num_logprobs,
             penalties=self._penalties(common) if common.penalised else None,

@@ -26,9 +26,9 @@ class SamplingParams:
         n: choices per prompt.
         max_tokens: tokens per choice at most. None: 16 after `generate`, what the context allows after `chat`.
         min_tokens: stop tokens are banned, stop strings not looked for, until so many have been generated.
-        temperature: 0 is greedy. None, here and for top_p, top_k, min_p and repetition_penalty: what the model's
-            authors recommend, else what leaves the distribution alone.
-        top_p: in (0, 1]. top_k: 0 and -1 are off. min_p: in [0, 1].
+        temperature: 0 is greedy. None, here and for top_p, typical_p, top_k, min_p and repetition_penalty: what the
+            model's authors recommend, else what leaves the distribution alone.
+        top_p, typical_p: in (0, 1]. top_k: 0 and -1 are off. min_p: in [0, 1].
         repetition_penalty: over prompt and output, 1 is off. presence_penalty, frequency_penalty: over the output.
         logit_bias: token id -> value added to its logit.
         allowed_token_ids: the only tokens that may be drawn; empty for all. bad_words: texts that are not generated.
@@ -53,6 +53,7 @@ class SamplingParams:
     min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
+    typical_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     presence_penalty: float = 0.0
@@ -103,6 +104,7 @@ class _Checks:
         self._integer("min_tokens", 0)
         self._real("temperature", 0, 2)
         self._real("top_p", 0, 1, open_below=True)
+        self._real("typical_p", 0, 1, open_below=True)
         self._integer("top_k", -1)
         self._real("min_p", 0, 1)
         self._real("presence_penalty", -2, 2)

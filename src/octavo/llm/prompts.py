@@ -105,6 +105,7 @@ def _request(
             temperature=params.temperature,
             top_k=params.top_k,
             top_p=params.top_p,
+            typical_p=params.typical_p,
             min_p=params.min_p,
             repetition_penalty=params.repetition_penalty,
             presence_penalty=params.presence_penalty,

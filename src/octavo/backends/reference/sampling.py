@@ -1,6 +1,6 @@
 """Sampling, plain and exact: what every other backend's sampler is held against.
 
-The order is: penalties, biases, mask, temperature, min_p, top_k, top_p. One uniform number per token, from a
+The order is: penalties, biases, mask, temperature, min_p, top_k, top_p, typical_p. One uniform number per token, from a
 counter-based generator keyed by (seed, position), is turned into a token through the inverse of the cumulative
 distribution in order of token ids. So a token depends on its own row, seed and position alone.
 """
@@ -116,13 +116,14 @@ def _choose(logits: Float32, rows: LogitRows, row: int, number: float) -> int:
         temperature=float(rows.temperature[row]),
         top_k=int(rows.top_k[row]),
         top_p=float(rows.top_p[row]),
+        typical_p=float(rows.typical_p[row]),
         min_p=float(rows.min_p[row]),
     )
     return _draw(ids, weights, number) if len(ids) else NOTHING_ALLOWED
 
 
 def _distribution(
-    logits: Float32, *, temperature: float, top_k: int, top_p: float, min_p: float
+    logits: Float32, *, temperature: float, top_k: int, top_p: float, typical_p: float, min_p: float
 ) -> tuple[NDArray[np.intp], Float64]:
     """The tokens that may be drawn, in order of id, and their weights (not normalised)."""
     scaled = (logits.astype(np.float64) - float(logits.max())) / temperature
@@ -142,7 +143,20 @@ def _distribution(
         before = np.cumsum(weights[order]) - weights[order]
         # The most probable token is always in the nucleus, also of a top_p that is 0 in float32.
         ids = np.sort(order[: max(int(np.count_nonzero(before < top_p * total)), 1)])
+    if typical_p < 1.0:
+        ids = _typical(ids, weights[ids], scaled[ids], typical_p)
     return ids, weights[ids]
+
+
+def _typical(ids: NDArray[np.intp], weights: Float64, scaled: Float64, mass: float) -> NDArray[np.intp]:
+    """Those tokens, of `mass` or just more together, whose surprise is nearest to the expected one (Meister et al.,
+    "Locally typical sampling", 2023). Surprise and logit differ by a constant, so that the logits do as well."""
+    possible = weights > 0
+    ids, weights, scaled = ids[possible], weights[possible], scaled[possible]
+    total = float(weights.sum())
+    order = np.argsort(np.abs(scaled - float((weights * scaled).sum()) / total), kind="stable")
+    before = np.cumsum(weights[order]) - weights[order]
+    return np.sort(ids[order[: max(int(np.count_nonzero(before < mass * total)), 1)]])
 
 
 def _draw(ids: NDArray[np.intp], weights: Float64, number: float) -> int:

@@ -72,6 +72,9 @@ class SamplingBody(Body):
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    typical_p: float | None = Field(
+        None, gt=0, le=1, description="Keeps this much of the mass, of the tokens as surprising as is to be expected."
+    )
     top_k: int | None = Field(None, ge=-1, description="0 and -1 are off.")
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -117,6 +120,7 @@ class SamplingBody(Body):
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
+            typical_p=self.typical_p,
             top_k=self.top_k,
             min_p=self.min_p,
             presence_penalty=self.presence_penalty,
