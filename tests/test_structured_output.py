@@ -110,6 +110,18 @@ def test_stop_strings_and_lengths_cut_it(client: openai.OpenAI) -> None:
     assert whole.startswith(short.message.content)
 
 
+def test_what_leaves_no_token_to_draw_is_the_requests_mistake(client: openai.OpenAI) -> None:
+    yes = {"structured_outputs": {"choice": ["yes"]}}
+    for fields in ({"allowed_token_ids": [500]}, {"bad_words": ["y", "ye", "yes"]}):
+        with pytest.raises(openai.BadRequestError, match=f"grammar and {next(iter(fields))} leave no token to draw"):
+            ask(client, extra_body=yes | fields)
+    # Found out in the middle of a stream, it is an event.
+    never_b = {"structured_outputs": {"regex": "a{20}b"}, "bad_words": ["b", "ab", "aab", "aaab", "aaaab"]}
+    with pytest.raises(openai.APIError, match="no token to draw after") as caught:
+        list(ask(client, extra_body=never_b, stream=True))
+    assert caught.value.body["type"] == "invalid_request_error"
+
+
 def test_32_clients_with_schemas_of_their_own_and_16_without(client: openai.OpenAI, default_server: str) -> None:
     """Compiling goes on beside: whoever wants no schema gets the text that it gets alone."""
     alone = said(client, max_tokens=16, temperature=0)

@@ -104,7 +104,8 @@ def test_nothing_left(make: Callable[..., Engine]) -> None:
     engine = make()
     told = run(engine, the_request(one))
     assert [output.finish_reason for output in told[0]] == [None, FinishReason.ERROR]
-    assert "leave none to draw" in (told[0][-1].error or "")
+    assert told[0][-1].error == "allowed_token_ids and bad_words leave no token to draw after 1 token of the answer"
+    assert told[0][-1].refused
 
 
 def test_ids_that_index_nothing(make: Callable[..., Engine]) -> None:

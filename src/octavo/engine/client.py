@@ -267,10 +267,11 @@ class EngineClient:
             stream = self.ledger.get(request_id)
             if stream is None:
                 continue
-            error = next((output.error for output in own if output.finish_reason is FinishReason.ERROR), None)
-            if error is not None:
+            lost = next((output for output in own if output.finish_reason is FinishReason.ERROR), None)
+            if lost is not None:
                 self._send(Abort(request_id))
-                stream.close(EngineFailed(error))
+                error = lost.error or "the engine failed on this request"
+                stream.close(RequestRefused(Refusal.INVALID, error) if lost.refused else EngineFailed(error))
             else:
                 self.ledger.note_step(request_id, stream)
                 stream.deliver(own)

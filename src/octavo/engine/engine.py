@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from octavo.backends.protocol import Batch, Executor, StepResult
 from octavo.engine.config import EngineConfig
-from octavo.engine.outcome import failed, failure, follow, note_first
+from octavo.engine.outcome import failed, failure, follow, note_first, undrawable
 from octavo.engine.pages import PagePool, root_key
 from octavo.engine.request import FinishReason, Output, Refusal, Request, RequestRefused
 from octavo.engine.scheduler import Scheduler
@@ -310,7 +310,7 @@ class Engine:
             try:
                 output = self._take(sequence, place, accepted, now)
             except GrammarError as error:
-                output = failed(sequence, str(error))
+                output = failed(sequence, str(error), refused=True)
             except Exception as error:
                 log.exception("request %s failed", sequence.request.request_id)
                 output = failed(sequence, failure(error))
@@ -335,6 +335,8 @@ class Engine:
         """Append a sequence's new tokens, up to the one that ends it; what to tell of them, if there are any."""
         if accepted.failures and place in accepted.failures:
             return failed(sequence, accepted.failures[place])
+        if accepted.undrawable and place in accepted.undrawable:
+            return undrawable(sequence, accepted.undrawable[place])
         if place in accepted.prompt_logprobs:
             sequence.prompt_logprobs.extend(accepted.prompt_logprobs[place])
         tokens = accepted.tokens[place]

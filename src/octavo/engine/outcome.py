@@ -28,14 +28,33 @@ def follow(matcher: Matcher, sequence: Sequence, tokens: list[int], room: int) -
     return tokens + advance.forced, advance.complete
 
 
-def failed(sequence: Sequence, message: str) -> Output:
-    """What is told of a sequence that cannot go on."""
+def failed(sequence: Sequence, message: str, *, refused: bool = False) -> Output:
+    """What is told of a sequence that cannot go on. refused: because of what its request asks for."""
     return Output(
         request_id=sequence.request.request_id,
         index=sequence.index,
         finish_reason=FinishReason.ERROR,
         error=message,
+        refused=refused,
     )
+
+
+def undrawable(sequence: Sequence, position: int) -> Output:
+    """What is told of a sequence whose request leaves no token to draw."""
+    params = sequence.params
+    asked = {
+        "its grammar": params.grammar,
+        "allowed_token_ids": params.allowed_token_ids,
+        "bad_words": params.bad_words,
+        "logit_bias": params.logit_bias,
+        "min_tokens": params.min_tokens,
+        "the budget of its thinking": params.thinking,
+    }
+    *others, last = [name for name, value in asked.items() if value] or ["what it asks for"]
+    together = f"{', '.join(others)} and {last} leave" if others else f"{last} leaves"
+    after = position - sequence.prompt_length
+    message = f"{together} no token to draw after {after} {'token' if after == 1 else 'tokens'} of the answer"
+    return failed(sequence, message, refused=True)
 
 
 def failure(error: Exception) -> str:

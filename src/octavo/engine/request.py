@@ -209,7 +209,7 @@ class Output:
         cached_tokens: prompt tokens that came from the prefix cache. This and the next two come with the first output
             of each choice alone, never again after a preemption or a resumption.
         queue_seconds: from arrival to first scheduling. prefill_seconds: from then to the first token.
-        error: one line, when `finish_reason` is ERROR.
+        error: one line, when `finish_reason` is ERROR. refused: it is what the request asks for that cannot be done.
     """
 
     request_id: str
@@ -222,3 +222,4 @@ class Output:
     queue_seconds: float | None = None
     prefill_seconds: float | None = None
     error: str | None = None
+    refused: bool = False

@@ -43,12 +43,14 @@ class Accepted:
         logprobs: one entry per new token of the sequences that asked for them.
         prompt_logprobs: one entry per prompt token that was scored.
         failures: why a sequence cannot go on, in one line.
+        undrawable: the position for which a sequence's own bans and constraints leave no token to draw.
     """
 
     tokens: list[list[int]]
     logprobs: dict[int, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
+    undrawable: dict[int, int] = field(default_factory=dict)
 
 
 def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
@@ -63,8 +65,10 @@ def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
         return Accepted([[token] for token in tokens])
     accepted = Accepted([[] for _ in batch.table_rows])
     for row, (place, token, target) in enumerate(zip(places.tolist(), tokens, logits.targets.tolist(), strict=True)):
-        if token < 0:
-            accepted.failures[place] = _FAILURES[token].format(position=int(logits.positions[row]))
+        if token == NOTHING_ALLOWED:
+            accepted.undrawable[place] = int(logits.positions[row])
+        elif token == NOT_FINITE:
+            accepted.failures[place] = _NOT_FINITE.format(position=int(logits.positions[row]))
         elif target == SAMPLE:
             accepted.tokens[place].append(token)
     prompt_rows: dict[int, list[int]] = {}
@@ -81,11 +85,10 @@ def accept(batch: Batch, places: Int32, result: StepResult) -> Accepted:
     return accepted
 
 
-_FAILURES = {
-    NOT_FINITE: "the model's logits for position {position} are not finite, so that no token can be drawn; "
-    "its weights are damaged, or this prompt is beyond what they can compute",
-    NOTHING_ALLOWED: "no token is allowed at position {position}: bans and constraints leave none to draw",
-}
+_NOT_FINITE = (
+    "the model's logits for position {position} are not finite, so that no token can be drawn; "
+    "its weights are damaged, or this prompt is beyond what they can compute"
+)
 
 
 def _logprobs(result: StepResult, row: int, count: int) -> TokenLogprobs:

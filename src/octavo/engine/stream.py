@@ -46,7 +46,7 @@ class OutputStream(Entry, AsyncIterator[list[Output]]):
         accepted: set once the engine has taken the request: it will not be refused any more.
 
     Raises from iteration:
-        RequestRefused: the engine does not take the request; nothing was produced.
+        RequestRefused: the engine does not take the request; or what it asks for left nothing to draw on the way.
         EngineFailed: the engine was lost and could not be brought back, or breaks on this request.
         EngineStopped: it was ended on purpose.
     """

@@ -270,7 +270,10 @@ class Trace:
             metrics.params_max_tokens.labels(*labels).observe(self._params.max_tokens)
 
     def reject(self, reason: str) -> None:
-        """The request was not taken."""
+        """The request was not taken; or what it asks for turned out on the way to be impossible."""
+        if self._first:
+            self.fail()
+            return
         self._metrics.rejected.labels(*self._labels, reason).inc(self._open)
         self._open = 0
 
