@@ -177,8 +177,8 @@ def ask(client: openai.OpenAI, **fields: Any) -> Any:
 def test_servers_share_a_database_that_outlives_them(engine: FakeEngine, tmp_path: Path) -> None:
     settings = ServerSettings(store=str(tmp_path / "responses.db"))
     with running(settings, served(engine)) as one, running(settings, served(engine)) as other:
-        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
         first = ask(client_of(one))
+        assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
         second = ask(client_of(other), previous_response_id=first.id)
         assert client_of(one).responses.retrieve(second.id).to_dict() == second.to_dict()
         engine.hold = True
