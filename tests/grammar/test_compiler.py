@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -72,6 +73,12 @@ def test_a_process_that_does_not_start(vocabulary: Vocabulary) -> None:
             require(broken, constraint.regex("a", "it"))
         broken.close()
     assert not children()
+
+
+def test_a_process_that_nobody_waits_for_ends_itself() -> None:
+    """Whatever it is busy with, and whoever holds the interpreter."""
+    busy = "from octavo.grammar.process import at_most\nwith at_most(0.2): 9**9**9"
+    assert subprocess.run([sys.executable, "-c", busy], timeout=60, check=False).returncode == -signal.SIGALRM
 
 
 def test_nothing_is_started_once_it_is_closed(vocabulary: Vocabulary) -> None:

@@ -1,6 +1,6 @@
 """The process that compiles grammars for a frontend: a vocabulary in, then grammars, a verdict out for each.
 
-It is ended when its frontend is, and by it when a grammar takes too long.
+It is ended when its frontend is, by it when a grammar takes too long, and by itself when nobody is there to do that.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from octavo.grammar.compiler import LENGTH_BYTES, Job, Verdict, send
+from octavo.grammar.compiler import DEADLINE_SECONDS, LENGTH_BYTES, OPENING_SECONDS, Job, Verdict, send
 from octavo.grammar.constraint import json_schema
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.matcher import compile_grammar
@@ -60,6 +60,16 @@ def _messages(pipe: IO[bytes]) -> Iterator[bytes]:
         yield pipe.read(int.from_bytes(head))
 
 
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """End the process if this takes longer: the system does it, whatever holds the interpreter."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def main() -> None:
     """Answer until the frontend is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -69,10 +79,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed is no answer
     messages = _messages(sys.stdin.buffer)
-    tokenizer = msgspec.msgpack.decode(next(messages), type=Vocabulary).open()
+    with at_most(2 * OPENING_SECONDS):
+        tokenizer = msgspec.msgpack.decode(next(messages), type=Vocabulary).open()
     send(answers, b"")
     for message in messages:
-        send(answers, msgspec.msgpack.encode(judge(tokenizer, msgspec.msgpack.decode(message, type=Job))))
+        with at_most(2 * DEADLINE_SECONDS):
+            verdict = judge(tokenizer, msgspec.msgpack.decode(message, type=Job))
+        send(answers, msgspec.msgpack.encode(verdict))
 
 
 if __name__ == "__main__":
