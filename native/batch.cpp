@@ -49,8 +49,8 @@ class Attribute {
 struct Attributes {
   Attribute tokens{"tokens"}, positions{"positions"}, slots{"slots"}, query_starts{"query_starts"},
       page_table{"page_table"}, table_rows{"table_rows"}, copies{"copies"}, logits{"logits"}, rows{"rows"},
-      seeds{"seeds"}, temperature{"temperature"}, top_k{"top_k"}, top_p{"top_p"}, typical_p{"typical_p"}, min_p{"min_p"},
-      num_logprobs{"num_logprobs"}, penalties{"penalties"}, biases{"biases"}, masks{"masks"},
+      seeds{"seeds"}, temperature{"temperature"}, top_k{"top_k"}, top_p{"top_p"}, typical_p{"typical_p"},
+      min_p{"min_p"}, num_logprobs{"num_logprobs"}, penalties{"penalties"}, biases{"biases"}, masks{"masks"},
       mask_of_row{"mask_of_row"}, repetition{"repetition"}, frequency{"frequency"}, presence{"presence"},
       starts{"starts"}, ids{"ids"}, counts{"counts"}, values{"values"}, logprobs{"logprobs"}, top_tokens{"top_tokens"},
       top_logprobs{"top_logprobs"};

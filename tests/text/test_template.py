@@ -169,6 +169,33 @@ def test_tool_calls_equal_transformers_given_objects() -> None:
     assert '"arguments": "{broken"' in ours(CHATML).render(messages("{broken"))
 
 
+JOINING = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+    "{{ '<call>' + c.function.name + ' ' + c.function.arguments }}"
+    "{% endfor %}{{ m.role + ':' + m.content }}{% endfor %}"
+)
+PRINTING = (
+    "{% for m in messages %}{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments }}"
+    "{% endfor %}{{ m.role + ':' + m.content }}{% endfor %}"
+)
+WITHOUT_CONTENT = (
+    "{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}{% for c in m.tool_calls %}"
+    "{{ '<call>' + c.function.name + ' ' + c.function.arguments }}{% endfor %}{% else %}{{ m.role + ':' + m.content }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [JOINING, PRINTING, WITHOUT_CONTENT], ids=["joins", "prints", "without content"])
+@pytest.mark.parametrize("arguments", ['{"city": "Sankt Pölten"}', {"city": "Sankt Pölten"}], ids=["text", "object"])
+def test_templates_that_write_arguments_as_they_are_get_text(source: str, arguments: Any) -> None:
+    """DeepSeek's join strings; an object would be an error, or printed as Python prints it; R1's knows calls without
+    content alone."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    for content in ({}, {"content": None}, {"content": ""}):
+        messages = [{"role": "user", "content": "Well?"}, {"role": "assistant", "tool_calls": [call], **content}]
+        assert '<call>weather {"city": "Sankt Pölten"}' in ours(source).render(messages)
+
+
 def test_content_in_every_form_the_api_allows() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     for source in (CHATML, GEMMA):  # a template that also reads parts still gets the one string

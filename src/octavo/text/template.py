@@ -117,7 +117,7 @@ class _Template:
     @property
     def is_ready(self) -> bool:
         """Whether all is known of it that is found out once."""
-        return {"_compiled", "_wants_parts"} <= vars(self).keys()
+        return {"_compiled", "_wants_parts", "_calls"} <= vars(self).keys()
 
     @cached_property
     def _compiled(self) -> Template | TemplateError:
@@ -168,9 +168,40 @@ class _Template:
 
         return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
 
+    @cached_property
+    def _calls(self) -> tuple[Any, bool]:
+        """Which content of a message that only calls tools, and whether arguments as a JSON string, show the call as
+        they should. Some templates join strings (DeepSeek's), print an object as Python does, or take a message with
+        any content for one without calls. Found by trying."""
+
+        def shown(content: Any, arguments: Any) -> str:
+            call = {"id": "probe0000", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
+            answer = {"role": "assistant", "content": content, "tool_calls": [call]}
+            user = {"role": "user", "content": self._content(_PROBE)}
+            try:
+                return self.run({"messages": [user, answer]}, _PROBE_WORK)
+            except TemplateError:
+                return ""
+
+        key = "probed key"
+        arguments = {key: 1}
+        text = json.dumps(arguments)
+        for content in (self._content(""), None):
+            as_object = shown(content, arguments)
+            if key in as_object and repr(arguments) not in as_object:
+                return content, False
+            if text in shown(content, text):
+                return content, True
+        return self._content(""), False
+
+    def _content(self, text: str) -> Any:
+        return [{"type": "text", "text": text}] if self._wants_parts else text
+
     def prepare(self, messages: Sequence[Message]) -> list[Message]:
         """Messages as the template expects them: a role it knows, content as a string (or as parts, if it reads only
-        those), no nulls, tool arguments as objects."""
+        those), no nulls, tool arguments as objects (or as JSON, if it writes only that right)."""
+        if not self.is_ready:
+            _ = self._wants_parts, self._calls
         return [self._prepare(message) for message in messages]
 
     def _prepare(self, message: Message) -> Message:
@@ -184,9 +215,13 @@ class _Template:
         if isinstance(role := prepared.get("role"), str) and role in _ROLES:
             prepared["role"] = _ROLES[role]
         text = _text(prepared.get("content", ""))
-        prepared["content"] = [{"type": "text", "text": text}] if self._wants_parts else text
+        prepared["content"] = self._content(text)
         if "tool_calls" in prepared:
-            prepared["tool_calls"] = [_with_parsed_arguments(call) for call in prepared["tool_calls"]]
+            empty, as_text = self._calls
+            as_wanted = _with_text_arguments if as_text else _with_parsed_arguments
+            prepared["tool_calls"] = [as_wanted(call) for call in prepared["tool_calls"]]
+            if not text:
+                prepared["content"] = empty
         return prepared
 
 
@@ -214,6 +249,14 @@ def _with_parsed_arguments(call: Any) -> Any:
         # A model may have written broken JSON; it then sees what it wrote.
         return call
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _with_text_arguments(call: Any) -> Any:
+    """The other way round: Anthropic's API carries an object."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments := function.get("arguments"), dict | list):
+        return call
+    return {**call, "function": {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}}
 
 
 def _append(message: Message, tag: str) -> None:
