@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from octavo.server import recordings
 from octavo.server.keys import ApiKey
 from octavo.server.settings import ServerSettings
 from octavo.text import load_tokenizer
@@ -394,6 +395,52 @@ def test_what_is_in_background_can_be_cancelled(client: openai.OpenAI, engine: F
     engine.hold = False
     with pytest.raises(openai.BadRequestError, match="background"):
         client.responses.cancel(ask(client).id)
+
+
+def test_in_background_and_streamed(client: openai.OpenAI, engine: FakeEngine) -> None:
+    """Who follows a response may leave, come back where it was, and come when all is over."""
+    engine.reply = lambda prompt, index: "All is well that ends well."
+    engine.hold = True
+    with ask(client, background=True, stream=True) as stream:
+        created, queued = next(stream), next(stream)
+        assert (created.type, queued.type, queued.response.status) == ("response.created", "response.queued", "queued")
+    engine.hold = False
+    response_id = created.response.id
+    rest = list(client.responses.retrieve(response_id, stream=True, starting_after=queued.sequence_number))
+    final = client.responses.retrieve(response_id)
+    assert (rest[0].type, rest[-1].type, final.status) == ("response.in_progress", "response.completed", "completed")
+    assert rest[-1].response.to_dict() == final.to_dict()
+    assert "".join(event.delta for event in rest if event.type == "response.output_text.delta") == final.output_text
+    every = [created, queued, *rest]
+    assert [event.sequence_number for event in every] == list(range(len(every)))
+    for first in range(len(every) + 2):
+        assert list(client.responses.retrieve(response_id, stream=True, starting_after=first - 1)) == every[first:]
+    client.responses.delete(response_id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(response_id, stream=True)
+    with pytest.raises(openai.BadRequestError, match="made with 'background' and 'stream'"):
+        client.responses.retrieve(ask(client, stream=False).id, stream=True)
+
+
+def test_what_follows_a_response_ends_when_it_is_cancelled(client: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.hold = True
+    for end in (client.responses.cancel, client.responses.delete):
+        with ask(client, background=True, stream=True) as stream:
+            response_id = next(stream).response.id
+            end(response_id)
+            *_, last = stream
+        assert (last.type, last.response.status, last.response.error) == ("response.failed", "cancelled", None)
+
+
+def test_recordings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordings, "KEPT_BYTES", 100)
+    kept = recordings.Recordings()
+    for number in range(5):
+        kept.begin(("", str(number))).add(b"x" * 38 + b"\n\n")
+    assert all(kept.get(("", str(number))) for number in range(5))
+    for number in range(5):
+        kept.end(("", str(number)))
+    assert [number for number in range(5) if kept.get(("", str(number)))] == [3, 4]
 
 
 def test_failures_in_background_are_told(client: openai.OpenAI, engine: FakeEngine) -> None:

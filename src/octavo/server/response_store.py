@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +105,10 @@ class StoredResponse:
     def size(self) -> int:
         """Bytes."""
         return len(self.response) + len(self.input)
+
+    def at(self, response: bytes, item_ids: Sequence[str], *, beat: float | None = None) -> "StoredResponse":
+        """The same when it has come further, with the ids of its output's items."""
+        return replace(self, response=response, item_ids=[*self.item_ids, *item_ids], beat=beat)
 
     def parsed(self) -> dict[str, Any]:
         """The response."""

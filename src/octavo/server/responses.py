@@ -1,6 +1,5 @@
 """OpenAI's Responses API: responses are made, kept, gone on with, asked for again and removed."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +13,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from octavo.server.answer import begin
+from octavo.server.background import Background
 from octavo.server.body import INLINE_BYTES, JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.responses import ResponseWriter, generation_request, new_response
 from octavo.server.errors import ERROR_RESPONSES, ApiError, internal, invalid, unavailable
-from octavo.server.generation import ServedGeneration
 from octavo.server.models import json_response
 from octavo.server.offload import off_loop
 from octavo.server.reply import EventStream, Reply
@@ -35,10 +34,6 @@ R = TypeVar("R")
 MAX_REFERENCES = 1024
 """Items of a request that are named and not sent."""
 
-BEAT_SECONDS = 1.0
-"""Between two times that a response in background says in the store that it is worked on, and hears whether it should
-be: what another process has cancelled ends so soon."""
-
 STALE_SECONDS = 30.0
 """After which nobody works any more on a response that says nothing: its process was killed."""
 
@@ -54,11 +49,16 @@ def response_routes(server: Server) -> APIRouter:
         return await responses.create(request, body)
 
     @router.get("/{response_id}")
-    async def retrieve(request: Request, response_id: str, stream: bool = False) -> Response:
-        """A stored response."""
-        if stream:
-            raise invalid("'stream' is not supported for a stored response: ask for it until it is complete.", "stream")
-        return _json((await responses.get(_tenant(request), response_id)).response)
+    async def retrieve(
+        request: Request,
+        response_id: str,
+        stream: bool = False,
+        starting_after: Annotated[int, Query(ge=-1)] = -1,
+    ) -> Response:
+        """A stored response. With `stream` the events of one that was made with `background` and `stream`, from the one
+        after number `starting_after` on."""
+        stored = await responses.get(_tenant(request), response_id)
+        return responses.follow(stored, starting_after + 1) if stream else _json(stored.response)
 
     @router.delete("/{response_id}")
     async def delete(request: Request, response_id: str) -> Response:
@@ -126,12 +126,6 @@ def _store_errors() -> Iterator[None]:
         raise unavailable(str(error)) from error
 
 
-def _with(
-    stored: StoredResponse, response: bytes, item_ids: Sequence[str], *, beat: float | None = None
-) -> StoredResponse:
-    return replace(stored, response=response, item_ids=[*stored.item_ids, *item_ids], beat=beat)
-
-
 def _changed(stored: StoredResponse, **members: Any) -> StoredResponse:
     """A response on which nobody works any more."""
     return replace(stored, response=orjson.dumps(stored.parsed() | members), beat=None)
@@ -148,7 +142,7 @@ class Responses:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._store = server.responses
-        self._in_background: dict[tuple[str, str], asyncio.Task[bytes]] = {}
+        self._background = Background(server)
 
     async def create(self, http: Request, body: ResponsesRequest) -> Response:
         """A new response."""
@@ -173,13 +167,15 @@ class Responses:
             item_ids=[item["id"] for item in new],
         )
         if body.background:
-            return await self._begin_in_background(generation, writer, begun)
+            with _store_errors():
+                queued = await self._background.begin(generation, writer, begun, streamed=body.stream)
+            return (self._background.follow(tenant, writer.id, 0) if body.stream else None) or _json(queued)
 
         async def keep() -> bytes:
             response = orjson.dumps(writer.response)
             if body.store:
                 try:
-                    await self._store.add(_with(begun, response, writer.item_ids))
+                    await self._store.add(begun.at(response, writer.item_ids))
                 except StoreError as error:  # the answer is there, and goes to the client all the same
                     log.error("response %s is not stored: %s", writer.id, error)
             return response
@@ -192,8 +188,9 @@ class Responses:
                         events.keep_alive(generation.accepted)
                         writer.begin()
                     async for deltas in generation.steps():
-                        data = b"".join([writer.add(delta) for delta in deltas])
-                        if data:
+                        for delta in deltas:
+                            writer.add(delta)
+                        if data := writer.flush():
                             await events.write(data)
             except Exception as error:
                 if events.started:
@@ -225,7 +222,18 @@ class Responses:
         """Remove a stored response. Raises ApiError: 404, 503."""
         with _store_errors():
             await self._store.delete(tenant, id)
-        self._stop(tenant, id)
+        self._background.forget(tenant, id)
+
+    def follow(self, stored: StoredResponse, first: int) -> Response:
+        """The events of a response from one on. Raises ApiError: 400: nobody has them."""
+        reply = self._background.follow(stored.tenant, stored.id, first)
+        if reply is None:
+            message = (
+                "The events of this response are not there: only those made with 'background' and 'stream' have them, "
+                "for some time; ask for it without 'stream'."
+            )
+            raise invalid(message, "stream")
+        return reply
 
     async def cancel(self, tenant: str, id: str) -> StoredResponse:  # noqa: A002
         """End a response in background. Raises ApiError: 400 for one that is not, 404, 503."""
@@ -236,12 +244,8 @@ class Responses:
             if stored.beat is None:
                 return stored
             await self._store.replace(_changed(stored, status="cancelled"))
-            self._stop(tenant, id)
+            self._background.stop(tenant, id)
             return await self._store.get(tenant, id)
-
-    def _stop(self, tenant: str, id: str) -> None:  # noqa: A002
-        if (task := self._in_background.get((tenant, id))) is not None:
-            task.cancel()
 
     # --- what a request goes on with
 
@@ -279,70 +283,3 @@ class Responses:
                 message = f"Item with id '{name}' not found; items of responses that were not stored must be sent."
                 raise invalid(message, f"input[{number}].id")
         return [found[item["id"]] if item["type"] == "item_reference" else item for item in items]
-
-    # --- in background
-
-    async def _begin_in_background(
-        self, generation: ServedGeneration, writer: ResponseWriter, begun: StoredResponse
-    ) -> Response:
-        self._server.in_flight.admit()
-        writer.response["status"] = "queued"
-        queued = orjson.dumps(writer.response)
-        with _store_errors():
-            await self._store.add(_with(begun, queued, (), beat=time.time()))
-        key = (begun.tenant, begun.id)
-        use = self._server.deployments.begin()  # the request's own ends with its answer
-        use.choose(generation.deployment)
-        task = self._server.in_flight.start(self._work_in_background(generation, writer, begun))
-        self._in_background[key] = task
-
-        def ended(_: asyncio.Task[bytes]) -> None:
-            del self._in_background[key]
-            use.end()
-
-        task.add_done_callback(ended)
-        return _json(queued)
-
-    async def _work_in_background(
-        self, generation: ServedGeneration, writer: ResponseWriter, begun: StoredResponse
-    ) -> bytes:
-        """Work a response out for the store alone."""
-        own = asyncio.current_task()
-        assert own is not None
-        pulse = asyncio.create_task(self._beat(begun, own))
-        try:
-            with generation:
-                generation.submit()
-                async for deltas in generation.steps():
-                    if writer.response["status"] == "queued":
-                        writer.response["status"] = "in_progress"
-                        await self._note(begun, writer, beat=time.time())
-                    for delta in deltas:
-                        writer.add(delta)
-        except asyncio.CancelledError:
-            # By the server's end; or by the client, and then the store knows already and takes nothing more.
-            writer.fail(unavailable("The server is shutting down."))
-        except ApiError as error:
-            writer.fail(error)
-        except Exception:
-            log.exception("response %s failed", begun.id)
-            writer.fail(internal())
-        finally:
-            pulse.cancel()
-        await self._note(begun, writer, beat=None)
-        return b""
-
-    async def _note(self, begun: StoredResponse, writer: ResponseWriter, *, beat: float | None) -> None:
-        try:
-            await self._store.replace(_with(begun, orjson.dumps(writer.response), writer.item_ids, beat=beat))
-        except StoreError as error:
-            log.error("response %s is not stored: %s", begun.id, error)
-
-    async def _beat(self, begun: StoredResponse, work: asyncio.Task[Any]) -> None:
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            try:
-                if not await self._store.beat(begun.tenant, begun.id):
-                    work.cancel()
-            except StoreError as error:
-                log.warning("response %s: %s", begun.id, error)

@@ -136,11 +136,20 @@ class ResponseWriter(ErrorWriter):
     def begin(self) -> None:
         """Write events from now on, the first among them."""
         self._events.wanted = True
-        for kind in ("response.created", "response.in_progress"):
-            self._events.emit(kind, response=self.response)
+        for kind in ("created", self.response["status"]):
+            self._events.emit(f"response.{kind}", response=self.response)
 
-    def add(self, delta: Delta) -> bytes:
-        """What a delta is in a stream, if events are written."""
+    def proceed(self) -> None:
+        """A response that was queued is being worked on."""
+        self.response["status"] = "in_progress"
+        self._events.emit("response.in_progress", response=self.response)
+
+    def flush(self) -> bytes:
+        """The events that were written since the last time."""
+        return self._events.take()
+
+    def add(self, delta: Delta) -> None:
+        """The model has said more."""
         scores = self._scores(delta)
         for part in delta.parts:
             match part:
@@ -158,12 +167,16 @@ class ResponseWriter(ErrorWriter):
                 case Finish():
                     self._finish("completed", scores)
                     self.response["completed_at"] = int(time.time())
-        return self._events.take()
 
     def end(self) -> bytes:
-        """The last event."""
-        self._events.emit(f"response.{self.response['status']}", response=self.response)
-        return self._events.take()
+        """The last event. There is none for what was cancelled but that it has failed."""
+        status = self.response["status"]
+        self._events.emit("response.failed" if status == "cancelled" else f"response.{status}", response=self.response)
+        return self.flush()
+
+    def cancel(self) -> None:
+        """The response is not wanted any more."""
+        self.response |= {"status": "cancelled", "error": None}
 
     def fail(self, error: ApiError) -> None:
         """The response went wrong."""

@@ -267,8 +267,6 @@ class ResponsesRequest(SamplingBody):
             raise invalid("'stream_options' is only allowed when 'stream' is true.", "stream_options")
         if self.background and not self.store:
             raise invalid("'background' needs 'store': nobody could ask for the response.", "background")
-        if self.background and self.stream:
-            raise invalid("'background' with 'stream' is not supported: ask for the response by its id.", "stream")
 
     def constraint(self) -> Constraint | None:
         """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""
