@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from octavo.text import Tokenizer
+from tests.server.conftest import eventually
 from tests.server.fake import MODEL, FakeEngine
 from tests.server.sse import events, text_of
 
@@ -146,3 +147,21 @@ def test_long_prompts_do_not_stop_other_streams(http: httpx.Client, engine: Fake
     answer = http.post("/v1/completions", json={"prompt": "long " * 200_000})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_answers_that_go_in_circles_end(http: httpx.Client, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "abc" + "xyz" * 30
+    circles = {"min_pattern_size": 2, "max_pattern_size": 5, "min_count": 4}
+    body = {"prompt": "Well:", "max_tokens": 80, "repetition_detection": circles}
+    for more in ({}, {"stop": ["xyzxyzxyzxyzxyzxyz"]}):
+        [choice] = http.post("/v1/completions", json=body | more).json()["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("abc" + "xyz" * 4, "repetition")
+        assert choice["stop_reason"] == "repetition_detected"
+    eventually(lambda: not engine.ledger)
+    for more, reason in (({"stop": ["zxyz"]}, "stop"), ({"max_tokens": 15}, "length")):
+        [choice] = http.post("/v1/completions", json=body | more).json()["choices"]
+        assert choice["finish_reason"] == reason
+    [choice] = http.post("/v1/completions", json=body | {"min_tokens": 20}).json()["choices"]
+    assert choice["text"] == ("abc" + "xyz" * 6)[:20]
+    [choice] = http.post("/v1/completions", json=body | {"repetition_detection": {}}).json()["choices"]
+    assert choice["finish_reason"] == "length"

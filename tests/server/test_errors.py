@@ -159,6 +159,13 @@ def test_content_type(http: httpx.Client) -> None:
         ({"top_p": 0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"typical_p": 0}, "typical_p"),
+        ({"repetition_detection": {"max_pattern_size": 3}}, "repetition_detection"),
+        ({"repetition_detection": {"max_pattern_size": 3, "min_count": 1}}, "repetition_detection"),
+        (
+            {"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2}},
+            "repetition_detection",
+        ),
+        ({"repetition_detection": {"max_pattern_size": 1025, "min_count": 2}}, "repetition_detection.max_pattern_size"),
         ({"typical_p": 1.5}, "typical_p"),
         ({"top_k": -2}, "top_k"),
         ({"top_k": 1.5}, "top_k"),

@@ -10,6 +10,7 @@ from octavo.engine.request import FinishReason, Output, TokenIds, TokenLogprobs
 from octavo.text import Detokenizer, StopStrings, Tokenizer
 from octavo.text.parser import Parser, PlainParser
 from octavo.text.parts import Finish, Part, Text, join_parts
+from octavo.text.repetition import Repetition
 
 ECHO_PIECE = 512
 """Tokens of an echoed prompt in one delta: a long prompt is written in pieces of bounded size."""
@@ -32,7 +33,8 @@ class TextOptions:
         skip_special_tokens: whether special tokens are left out of the text.
         stop_token_ids: those the client named; a choice that ends with one reports it as its stop reason.
         end_token_ids: all that end a choice, which are no part of its text.
-        min_tokens: a stop string that is complete within so many tokens does not count.
+        min_tokens: a stop string that is complete within so many tokens does not count, nor does a repetition.
+        repetition: see `Stops`.
         echo: whether the text begins with the prompt.
         parser: makes what reads one choice's text. shown: special tokens that it must see.
     """
@@ -43,6 +45,7 @@ class TextOptions:
     stop_token_ids: frozenset[int] = frozenset()
     end_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
+    repetition: tuple[int, int, int] | None = None
     echo: bool = False
     parser: Callable[[], Parser] = PlainParser
     shown: frozenset[int] = frozenset()
@@ -99,6 +102,10 @@ def join(deltas: Sequence[Delta]) -> Delta:
     )
 
 
+REPEATS = Finish("repetition", "repetition_detected")
+"""vLLM's words."""
+
+
 def _finish(reason: FinishReason, stop: str | int | None) -> Finish:
     if reason is FinishReason.TIMEOUT:  # which is no reason of any API's
         return Finish(str(FinishReason.LENGTH), str(FinishReason.TIMEOUT))
@@ -119,7 +126,8 @@ class Choice:
         self._stops = StopStrings(options.stop, options.include_stop) if options.stop else None
         self._parser = options.parser()
         self._parse = self._parser.push
-        self._stopped_by: str | None = None
+        self._repetition = Repetition(*options.repetition) if options.repetition else None
+        self._end: Finish | None = None  # found here; the engine finds the others
         self._offset = 0
 
     def begin(self, prompt_logprobs: Sequence[TokenLogprobs] | None) -> Iterator[Delta]:
@@ -145,13 +153,13 @@ class Choice:
         self._offset = len(text)
 
     def push(self, output: Output) -> Delta:
-        """The engine's next tokens. Those after a stop string do not count: they would not have been computed
-        had the engine known text."""
+        """The engine's next tokens. Those after a stop string, or a pattern that came too often, do not count: they
+        would not have been computed had the engine known."""
         options, token_ids, logprobs = self._options, output.token_ids, output.logprobs
         scores: list[Score] | None = None if logprobs is None else []
         parts: list[Part] = []
         text, stop = "", None
-        ends = output.finish_reason is FinishReason.STOP
+        ends, repeats = output.finish_reason is FinishReason.STOP, False
         for position, token in enumerate(token_ids):
             self.tokens += 1
             if scores is not None and logprobs is not None:
@@ -165,20 +173,25 @@ class Choice:
                 parts += self._parse(text)
                 text = ""
                 self.reasoning_tokens += 1
-            if self._stopped_by is not None:
+            is_last = output.finish_reason is not None and position == len(token_ids) - 1
+            repeats = self._repetition is not None and self._repeats(token) and not is_last
+            if repeats or self._end is not None:
                 token_ids = token_ids[: position + 1]
                 break
-        if output.finish_reason is not None and self._stopped_by is None:
+        if self._end is None and (repeats or output.finish_reason is not None):
             text += self._released(self._detokenizer.flush())
-            if self._stopped_by is None:
+            if self._end is None:
                 text += "" if self._stops is None else self._stops.flush()
-                parts += self._last(text, _finish(output.finish_reason, stop))
-                return Delta(self.index, parts, token_ids, scores)
-        if self._stopped_by is not None:
-            parts += self._last(text, Finish(str(FinishReason.STOP), self._stopped_by))
+                self._end = REPEATS if output.finish_reason is None or repeats else _finish(output.finish_reason, stop)
+        if self._end is not None:
+            parts += self._last(text, self._end)
         else:
             parts += self._parse(text)
         return Delta(self.index, parts, token_ids, scores)
+
+    def _repeats(self, token: int) -> bool:
+        assert self._repetition is not None
+        return self._repetition.push(token) and self.tokens >= self._options.min_tokens
 
     def _last(self, text: str, finish: Finish) -> list[Part]:
         self.finished = True
@@ -189,5 +202,7 @@ class Choice:
         self._offset += len(text)
         if self._stops is None:
             return text
-        safe, self._stopped_by = self._stops.push(text, armed=self.tokens > self._options.min_tokens)
+        safe, found = self._stops.push(text, armed=self.tokens > self._options.min_tokens)
+        if found is not None:
+            self._end = Finish(str(FinishReason.STOP), found)
         return safe

@@ -21,6 +21,7 @@ class Deployment:
         max_model_len: tokens of prompt and output together, until the engine has said what it can hold.
         defaults: sampling parameters for what a request leaves open.
         allow_special_tokens_in_messages: whether a message that has the text of a special token has the token.
+        trust_request_chat_template: whether requests may bring chat templates of their own.
         answers: how the model writes calls of tools, and what it thinks.
         created: seconds since the epoch.
         grammars: compiles what answers must look like.
@@ -35,6 +36,7 @@ class Deployment:
     root: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     allow_special_tokens_in_messages: bool = False
+    trust_request_chat_template: bool = False
     answers: AnswerFormat = field(default_factory=lambda: AnswerFormat.of(None, ""))
     grammars: GrammarCompiler = field(init=False)
 

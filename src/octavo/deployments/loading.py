@@ -36,6 +36,7 @@ def open_deployment(settings: DeploymentSettings, engine: EngineClient) -> Deplo
         max_model_len=settings.engine.max_model_len or sizes.max_position_embeddings,
         created=int(time.time()),
         allow_special_tokens_in_messages=settings.allow_special_tokens_in_messages,
+        trust_request_chat_template=settings.trust_request_chat_template,
         answers=AnswerFormat.of(
             None if tokenizer.chat_template is None else tokenizer.chat_template.source,
             str(checkpoint.config.get("model_type", "")),

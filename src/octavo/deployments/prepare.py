@@ -18,7 +18,7 @@ from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
 from octavo.text.formats import JSON
-from octavo.text.template import RESERVED
+from octavo.text.template import RESERVED, ChatTemplate
 
 MAX_CUT_TOKENS = 2**18
 """Of a prompt that is cut to what is wanted of it."""
@@ -167,9 +167,7 @@ def _cut(encoded: Encoded, kept: int, truncation: Truncation, deployment: Deploy
 
 
 def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: int) -> Encoded:
-    tokenizer = deployment.tokenizer
-    if tokenizer.chat_template is None:
-        raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
+    tokenizer, template = deployment.tokenizer, _template(deployment, chat)
     if clash := RESERVED.intersection(chat.variables):
         name, where = min(clash), chat.variables_field
         raise InvalidRequest(f"'{name}' is a field of its own, not of {where}", f"{where}.{name}")
@@ -179,13 +177,14 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
     tools, messages = None, chat.messages
     if chat.tool_use is not None:
         tools = [tool.for_template() for tool in chat.tool_use.tools]
-        if "tools" not in tokenizer.chat_template.source:
+        if "tools" not in template.source:
             messages = _with_instructions(messages, JSON.instructions(chat.tool_use.tools))
     try:
-        text = tokenizer.chat_template.render(
+        text = template.render(
             messages,
             work,
             tools=tools,
+            documents=chat.documents,
             add_generation_prompt=generation_prompt,
             continue_final_message=chat.continue_final_message,
             **chat.variables,
@@ -194,6 +193,26 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
         raise InvalidRequest(str(error), chat.field) from error
     to_ids = tokenizer.encode if deployment.allow_special_tokens_in_messages else tokenizer.encode_rendered
     return Encoded(to_ids(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
+
+
+def _template(deployment: Deployment, chat: Conversation) -> ChatTemplate:
+    """What makes the conversation a prompt. Raises InvalidRequest."""
+    if chat.template is not None:
+        if not deployment.trust_request_chat_template:
+            message = (
+                "A chat template comes with the model; one of a request's own is used only by a server that was "
+                "started with --trust-request-chat-template"
+            )
+            raise InvalidRequest(message, "chat_template")
+        template = deployment.tokenizer.template_of(chat.template)
+    elif deployment.tokenizer.chat_template is not None:
+        template = deployment.tokenizer.chat_template
+    else:
+        raise InvalidRequest("This model has no chat template; send a prompt that it can continue", chat.field)
+    if chat.documents and "documents" not in template.source:
+        message = "This model's chat template does not show 'documents'; put them into a message"
+        raise InvalidRequest(message, "documents")
+    return template
 
 
 def _with_instructions(messages: Sequence[dict[str, Any]], text: str) -> list[dict[str, Any]]:
@@ -373,6 +392,7 @@ def _text_options(request: GenerationRequest, shape: Shape, end_token_ids: Itera
         stop_token_ids=frozenset(request.stops.token_ids),
         end_token_ids=frozenset(end_token_ids),
         min_tokens=request.min_tokens,
+        repetition=request.stops.repetition,
         echo=request.echo,
         parser=shape.parser,
         shown=shape.shown,

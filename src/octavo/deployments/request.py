@@ -58,6 +58,8 @@ class Conversation:
         continue_final_message: go on with the last message instead of replying to it.
         add_special_tokens: templates write BOS and the like themselves.
         tool_use: what the model may call; None is nothing.
+        documents: what the answer is to draw on, for templates that show it.
+        template: in place of the model's own, where the operator trusts those of requests.
         field: what the API calls the messages, for errors.
     """
 
@@ -68,6 +70,8 @@ class Conversation:
     continue_final_message: bool = False
     add_special_tokens: bool = False
     tool_use: ToolUse | None = None
+    documents: Sequence[dict[str, Any]] = ()
+    template: str | None = None
     field: str = "messages"
 
 
@@ -98,12 +102,14 @@ class Stops:
         strings, token_ids: of the client.
         include: whether the text ends with them.
         end_of_turn: whether the model's own end-of-turn tokens end it too.
+        repetition: the smallest and the largest pattern of tokens, and how often it has come when it ends the choice.
     """
 
     strings: Sequence[str] = ()
     token_ids: Sequence[int] = ()
     include: bool = False
     end_of_turn: bool = True
+    repetition: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,6 +70,9 @@ class DeploymentSettings:
     allow_special_tokens_in_messages: bool = setting(
         False, help="Let a message that contains the text of a special token have the token; without it, it is text."
     )
+    trust_request_chat_template: bool = setting(
+        False, help="Let requests bring chat templates of their own; without it, they are refused."
+    )
     tool_call_parser: str | None = setting(
         None,
         help="How the model writes calls of tools.",

@@ -41,8 +41,9 @@ class Finish(Struct):
     """The end of an answer, its last part.
 
     Attributes:
-        reason: "stop" or "length".
-        stop: the stop string, or the client's stop token, that ended it; "timeout" if its time was over.
+        reason: "stop", "length" or "repetition".
+        stop: the stop string, or the client's stop token, that ended it; "timeout" if its time was over;
+            "repetition_detected".
     """
 
     reason: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,9 @@ _END_TOKENS = (
     "<|end_of_text|>",
     "</s>",
 )
+OTHER_TEMPLATES = 16
+"""Chat templates beside the model's that are kept compiled."""
+
 log = logging.getLogger(__name__)
 
 
@@ -91,6 +94,11 @@ class Tokenizer:
         self.unknown_ids = frozenset(n for n in named if not 0 <= n < known)
         self.strips_space = spec.pieces.strip_space
         self.chat_template = ChatTemplate(spec.chat_templates, spec.special_tokens) if spec.chat_templates else None
+        self.template_of = lru_cache(OTHER_TEMPLATES)(self._template_of)
+
+    def _template_of(self, source: str) -> ChatTemplate:
+        """Another chat template, with this model's special tokens."""
+        return ChatTemplate({"default": source}, self._spec.special_tokens)
 
     def encode(self, text: str, *, add_special_tokens: bool = True, limit: int | None = None) -> list[int]:
         """Special tokens written out in `text` are recognised. With `add_special_tokens` the bos and eos this model

@@ -17,7 +17,7 @@ from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
 from octavo.server.schema.base import Body, Ignored
-from octavo.server.schema.sampling import SamplingBody, StopList
+from octavo.server.schema.sampling import RepetitionDetection, SamplingBody, StopList
 from octavo.server.schema.tokens import TokenId
 
 MAX_TOP_LOGPROBS = 20
@@ -50,6 +50,7 @@ class OpenAIBody(SamplingBody):
     include_stop_str_in_output: bool = False
     ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
     min_tokens: int = Field(0, ge=0)
+    repetition_detection: RepetitionDetection | None = None
     skip_special_tokens: bool = True
     add_special_tokens: bool | None = Field(None, description="Whether the tokenizer adds its own, such as BOS.")
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
@@ -108,6 +109,7 @@ class OpenAIBody(SamplingBody):
                 token_ids=self.stop_token_ids,
                 include=self.include_stop_str_in_output,
                 end_of_turn=not self.ignore_eos,
+                repetition=self.repetition_detection.repetition if self.repetition_detection else None,
             ),
             skip_special_tokens=self.skip_special_tokens,
             echo=echo,

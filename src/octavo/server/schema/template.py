@@ -10,6 +10,8 @@ from octavo.server.schema.messages import Messages
 from octavo.server.schema.tokens import TokenIds
 
 MAX_VARIABLES = 256
+MAX_DOCUMENTS = 1024
+MAX_TEMPLATE = 1 << 18
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -32,6 +34,10 @@ def _not_too_many(value: Any) -> Any:
 Variables = Annotated[dict[str, Any], BeforeValidator(_not_too_many), Field(max_length=MAX_VARIABLES)]
 
 
+Document = dict[str, Any]
+"""Titles, texts and what else templates show."""
+
+
 class TemplateOptions(Body):
     """How a conversation becomes a prompt."""
 
@@ -40,8 +46,12 @@ class TemplateOptions(Body):
     )
     continue_final_message: bool = Field(False, description="Go on with the last message instead of replying to it.")
     chat_template_kwargs: Variables = Field({}, description="Variables for the model's chat template.")
-    chat_template: Unsupported = None
-    documents: Unsupported = None
+    chat_template: str | None = Field(
+        None, max_length=MAX_TEMPLATE, description="Jinja, in place of the model's; the operator must trust requests'."
+    )
+    documents: list[Document] | None = Field(
+        None, max_length=MAX_DOCUMENTS, fail_fast=True, description="What to draw on, for chat templates that show it."
+    )
 
     def conversation(
         self, messages: list[dict[str, Any]], add_special_tokens: bool | None, variables: dict[str, Any] | None = None
@@ -53,6 +63,8 @@ class TemplateOptions(Body):
             add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
             add_special_tokens=bool(add_special_tokens),
+            documents=self.documents or (),
+            template=self.chat_template,
         )
 
 
