@@ -63,9 +63,10 @@ fuzz: $(VENV)/.installed-test
 clients: $(VENV)/.installed-test $(CLIENTS)/.installed
 	OCTAVO=$(abspath $(BIN))/octavo $(CLIENTS)/bin/python -m pytest tests/clients -c tests/clients/pytest.ini --confcutdir=tests/clients
 
+# torch by pip, as it is set up to find it; the rest by uv, which is faster.
 $(CLIENTS)/.installed: tests/clients/requirements.txt
 	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/pip install --quiet uv
+	$(CLIENTS)/bin/pip install --quiet uv "$$(grep ^torch tests/clients/requirements.txt)"
 	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS)/bin/python --requirement tests/clients/requirements.txt
 	@touch $@
 
