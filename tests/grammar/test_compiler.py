@@ -27,7 +27,7 @@ def require(compiling: GrammarCompiler, wanted: Constraint) -> None:
     try:
         compiling.require(wanted)
     except NotCompiled as missing:
-        missing.begin().result(60)
+        missing.begin("").result(60)
         compiling.require(wanted)
 
 
@@ -61,7 +61,7 @@ def test_what_was_too_slow_may_be_tried_again(compiling: GrammarCompiler, monkey
     wanted = constraint.regex("b", "it")
     with pytest.raises(NotCompiled) as missing:
         compiling.require(wanted)
-    assert "0.2 s" in str(missing.value.begin().result(60).error)
+    assert "0.2 s" in str(missing.value.begin("").result(60).error)
     monkeypatch.setattr(compiler, "DEADLINE_SECONDS", 60.0)
     require(compiling, wanted)
 

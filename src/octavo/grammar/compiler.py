@@ -16,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import IO
 
@@ -25,6 +25,7 @@ import msgspec
 from octavo.errors import OctavoError
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError, digest
+from octavo.grammar.turns import NoTurn, Turns
 from octavo.grammar.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,15 @@ OPENING_SECONDS = 120.0
 """For the process to start and take in the vocabulary."""
 
 MAX_WAITING = 64
-"""Grammars that may wait for their turn."""
+"""Grammars that may wait for their turn, divided by the tenants who have some."""
 
 KEPT = 4096
 """Verdicts."""
 
 SLOW_SECONDS = 60.0
 """So long a grammar counts as too slow that was."""
+
+UNLOADING = "the model is being unloaded"
 
 LENGTH_BYTES = 8
 """Before every message."""
@@ -66,10 +69,10 @@ class NotCompiled(OctavoError):
     """A grammar that nobody has compiled yet, which takes a while.
 
     Attributes:
-        begin: begins that; see `GrammarCompiler.compile`.
+        begin: begins that, for a tenant; see `GrammarCompiler.compile`.
     """
 
-    def __init__(self, begin: Callable[[], Future[Verdict]]) -> None:
+    def __init__(self, begin: Callable[[str], Future[Verdict]]) -> None:
         super().__init__("the grammar has not been compiled yet")
         self.begin = begin
 
@@ -79,7 +82,7 @@ class GrammarBusy(OctavoError):
 
 
 class GrammarCompiler:
-    """Compiles the grammars of one model's requests, one after the other. Thread-safe.
+    """Compiles the grammars of one model's requests, one after the other, the tenants' in turn. Thread-safe.
 
     Args:
         vocabulary: the model's tokens; called once, when they are needed.
@@ -99,7 +102,7 @@ class GrammarCompiler:
         self._pending: dict[bytes, Future[Verdict]] = {}
         self._closed = False
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "octavo-grammars")
+        self._turns: Turns[Verdict] = Turns("octavo-grammars", MAX_WAITING)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -124,21 +127,29 @@ class GrammarCompiler:
         if verdict.error is not None:
             raise GrammarError(verdict.error, verdict.path or constraint.field)
 
-    def compile(self, constraint: Constraint) -> Future[Verdict]:
-        """Compile a grammar, so that `require` knows. Raises GrammarBusy."""
+    def compile(self, constraint: Constraint, tenant: str) -> Future[Verdict]:
+        """Compile a grammar, so that `require` knows. Others may wait for the same: the future must not be cancelled.
+
+        Raises:
+            GrammarBusy: the tenant has as many waiting as it may; or the model is being unloaded.
+        """
         key = digest(constraint.source)
         with self._lock:
             pending = self._pending.get(key)
             if pending is None:
-                if len(self._pending) >= MAX_WAITING:
-                    raise GrammarBusy(f"{MAX_WAITING} schemas and grammars are waiting to be compiled")
-                pending = self._pending[key] = self._thread.submit(self._compile, constraint)
+                try:
+                    pending = self._turns.submit(tenant, partial(self._compile, constraint))
+                except NoTurn:
+                    raise GrammarBusy("too many schemas and grammars are waiting to be compiled") from None
+                except RuntimeError:
+                    raise GrammarBusy(UNLOADING) from None
+                self._pending[key] = pending
         return pending
 
     def close(self) -> None:
         """End the process."""
         self._closed = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._turns.close(GrammarBusy(UNLOADING))
         if (process := self._process) is not None:
             process.kill()
 
@@ -174,7 +185,7 @@ class GrammarCompiler:
     def _started(self) -> _Process:
         if self._process is None:
             if self._closed:
-                raise GrammarBusy("the model is being unloaded")
+                raise GrammarBusy(UNLOADING)
             try:
                 process = _Process(self._command)
             except OSError as error:

@@ -257,7 +257,7 @@ class LLM:
             try:
                 return prepare(request, deployment, info, lambda: self._seeds.getrandbits(SEED_BITS))
             except NotCompiled as missing:
-                missing.begin().result()
+                missing.begin("").result()
 
 
 @asynccontextmanager

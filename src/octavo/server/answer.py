@@ -135,7 +135,8 @@ async def prepare_request(server: Server, parse: Parse, context: RequestContext,
             return await _attempt(server, parse, context, brief=size <= BRIEF_BYTES)
         except NotCompiled as missing:
             try:
-                await asyncio.wrap_future(missing.begin())
+                # Others may wait for the same grammar, whatever becomes of this request.
+                await asyncio.shield(asyncio.wrap_future(missing.begin(context.tenant)))
             except GrammarBusy as error:
                 raise overloaded(f"The server is overloaded: {error}.", RETRY_COMPILING) from error
 
