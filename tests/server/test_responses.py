@@ -369,6 +369,19 @@ def test_a_stream_that_goes_wrong_ends_as_failed(client: openai.OpenAI, engine: 
         ask(client)
 
 
+def test_items_stay_known_while_any_response_has_them(client: openai.OpenAI) -> None:
+    first = ask(client)
+    item = first.output[0]
+    reference: dict[str, Any] = {"type": "item_reference", "id": item.id}
+    again = [ask(client, input=[item.to_dict(), {"role": "user", "content": "?"}]) for _ in range(2)]
+    for response in (again[1], first):
+        client.responses.delete(response.id)
+        assert ask(client, input=[reference], store=False).status == "completed"
+    client.responses.delete(again[0].id)
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        ask(client, input=[reference], store=False)
+
+
 def test_in_background(client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.reply = lambda prompt, index: "Fine."
     engine.hold = True

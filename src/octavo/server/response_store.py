@@ -46,7 +46,7 @@ CREATE TABLE items (
     tenant TEXT NOT NULL,
     id TEXT NOT NULL,
     response INTEGER NOT NULL REFERENCES responses (number) ON DELETE CASCADE,
-    PRIMARY KEY (tenant, id)
+    PRIMARY KEY (tenant, id, response) -- a response may repeat an item of an earlier one
 ) WITHOUT ROWID;
 CREATE INDEX items_by_response ON items (response);
 CREATE TABLE totals (responses INTEGER NOT NULL, bytes INTEGER NOT NULL);
@@ -245,7 +245,7 @@ class ResponseStore:
 
     def _index(self, new: StoredResponse, number: int | None) -> None:
         rows = [(new.tenant, item, number) for item in new.item_ids]
-        self._database.executemany("INSERT OR REPLACE INTO items VALUES (?,?,?)", rows)
+        self._database.executemany("INSERT OR IGNORE INTO items VALUES (?,?,?)", rows)
 
     def _get(self, tenant: str, id: str) -> StoredResponse:  # noqa: A002
         oldest = self._clock() - self._limits.seconds
@@ -291,7 +291,7 @@ class ResponseStore:
                 continue
             row = self._database.execute(
                 "SELECT responses.id FROM items JOIN responses ON number = items.response WHERE items.tenant = ? "
-                "AND items.id = ?",
+                "AND items.id = ? ORDER BY items.response DESC LIMIT 1",
                 (tenant, wanted),
             ).fetchone()
             if row is None:
