@@ -96,12 +96,12 @@ $(VENV)/bin/python:
 		{ echo "Octavo needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml $(wildcard native/*) | $(VENV)/bin/python
 	@echo "installing Octavo into $(VENV), and compiling its kernels: this once, a minute or more"
 	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-test: pyproject.toml $(wildcard native/*) | $(VENV)/bin/python
 	@echo "installing Octavo into $(VENV) with all that its tests need, and compiling its kernels: this once, minutes"
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' --config-settings=cmake.define.OCTAVO_EVERY_MACHINE=ON
 	@touch $@ $(VENV)/.installed
