@@ -22,6 +22,13 @@ pytestmark = [
 ]
 
 MODEL = "smollm2:135m"
+TAG = {
+    "type": "tag",
+    "begin": "<age>",
+    "content": {"type": "json_schema", "json_schema": {"type": "integer", "minimum": 0, "maximum": 120}},
+    "end": "</age>",
+}
+TAGS = {"type": "triggered_tags", "triggers": ["<age"], "tags": [TAG], "at_least_one": True}
 MESSAGES: list[Any] = [{"role": "user", "content": "Tell me about a person called John."}]
 
 
@@ -89,6 +96,8 @@ def test_several_choices_and_log_probabilities(client: openai.OpenAI) -> None:
         ({"json": {"type": "integer", "maximum": 9, "minimum": 0}}, "[0-9]"),
         ({"json": '{"enum": ["a b", null]}', "disable_any_whitespace": True}, '"a b"|null'),
         ({"json_object": True}, r"(?s)\{.*"),
+        ({"structural_tag": json.dumps({"type": "structural_tag", "format": TAG})}, r"<age>[0-9]{1,3}</age>"),
+        ({"structural_tag": {"format": TAGS}}, r"(?s)(<age>[0-9]{1,3}</age>((?!<age).)*)+"),
     ],
 )
 def test_every_kind_of_structure(client: openai.OpenAI, wanted: dict[str, Any], pattern: str) -> None:
@@ -98,6 +107,24 @@ def test_every_kind_of_structure(client: openai.OpenAI, wanted: dict[str, Any], 
         model=MODEL, prompt="The answer:", max_tokens=200, extra_body={"structured_outputs": wanted}
     )
     assert re.fullmatch(pattern, completed.choices[0].text)
+
+
+def test_calls_in_tags_of_the_clients_own(client: openai.OpenAI) -> None:
+    """In the older way, as clients of vLLM ask for calls in a format that no model knows."""
+    structures = [{"begin": f"<call={name}>", "schema": Person.model_json_schema(), "end": "</call>"} for name in "ab"]
+    wanted: Any = {"type": "structural_tag", "structures": structures, "triggers": ["<call="]}
+    fields: dict[str, Any] = {"prompt": "Calls are written like this.\n<call=a>" * 3, "max_tokens": 300}
+    made = 0
+    for seed in range(4):
+        fields |= {"seed": seed, "extra_body": {"response_format": wanted}}
+        [choice] = client.completions.create(model=MODEL, **fields).choices
+        calls = re.findall(r"(?s)<call=([ab])>(.*?)</call>", choice.text)
+        assert choice.text.count("<call=") - len(calls) in ((0, 1) if choice.finish_reason == "length" else (0,))
+        for _, arguments in calls:
+            Person.model_validate_json(arguments)
+            made += 1
+    assert made, "the prompt leaves the model little else to say"
+    assert said(client, response_format=wanted, max_tokens=20)
 
 
 def test_stop_strings_and_lengths_cut_it(client: openai.OpenAI) -> None:

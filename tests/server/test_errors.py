@@ -94,6 +94,11 @@ def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
 
 
+def structural_tag(schema: dict[str, Any]) -> dict[str, Any]:
+    content = {"type": "json_schema", "json_schema": schema}
+    return {"type": "structural_tag", "format": {"type": "tag", "begin": "<", "content": content, "end": ">"}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -223,6 +228,11 @@ def test_content_type(http: httpx.Client) -> None:
         ({"response_format": schema_format({"x-guidance": {"lenient": True}})}, FORMAT_SCHEMA),
         ({"response_format": schema_format({"anyOf": [{"const": n} for n in range(20_000)]})}, FORMAT_SCHEMA),
         ({"response_format": {"type": "structural_tag"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "format": {}}}, "response_format"),
+        ({"response_format": {"type": "structural_tag", "format": {"type": "x"}}}, "response_format.format.type"),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format.structures"),
+        ({"response_format": structural_tag({"not": {}})}, "response_format.format.content.json_schema"),
+        ({"structural_tag": structural_tag({})}, "structural_tag"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
@@ -252,6 +262,9 @@ def test_content_type(http: httpx.Client) -> None:
         ({"structured_outputs": {"json": {"properties": {"a": {"if": {}}}}}}, "structured_outputs.json.properties.a"),
         ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": "{"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": {"format": {"type": "regex", "pattern": "("}}}},
+         "structured_outputs.structural_tag.format.pattern"),
         (
             {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
             "structured_outputs",

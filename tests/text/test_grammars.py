@@ -72,7 +72,7 @@ def walk(vocabulary: Bytes, grammar: str, phrases: Sequence[str], chance: random
     tokens: list[int] = []
     for step in range(1200):
         allowed = [token for token, bias in enumerate(state.compute_logit_bias()[: len(vocabulary.tokens)]) if bias]
-        if state.is_stopped() or (EOS in allowed and (chance.random() < 0.3 or step > 400)):
+        if state.is_stopped() or allowed == [EOS] or (EOS in allowed and (chance.random() < 0.3 or step > 400)):
             return vocabulary.decode(tokens)
         allowed = [token for token in allowed if token > EOS or token in ORDINARY] or sorted({*allowed} - {EOS})
         if len(allowed) > 20 and chance.random() < 0.15:

@@ -4,14 +4,13 @@ The grammar comes from what the client asks an answer to look like, from the too
 how the model writes calls and reasoning.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from octavo.deployments.deployment import Deployment
 from octavo.deployments.request import Conversation, GenerationRequest, ToolUse
 from octavo.errors import InvalidRequest, OctavoError
-from octavo.grammar.constraint import Constraint
+from octavo.grammar.constraint import Constraint, either, several
 from octavo.grammar.errors import GrammarError
 from octavo.text.answer import AnswerFormat
 from octavo.text.parser import Parser, PlainParser
@@ -49,7 +48,7 @@ def shape_of(request: GenerationRequest, deployment: Deployment, prompt: str | N
         InvalidRequest: something is asked for that cannot be kept to.
         NotCompiled: the grammar must be compiled first.
     """
-    wanted, chat = request.constraint, request.prompt
+    wanted, chat = _spelled(request.constraint, deployment), request.prompt
     if not isinstance(chat, Conversation):
         return Shape("" if wanted is None else _required(wanted, deployment))
     answers, use = deployment.answers, chat.tool_use
@@ -69,13 +68,31 @@ def shape_of(request: GenerationRequest, deployment: Deployment, prompt: str | N
     return Shape(grammars.answer_or_calls(use, wanted), parser, shown)
 
 
+def _spelled(wanted: Constraint | None, deployment: Deployment) -> Constraint | None:
+    """What is wanted, in the tokens of this model. Raises InvalidRequest."""
+    if wanted is None or wanted.spelled is None:
+        return wanted
+    tokenizer = deployment.tokenizer
+    # What ends an answer cannot be within it, but for its letters.
+    ends = tokenizer.stop_token_ids
+    special = {text: token for text, token in tokenizer.special_texts.items() if token not in ends}
+    try:
+        return wanted.spelled(special)
+    except GrammarError as error:
+        raise _unkept(error) from error
+
+
 def _required(constraint: Constraint, deployment: Deployment) -> str:
     """The grammar, once it is known that it can be followed. Raises InvalidRequest, NotCompiled."""
     try:
         deployment.grammars.require(constraint)
     except GrammarError as error:
-        raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
+        raise _unkept(error) from error
     return constraint.source
+
+
+def _unkept(error: GrammarError) -> InvalidRequest:
+    return InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +129,7 @@ class _Grammars:
         if wanted is not None:
             required = self._calls(replace(use, required=True), use.callable)
             assert required is not None, "what must be called is not free"
-            constraint = _either(required, self._after_reasoning(wanted))
+            constraint = either(required, self._after_reasoning(wanted))
         return _required(constraint, self.deployment)
 
     def _calls(self, use: ToolUse, tools: Sequence[Tool]) -> Constraint | None:
@@ -141,20 +158,8 @@ class _Grammars:
         thought = self._format.before_answer(self.deployment.tokenizer.special_texts, thinking=self.thinking)
         if thought is None:
             return wanted
-        return replace(wanted, source=_several(thought, answer=wanted.source))
+        return replace(wanted, source=several(thought, answer=wanted.source))
 
     @property
     def _format(self) -> AnswerFormat:
         return self.deployment.answers
-
-
-def _either(first: Constraint, second: Constraint) -> Constraint:
-    source = _several("start: @first | @second", first=first.source, second=second.source)
-    return Constraint(source, second.field, first.schemas + second.schemas)
-
-
-def _several(start: str, **named: str) -> str:
-    """A grammar that refers to others by their names, as `@name`."""
-    grammars = [{"name": "all", "lark_grammar": start}]
-    grammars += [{"name": name, "lark_grammar": source} for name, source in named.items()]
-    return json.dumps({"grammars": grammars}, ensure_ascii=False)

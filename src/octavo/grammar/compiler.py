@@ -56,6 +56,7 @@ class Job(msgspec.Struct):
 
     source: str
     schemas: list[tuple[str, bytes]]
+    parts: list[tuple[str, str]] = []
 
 
 class Verdict(msgspec.Struct):
@@ -156,7 +157,8 @@ class GrammarCompiler:
     def _compile(self, constraint: Constraint) -> Verdict:
         key = digest(constraint.source)
         try:
-            job = Job(constraint.source, [(path, msgspec.json.encode(each)) for path, each in constraint.schemas])
+            schemas = [(path, msgspec.json.encode(each)) for path, each in constraint.schemas]
+            job = Job(constraint.source, schemas, list(constraint.parts))
             verdict, ends = self._judge(job)
             with self._lock:
                 self._verdicts[key] = verdict, ends

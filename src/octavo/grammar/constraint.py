@@ -6,12 +6,12 @@ https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from octavo.grammar.errors import GrammarError, cause
+from octavo.grammar.lark import quoted
 from octavo.grammar.schema import check_schema, closed, without_annotations
 
 MAX_CHOICES = 1_000
@@ -24,9 +24,6 @@ WHITESPACE = r"( |\r?\n[ \t]{0,40})"
 it from whom models have learned. Without a bound small ones write blanks for ever."""
 
 
-_CONTROL = re.compile("[\x7f-\x9f]")
-
-
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What an answer must look like.
@@ -34,12 +31,17 @@ class Constraint:
     Attributes:
         source: the grammar.
         field: the request's field that it comes from.
-        schemas: the JSON schemas in it by their paths in the request, so that an error can name the place.
+        schemas, parts: the JSON schemas and the other grammars in it by their paths in the request, so that an error
+            can name the place.
+        spelled: makes the same for a model in whose vocabulary these texts are special tokens, which are no text there
+            but have ids; None where there are no such texts.
     """
 
     source: str
     field: str
     schemas: tuple[tuple[str, Any], ...] = ()
+    parts: tuple[tuple[str, str], ...] = ()
+    spelled: Callable[[Mapping[str, int]], Constraint] | None = None
 
 
 def any_object(field: str) -> Constraint:
@@ -73,11 +75,17 @@ def embedded(schema: Any, path: str, *, whitespace: str | None = WHITESPACE) -> 
 
 def regex(pattern: str, field: str) -> Constraint:
     """Text that a regular expression matches as a whole: Rust's syntax, without lookaround and references."""
+    source = regex_between_slashes(pattern, field)
+    return Constraint(f"start: /{source}/" if source else 'start: ""', field)
+
+
+def regex_between_slashes(pattern: str, field: str) -> str:
+    """A client's regular expression as Lark writes it. Raises GrammarError."""
     from llguidance import regex_to_lark
 
     _check_length(pattern, field)
-    source = regex_to_lark(_characters(pattern, field), "d")  # digits are ASCII's, as everybody means it
-    return Constraint(f"start: /{source}/" if source else 'start: ""', field)
+    source: str = regex_to_lark(characters(pattern, field), "d")  # digits are ASCII's, as everybody means it
+    return source
 
 
 def choice(options: Sequence[str], field: str) -> Constraint:
@@ -95,9 +103,27 @@ def grammar(source: str, field: str) -> Constraint:
     if "x-guidance" in source:
         raise GrammarError("'x-guidance', which would turn keywords of schemas off, is not supported", field)
     try:
-        return Constraint(grammar_from("grammar", _characters(source, field)), field)
+        return Constraint(grammar_from("grammar", characters(source, field)), field)
     except ValueError as error:
         raise GrammarError(cause(str(error)), field) from error
+
+
+def either(first: Constraint, second: Constraint) -> Constraint:
+    """One of two."""
+    source = several("start: @first | @second", first=first.source, second=second.source)
+    return Constraint(source, second.field, first.schemas + second.schemas, first.parts + second.parts)
+
+
+def several(start: str, **named: str) -> str:
+    """A grammar that refers to others by their names, as `@name`. These may themselves be made of several."""
+    grammars = [{"name": "all", "lark_grammar": start}]
+    for name, source in named.items():
+        own, *others = json.loads(source)["grammars"] if source.startswith(_SEVERAL) else [{"lark_grammar": source}]
+        grammars += [{"name": name, "lark_grammar": own["lark_grammar"]}, *others]
+    return _SEVERAL + json.dumps(grammars, ensure_ascii=False) + "}"
+
+
+_SEVERAL = '{"grammars": '
 
 
 def _check_length(text: str, field: str) -> None:
@@ -106,12 +132,11 @@ def _check_length(text: str, field: str) -> None:
 
 
 def _text(value: Any, path: str) -> str:
-    """JSON, which is also how Lark writes strings, but for control characters that JSON need not escape."""
-    text = _characters(json.dumps(value, ensure_ascii=False), path)
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return characters(quoted(value), path)
 
 
-def _characters(text: str, path: str) -> str:
+def characters(text: str, path: str) -> str:
+    """The text, if it is of characters. Raises GrammarError."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -44,6 +44,9 @@ def judge(tokenizer: "LLTokenizer", job: Job) -> Verdict:
 
         if (own := failure(schema)) is not None:
             return Verdict(own, locate(schema, path, failure))
+    for path, source in job.parts:
+        if (own := _failure(tokenizer, source)) is not None:
+            return Verdict(own, path)
     return Verdict(error)
 
 

@@ -41,25 +41,26 @@ def check_schema(schema: Any, path: str) -> None:
     """
     if not isinstance(schema, dict | bool):
         raise GrammarError(f"a JSON schema is an object, not {_kind(schema)}", path)
-    _check_size(schema, path)
+    check_size(schema, path, "the schema")
     for where, each in _with_subschemas(schema, path):
         if unknown := sorted(UNKNOWN & each.keys()):
             raise GrammarError(f"the keyword {unknown[0]!r} is not supported", where)
 
 
-def _check_size(schema: Any, path: str) -> None:
-    level, depth, count = [schema], 0, 0
+def check_size(value: Any, path: str, what: str) -> None:
+    """Refuse what is too deep or too large. Raises GrammarError, whose message begins with `what`."""
+    level, depth, count = [value], 0, 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
-            raise GrammarError(f"the schema is nested more than {MAX_DEPTH} levels deep", path)
+            raise GrammarError(f"{what} is nested more than {MAX_DEPTH} levels deep", path)
         children: list[Any] = []
-        for value in level:
-            members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for each in level:
+            members = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
             children.extend(members)
             count += len(members)
             if count > MAX_VALUES:
-                raise GrammarError(f"the schema has more than {MAX_VALUES} keywords and values", path)
+                raise GrammarError(f"{what} has more than {MAX_VALUES} keywords and values", path)
         level = children
 
 

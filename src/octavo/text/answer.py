@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats import ToolFormat, find_tool_format, tool_format
-from octavo.text.formats.lark import Lark
 from octavo.text.parser import Parser
 from octavo.text.reasoning import ReasoningFormat, find_reasoning_format, reasoning_format
 from octavo.text.tools import Tool

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octavo.errors import OctavoError
-from octavo.text.formats.lark import TEXT, Lark, escaped
+from octavo.grammar.lark import TEXT, Lark, escaped
 from octavo.text.formats.reader import Reader
 from octavo.text.parser import Parser
 from octavo.text.parts import Part

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from octavo.grammar import constraint
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
+from octavo.grammar.structural_tag import structural_tag
 from octavo.server.errors import ApiError, invalid
 from octavo.server.schema.base import Body, UnsupportedSchema
 
@@ -33,15 +34,20 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None
+    format: Any = Field(None, description="xgrammar's structural tag.")
+    structures: Any = Field(None, description="The older way to write one: schemas between a begin and an end.")
+    triggers: Any = Field(None, description="What the begins of `structures` begin with.")
 
     @model_validator(mode="after")
-    def _has_its_schema(self) -> "ResponseFormat":
+    def _has_what_its_type_needs(self) -> "ResponseFormat":
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("type \"json_schema\" needs 'json_schema'")
-        if self.type != "json_schema" and self.json_schema is not None:
-            raise ValueError(f'type "{self.type}" has no \'json_schema\'; the type for it is "json_schema"')
-        if self.type == "structural_tag":
-            raise ValueError('type "structural_tag" is not supported')
+        if self.type == "structural_tag" and not self.model_fields_set & {"format", "structures"}:
+            raise ValueError("type \"structural_tag\" needs 'format', or 'structures' and 'triggers'")
+        for name in sorted(self.model_fields_set - {"type"}):
+            kind = "json_schema" if name == "json_schema" else "structural_tag"
+            if kind != self.type:
+                raise ValueError(f'type "{self.type}" has no \'{name}\'; the type for it is "{kind}"')
         return self
 
     def constraint(self) -> Constraint | None:
@@ -53,6 +59,8 @@ class ResponseFormat(Body):
                 assert self.json_schema is not None
                 schema = {"type": "object"} if self.json_schema.schema_ is None else self.json_schema.schema_
                 return constraint.json_schema(schema, "response_format.json_schema.schema")
+            case "structural_tag":
+                return structural_tag({name: getattr(self, name) for name in self.model_fields_set}, "response_format")
         return None
 
 
@@ -66,7 +74,7 @@ class StructuredOutputs(Body):
     regex: str | None = None
     choice: list[str] | None = Field(None, min_length=1, max_length=constraint.MAX_CHOICES, fail_fast=True)
     grammar: str | None = Field(None, description="In Lark's or GBNF's syntax.")
-    structural_tag: UnsupportedSchema = None
+    structural_tag: str | dict[str, Any] | None = Field(None, description="xgrammar's, or one as a string.")
     disable_any_whitespace: bool = Field(False, description="JSON without blanks between its tokens.")
     whitespace_pattern: str | None = Field(None, description="What may stand between JSON's tokens.")
     disable_additional_properties: UnsupportedSchema = None
@@ -89,10 +97,12 @@ class StructuredOutputs(Body):
                 return constraint.regex(value, field)
             case "choice":
                 return constraint.choice(value, field)
+            case "structural_tag":
+                return structural_tag(_parsed(value, field), field)
         return constraint.grammar(value, field)
 
 
-KINDS = ("json_", "json_object", "regex", "choice", "grammar")
+KINDS = ("json_", "json_object", "regex", "choice", "grammar", "structural_tag")
 
 
 def constraint_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Constraint | None:
@@ -112,10 +122,10 @@ def refused(error: GrammarError) -> ApiError:
     return invalid(f"'{error.path}' cannot be kept to: {error}.", error.path)
 
 
-def _parsed(schema: str | dict[str, Any], field: str) -> Any:
-    if not isinstance(schema, str):
-        return schema
+def _parsed(value: str | dict[str, Any], field: str) -> Any:
+    if not isinstance(value, str):
+        return value
     try:
-        return orjson.loads(schema)
+        return orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise GrammarError(f"it is no JSON: {error}", field) from error

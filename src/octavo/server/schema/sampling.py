@@ -42,6 +42,11 @@ def _one(value: Any) -> Any:
     return value
 
 
+def _of_structured_outputs(value: Any) -> None:
+    if value not in ("", {}):
+        raise ValueError("this is no field of a body but of 'structured_outputs', or a type of 'response_format'")
+
+
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
 
 Biases = Annotated[
@@ -131,7 +136,9 @@ class SamplingBody(Body):
     regex: Unsupported = None
     repetition_detection: Unsupported = None
     stop_regex: Unsupported = None
-    structural_tag: Unsupported = None
+    structural_tag: Annotated[
+        Any, BeforeValidator(_of_structured_outputs), Field(description="Not supported: refused.")
+    ] = None
     thinking_token_budget: Unsupported = None
     truncate_prompt_tokens: Unsupported = None
     use_beam_search: Unsupported = None

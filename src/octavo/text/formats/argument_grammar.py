@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from octavo.errors import OctavoError
+from octavo.grammar.lark import Lark, either, escaped
 from octavo.text.formats.arguments import types_of
-from octavo.text.formats.lark import Lark, either, escaped
 from octavo.text.tools import Tool
 
 _OF_THE_WHOLE = frozenset(

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats import grammar
 from octavo.text.formats.grammar import CallGrammar, Frame
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader, ReadingParser
 from octavo.text.parser import Parser, PlainParser
 from octavo.text.scanner import Reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from octavo.text.formats.lark import TEXT, Lark, either, escaped
+from octavo.grammar.lark import TEXT, Lark, either, escaped
 
 
 class CallGrammar(NamedTuple):

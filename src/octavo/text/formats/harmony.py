@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from octavo.grammar.lark import TEXT, Lark, either
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar
-from octavo.text.formats.lark import TEXT, Lark, either
 from octavo.text.formats.reader import Reader, ReadingParser
 from octavo.text.parser import Parser
 from octavo.text.scanner import Give, Reading, drop, marks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats.grammar import CallGrammar
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader, decoded
 from octavo.text.scanner import Marks, Reading, drop
 from octavo.text.tools import Tool

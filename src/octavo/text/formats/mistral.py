@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import uuid
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
 from octavo.text.formats.json_calls import json_call, read_calls
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading, drop, marks, marks_on_lines
 from octavo.text.tools import Tool

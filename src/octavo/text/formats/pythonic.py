@@ -6,11 +6,11 @@ import json
 import math
 import re
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats.argument_grammar import arguments_of
 from octavo.text.formats.arguments import ObjectWriter, Types, to_json
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Give, Reading, drop, marks
 from octavo.text.tools import Tool

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Reading, marks, marks_on_lines
 from octavo.text.tools import Tool

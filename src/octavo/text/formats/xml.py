@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from octavo.grammar.lark import Lark
 from octavo.text.formats.argument_grammar import arguments_of, written_value
 from octavo.text.formats.arguments import ObjectWriter, to_json
 from octavo.text.formats.format import ToolFormat
 from octavo.text.formats.grammar import CallGrammar, Frame
-from octavo.text.formats.lark import Lark
 from octavo.text.formats.reader import Reader
 from octavo.text.scanner import Marks, Reading, marks, marks_on_lines
 from octavo.text.tools import Tool
