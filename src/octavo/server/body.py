@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from octavo.server import large_json
-from octavo.server.errors import ApiError, invalid, invalid_field, unavailable
+from octavo.server.errors import ApiError, context_length_exceeded, invalid, invalid_field, unavailable
 from octavo.server.offload import off_loop
 from octavo.server.request_context import CLIENT_GONE, RequestContext
 from octavo.server.schema.base import Body
@@ -33,6 +33,12 @@ LARGE_BODIES_HELD = 32
 
 LARGE_BODIES_PARSED = 2
 """At once. What they say takes several times the memory that they do."""
+
+LONGEST_ARRAY = 2**18
+"""Values of an array that is read: one that has more, and more than any prompt may have tokens, is refused before."""
+
+PROMPTS = frozenset({"input", "prompt", "tokens"})
+"""Fields that are token ids."""
 
 ENCODINGS = "gzip, deflate"
 
@@ -135,6 +141,11 @@ class JsonRequest(Request):
             raise ApiError(CLIENT_GONE, "The client left before its request was complete.") from error
         return chunks
 
+    @property
+    def _longest_context(self) -> int:
+        """Of the server's models, in tokens."""
+        return max((deployment.context_length for deployment in self.app.state.server.deployments), default=0)
+
     def _hold(self, size: int, before: int) -> None:
         """A body grows from one size to another."""
         if size > max(before, SMALL_BYTES):
@@ -144,11 +155,17 @@ class JsonRequest(Request):
 
     def _parse(self, data: bytes) -> Any:
         try:
-            value = large_json.loads(data)
+            value = large_json.loads(data, max(LONGEST_ARRAY, self._longest_context))
         except orjson.JSONDecodeError as error:
             raise invalid(f"The request body is not valid JSON: {_reason(data, error)}.") from error
         except large_json.TooManyValuesError as error:
             raise ApiError(413, f"The request body is more than this server accepts: {error}.") from error
+        except large_json.ArrayTooLongError as error:
+            where = "The request body" if error.field is None else f"'{error.field}'"
+            if error.field in PROMPTS:
+                however = f"{where} has {error.count:,} values."
+                raise context_length_exceeded(self._longest_context, however, error.field) from error
+            raise invalid(f"{where} has an array of {error.count:,} values, which is too many.", error.field) from error
         if not isinstance(value, dict):
             raise invalid(f"The request body must be a JSON object, not {_KINDS[type(value)]}.")
         if self._model is None:

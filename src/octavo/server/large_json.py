@@ -31,16 +31,30 @@ class TooManyValuesError(ValueError):
     """The text is short enough, but what it says would take too much memory."""
 
 
-def loads(data: bytes) -> Any:
+class ArrayTooLongError(ValueError):
+    """An array has more values than anything can have.
+
+    Attributes:
+        count: values. field: the member of the outermost object that has it, None if there is none.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"an array has {count:,} values")
+        self.count = count
+        self.field: str | None = None
+
+
+def loads(data: bytes, longest_array: int = MAX_VALUES) -> Any:
     """The same as `orjson.loads`.
 
     Raises:
         orjson.JSONDecodeError: it is not JSON.
         TooManyValuesError: it has too many values or containers.
+        ArrayTooLongError: one of its arrays has more values than `longest_array`, which is at least PIECE_VALUES.
     """
     if len(data) <= PIECE_BYTES and data.count(b",") + data.count(b"[") + data.count(b"{") <= PIECE_VALUES:
         return orjson.loads(data)
-    structure = _Structure(data)
+    structure = _Structure(data, longest_array)
     if structure.openings + structure.commas > MAX_VALUES:
         raise TooManyValuesError(f"it has more than {MAX_VALUES:,} values")
     if structure.openings > MAX_CONTAINERS:
@@ -54,8 +68,9 @@ class _Structure:
     `_at` has their positions, `_depth` how many containers are open after each.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, longest_array: int) -> None:
         self._data = data
+        self._longest_array = longest_array
         text = np.frombuffer(data, np.uint8)
         self._quotes = _unescaped_quotes(text)
         if len(self._quotes) % 2:
@@ -103,6 +118,8 @@ class _Structure:
             separators: which of `_at` are the commas between its members.
         """
         is_array = kind == b"[]"
+        if is_array and len(separators) >= self._longest_array:
+            raise ArrayTooLongError(len(separators) + 1)
         values: list[Any] = []
         members: dict[str, Any] = {}
         start, done = opening + 1, 0
@@ -160,7 +177,11 @@ class _Structure:
         name = self.value(start, after)
         if not isinstance(name, str) or self._data[after:colon].strip(_SPACES):
             raise _invalid("a member has no name", self._data)
-        return {name: self.value(colon + 1, end)}
+        try:
+            return {name: self.value(colon + 1, end)}
+        except ArrayTooLongError as error:
+            error.field = name
+            raise
 
 
 def _table(entries: dict[str, int], kind: type) -> npt.NDArray[Any]:

@@ -10,14 +10,14 @@ from starlette.responses import Response
 from octavo.deployments import Deployment
 from octavo.deployments.prepare import encode
 from octavo.deployments.request import Conversation, RawPrompts
-from octavo.server.body import JsonRoute
+from octavo.server.body import LONGEST_ARRAY, JsonRoute
 from octavo.server.context import Server
 from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
 from octavo.server.schema.template import DetokenizeRequest, TokenizeRequest
 from octavo.text import TooManyTokens
 
-MAX_TOKENS = 2**18
+MAX_TOKENS = LONGEST_ARRAY
 """In an answer. The tokenizer's library makes them Python's all at once, and nothing else runs meanwhile."""
 
 PIECE = 2**14

@@ -19,7 +19,7 @@ def _prompts(value: Any) -> list[str | list[int]]:
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int for item in value) and value != []
+    return isinstance(value, list) and set(map(type, value)) == {int}
 
 
 Prompts = Annotated[
