@@ -92,6 +92,22 @@ def test_what_looks_like_a_constraint_is_refused(http: httpx.Client, engine: Fak
 
 
 @pytest.mark.parametrize(
+    ("route", "body", "field"),
+    [
+        ("/v1/chat/completions", {"messages": MESSAGES}, "response_format"),
+        ("/v1/responses", {"input": "hi"}, "text.format"),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 3}, "output_config.format"),
+    ],
+)
+def test_what_is_refused_names_the_field_of_its_api(
+    http: httpx.Client, route: str, body: dict[str, Any], field: str
+) -> None:
+    answer = http.post(route, json=body | {"json_mode": True})
+    assert answer.status_code == 400
+    assert f"constraints are set with {field} or structured_outputs" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("fields", "param"),
     [
         ({"response_format": {"type": "json_object", "schema": {}}}, "response_format.schema"),

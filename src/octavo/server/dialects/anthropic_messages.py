@@ -72,6 +72,7 @@ class MessagesRequest(SamplingBody, CountTokensRequest):
     """POST /v1/messages"""
 
     generates = True
+    schema_field = "output_config.format"
 
     max_tokens: int = Field(ge=1)
     temperature: float | None = Field(None, ge=0, le=1)

@@ -19,9 +19,11 @@ class Body(BaseModel):
 
     Attributes:
         generates: whether a model answers, so that a constraint must not be ignored.
+        schema_field: where clients of this API say what an answer must look like.
     """
 
     generates: ClassVar[bool] = True
+    schema_field: ClassVar[str] = "response_format"
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 

@@ -207,6 +207,8 @@ Metadata = Annotated[
 class ResponsesRequest(SamplingBody):
     """POST /v1/responses"""
 
+    schema_field = "text.format"
+
     model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
     input: ItemList
     instructions: str | None = Field(None, description="A system message, for this response alone.")

@@ -66,7 +66,8 @@ def _constrains(name: str) -> bool:
 def _not_ignored(model: type[Body], name: str) -> ApiError:
     shown = _ascii(name)
     message = f"'{shown}' is no field of this API, and to ignore what looks like a constraint would change the answer"
-    supported = [known for known in ("response_format", "structured_outputs") if known in _names(model)]
+    wanted = (model.schema_field, "structured_outputs")
+    supported = [known for known in wanted if known.partition(".")[0] in _names(model)]
     instead = f"; constraints are set with {' or '.join(supported)}" if supported else ""
     return invalid(f"{message}{_suggestion(model, name)}{instead}.", shown)
 
