@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from octavo.llm.generation import BatchError
     from octavo.llm.llm import LLM
     from octavo.llm.outputs import CompletionOutput, Logprob, RequestOutput, StreamChunk, Usage
-    from octavo.llm.params import SamplingParams
+    from octavo.llm.params import SamplingParams, StructuredOutputsParams
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StreamChunk",
+    "StructuredOutputsParams",
     "Usage",
     "create_app",
 ]
@@ -47,6 +48,7 @@ _HOMES = {
     "RequestOutput": "octavo.llm.outputs",
     "SamplingParams": "octavo.llm.params",
     "StreamChunk": "octavo.llm.outputs",
+    "StructuredOutputsParams": "octavo.llm.params",
     "Usage": "octavo.llm.outputs",
     "create_app": "octavo.llm.app",
 }

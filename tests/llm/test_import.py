@@ -25,7 +25,9 @@ def test_octavo_alone_loads_nothing_but_the_standard_library() -> None:
 
 
 def test_sampling_params_need_no_other_package() -> None:
-    assert not {"numpy", "pydantic", "fastapi", "zmq", "tokenizers"} & imported("from octavo import SamplingParams")
+    assert not {"numpy", "pydantic", "fastapi", "zmq", "tokenizers"} & imported(
+        "from octavo import SamplingParams, StructuredOutputsParams"
+    )
 
 
 @pytest.mark.parametrize("name", octavo.__all__)

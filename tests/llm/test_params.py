@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import pickle
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from octavo import OctavoError, SamplingParams
+from octavo import InvalidRequest, OctavoError, SamplingParams, StructuredOutputsParams
+from octavo.llm.prompts import raw_requests
 from octavo.server.dialects.openai_completions import CompletionRequest
+from octavo.server.errors import ApiError
 
 NUMBERS = st.one_of(
     st.integers(-3, 3),
@@ -33,6 +36,7 @@ FIELDS = st.one_of(
             "bad_words",
             "logit_bias",
             "max_tokens",
+            "structured_outputs",
         )
     ),
     st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt
@@ -58,6 +62,52 @@ def test_the_limits_are_the_servers(field: tuple[str, Any]) -> None:
     assert name in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 300
+
+
+TAG = {"type": "structural_tag", "format": {"type": "regex", "pattern": "[a-c]{2}"}}
+STRUCTURED = st.dictionaries(
+    st.sampled_from([field.name for field in dataclasses.fields(StructuredOutputsParams)]),
+    st.none()
+    | st.booleans()
+    | st.integers(0, 1)
+    | st.sampled_from(["", "a", "(", "{}", '{"type": "string"}', 'start: "a"', 'root ::= "a"', "x-guidance", "\ud800"])
+    | st.sampled_from([{}, {"type": "object"}, {"divisibleBy": 2}, {"$ref": 5}, TAG])
+    | st.lists(st.text(max_size=2) | st.none(), max_size=3),
+    max_size=2,
+).filter(lambda wanted: wanted.get("disable_any_whitespace", False) is not None)  # null is nothing to the server
+
+
+@given(STRUCTURED)
+def test_what_an_answer_must_look_like_is_checked_as_by_the_server(wanted: dict[str, Any]) -> None:
+    body = None
+    with contextlib.suppress(ValidationError):
+        body = CompletionRequest.model_validate({"prompt": "x", "structured_outputs": wanted})
+    try:
+        expected = body and body.constraint()
+    except (ApiError, InvalidRequest) as error:
+        expected = str(error).removesuffix(".")
+    if body is not None and not isinstance(expected, str):
+        [request] = raw_requests("x", SamplingParams(structured_outputs=wanted))
+        assert request.constraint is not None
+        assert (request.constraint.source, request.constraint.field) == (expected.source, expected.field)
+        return
+    with pytest.raises(InvalidRequest) as refused:
+        raw_requests("x", SamplingParams(structured_outputs=wanted))
+    assert "structured_outputs" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert expected in (None, str(refused.value))
+
+
+def test_what_an_answer_must_look_like_may_be_a_dict() -> None:
+    given = SamplingParams(structured_outputs={"choice": ["a", "b"]})
+    assert given == SamplingParams(structured_outputs=StructuredOutputsParams(choice=["a", "b"]))
+    assert copy.deepcopy(given) == given == pickle.loads(pickle.dumps(given))  # noqa: S301
+    with pytest.raises(ValueError, match=r"^structured_outputs has no 'jsno'; did you mean 'json'\?$"):
+        SamplingParams(structured_outputs={"jsno": {}})
+    with pytest.raises(ValueError, match=r"^'structured_outputs' must have exactly one of json, json_object, regex"):
+        StructuredOutputsParams(regex="a", choice=["a"])
+    with pytest.raises(ValueError, match=r"^structured_outputs\.regex is 3, but must be a string$"):
+        StructuredOutputsParams(regex=3)  # type: ignore[arg-type]
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_known() -> None:

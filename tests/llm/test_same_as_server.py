@@ -1,12 +1,16 @@
 """A program and a client of the server get the same answer to the same request."""
 
+import asyncio
+import json
+import re
 from typing import Any
 
 import httpx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from octavo import LLM, RequestOutput, SamplingParams, StreamChunk
+from octavo import LLM, InvalidRequest, RequestOutput, SamplingParams, StreamChunk, StructuredOutputsParams
 
 TEXTS = st.text("the quick brown fox\n é😀", min_size=1, max_size=40)
 PARAMS = st.fixed_dictionaries(
@@ -37,6 +41,37 @@ PARAMS = st.fixed_dictionaries(
     },
 )
 SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "ages": {"type": "array", "items": {"type": "integer"}}},
+    "required": ["name", "ages"],
+    "additionalProperties": False,
+}
+STRUCTURED = st.one_of(
+    st.fixed_dictionaries({"choice": st.lists(TEXTS, min_size=1, max_size=3)}),
+    st.fixed_dictionaries({"regex": st.sampled_from(["[a-f]{3,9}", "(the|quick) [0-9]+", "é*"])}),
+    st.fixed_dictionaries(
+        {"json": st.sampled_from([SCHEMA, json.dumps(SCHEMA), {"enum": ["a", 1, None]}, {}])},
+        optional={"disable_any_whitespace": st.booleans(), "whitespace_pattern": st.sampled_from([" ?", "\\t"])},
+    ),
+    st.just({"json_object": True}),
+    st.just({"structural_tag": {"type": "structural_tag", "format": {"type": "regex", "pattern": "[a-c]{2}"}}}),
+    st.fixed_dictionaries({"grammar": st.sampled_from(['start: "a" | "b" start', 'root ::= "x" [0-9]* "y"'])}),
+)
+NOT_KEPT: list[dict[str, Any]] = [
+    {"json": {"properties": {"a": {"type": "objekt"}}}},
+    {"json": {"items": {"divisibleBy": 2}}},
+    {"json": "{"},
+    {"regex": "("},
+    {"structural_tag": {"type": "structural_tag", "format": {"type": "regex", "pattern": "("}}},
+    {"grammar": "start: nothing"},
+    {"grammar": 'root ::= "'},
+    {"regex": "a", "choice": ["a"]},
+    {"json_object": False},
+    {},
+]
 
 
 def completions(server: httpx.Client, prompt: object, fields: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +141,54 @@ def test_a_stream_adds_up_to_the_whole(llm: LLM, prompt: str, fields: dict[str, 
     assert joined == choices(whole)
     logprobs = [[entry for chunk in chunks for entry in chunk.logprobs or ()] for chunks in parts]
     assert logprobs == [output.logprobs or [] for output in whole.outputs]
+
+
+@SETTINGS
+@given(TEXTS, STRUCTURED, st.fixed_dictionaries({"max_tokens": st.integers(1, 24), "n": st.integers(1, 2)}))
+def test_structured_outputs(
+    llm: LLM, server: httpx.Client, text: str, wanted: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    fields = {**fields, "seed": 3, "logprobs": 1}
+    params = SamplingParams(**fields, structured_outputs=wanted)
+    reply = completions(server, text, fields | {"structured_outputs": wanted})
+    [output] = llm.generate(text, params)
+    names = ("text", "token_ids", "finish_reason", "stop_reason")
+    assert choices(output) == [tuple(choice[name] for name in names) for choice in reply["choices"]]
+    messages = [{"role": "user", "content": text}]
+    body = {"messages": messages, "return_token_ids": True, "structured_outputs": wanted, **fields, "logprobs": True}
+    chat = server.post("/v1/chat/completions", json=body)
+    assert chat.status_code == 200, chat.text
+    [output] = llm.chat(messages, params)
+    assert [o.text for o in output.outputs] == [choice["message"]["content"] for choice in chat.json()["choices"]]
+    assert [o.token_ids for o in output.outputs] == [choice["token_ids"] for choice in chat.json()["choices"]]
+    streamed = ["" for _ in output.outputs]
+    for chunk in llm.stream(messages, SamplingParams(**fields, structured_outputs=StructuredOutputsParams(**wanted))):
+        streamed[chunk.index] += chunk.text
+    assert streamed == [o.text for o in output.outputs]
+
+
+@pytest.mark.parametrize("wanted", NOT_KEPT, ids=str)
+def test_what_is_not_kept_to_is_refused_in_the_servers_words(
+    llm: LLM, server: httpx.Client, wanted: dict[str, Any]
+) -> None:
+    error = server.post("/v1/completions", json={"prompt": "the", "structured_outputs": wanted}).json()["error"]
+    with pytest.raises(InvalidRequest) as refused:
+        llm.generate("the", SamplingParams(structured_outputs=wanted))
+    assert (f"{refused.value}.", refused.value.field) == (error["message"], error["param"])
+    with pytest.raises(InvalidRequest, match=r"^prompt 1: |^'structured_outputs|^structured_outputs"):
+        llm.generate(["the", "quick"], [SamplingParams(), SamplingParams(structured_outputs=wanted)])
+
+
+async def complete_both(llm: LLM, params: SamplingParams) -> tuple[str, str]:
+    [output] = await llm.agenerate("the", params)
+    return output.text, "".join([chunk.text async for chunk in llm.astream("the", params)])
+
+
+def test_structured_outputs_in_an_event_loop(llm: LLM) -> None:
+    params = SamplingParams(structured_outputs={"regex": "(the|fox){2}"}, max_tokens=20, seed=3)
+    whole, streamed = asyncio.run(complete_both(llm, params))
+    assert whole == streamed
+    assert re.fullmatch("(the|fox){2}", whole)
 
 
 def test_what_the_model_recommends_counts_where_nothing_is_said(llm: LLM, server: httpx.Client) -> None:

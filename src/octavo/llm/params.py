@@ -7,6 +7,9 @@ from numbers import Integral, Real
 from typing import Any
 
 from octavo.errors import InvalidRequest
+from octavo.grammar.structured import StructuredOutputsParams
+
+__all__ = ["SamplingParams", "StructuredOutputsParams", "nearest"]
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
@@ -42,6 +45,7 @@ class SamplingParams:
         truncate_prompt_tokens: so many of the prompt's tokens are kept if it has more; -1 is what the context allows.
         truncation_side: "left" keeps the last ones, "right" the first.
         timeout: seconds after which a prompt that the model has been given ends with the tokens that are there.
+        structured_outputs: what every choice must look like; a dict has the names of `StructuredOutputsParams`.
 
     Raises:
         InvalidRequest: a value outside its limits, in one line.
@@ -74,6 +78,7 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     truncation_side: str = "left"
     timeout: float | None = None
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
 
     def __new__(cls, **given: Any) -> "SamplingParams":
         """Refuse unknown names with the nearest known one."""
@@ -130,6 +135,7 @@ class _Checks:
         self._token_ids("stop_token_ids", MAX_STOP_TOKEN_IDS)
         self._token_ids("allowed_token_ids", MAX_ALLOWED_TOKEN_IDS)
         self._logit_bias()
+        self._structured_outputs()
         params = self._params
         if params.max_tokens is not None and params.min_tokens > params.max_tokens:
             raise InvalidRequest(f"min_tokens is {params.min_tokens}, more than max_tokens, {params.max_tokens}")
@@ -189,6 +195,18 @@ class _Checks:
             if token is None or token < 0 or value is None or not -100 <= value <= 100:
                 raise self._wrong("logit_bias", right)
         self._set("logit_bias", plain)
+
+    def _structured_outputs(self) -> None:
+        wanted = self._params.structured_outputs
+        if wanted is None or isinstance(wanted, StructuredOutputsParams):
+            return
+        if not isinstance(wanted, Mapping):
+            raise self._wrong("structured_outputs", "StructuredOutputsParams or a dict")
+        known = [known.name for known in fields(StructuredOutputsParams)]
+        for name in wanted:
+            if name not in known:
+                raise InvalidRequest(f"structured_outputs has no {name!r:.80}{nearest(str(name), known)}")
+        self._set("structured_outputs", StructuredOutputsParams(**wanted))
 
 
 def _whole(value: object) -> int | None:

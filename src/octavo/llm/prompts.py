@@ -7,6 +7,9 @@ from typing import Any, TypeGuard
 
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Sampling, Stops, Truncation
 from octavo.errors import InvalidRequest
+from octavo.grammar.constraint import Constraint
+from octavo.grammar.errors import GrammarError
+from octavo.grammar.structured import StructuredOutputsParams
 from octavo.llm.params import SamplingParams
 
 PromptLike = str | Sequence[int]
@@ -50,7 +53,7 @@ def raw_requests(prompts: PromptLike | Sequence[PromptLike], params: Params) -> 
             raise InvalidRequest(f"prompt {position} is neither a text nor a list of at least one token id{hint}")
     plain = [prompt if isinstance(prompt, str) else [int(token) for token in prompt] for prompt in several]
     return [
-        _request(RawPrompts(prompts=[prompt]), wanted, GENERATE_MAX_TOKENS)
+        _request(RawPrompts(prompts=[prompt]), *wanted, GENERATE_MAX_TOKENS)
         for prompt, wanted in zip(plain, _one_for_each(params, len(plain)), strict=True)
     ]
 
@@ -72,7 +75,7 @@ def chat_requests(
     for position, conversation in enumerate(several):
         _check_conversation(conversation, f"conversation {position}")
     return [
-        _request(Conversation(messages=[dict(message) for message in conversation], **options), wanted, None)
+        _request(Conversation(messages=[dict(message) for message in conversation], **options), *wanted, None)
         for conversation, wanted in zip(several, _one_for_each(params, len(several)), strict=True)
     ]
 
@@ -93,7 +96,10 @@ def stream_request(prompt: PromptLike | Messages, params: SamplingParams | None)
 
 
 def _request(
-    prompt: RawPrompts | Conversation, params: SamplingParams, default_max_tokens: int | None
+    prompt: RawPrompts | Conversation,
+    params: SamplingParams,
+    constraint: Constraint | None,
+    default_max_tokens: int | None,
 ) -> GenerationRequest:
     return GenerationRequest(
         prompt=prompt,
@@ -124,6 +130,7 @@ def _request(
         skip_special_tokens=params.skip_special_tokens,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
+        constraint=constraint,
         thinking_budget=params.thinking_token_budget,
         truncation=_truncation(params),
         timeout=params.timeout,
@@ -137,14 +144,25 @@ def _truncation(params: SamplingParams) -> Truncation | None:
     return Truncation(tokens=None if tokens == -1 else tokens, keep_first=params.truncation_side == "right")
 
 
-def _one_for_each(params: Params, prompts: int) -> Sequence[SamplingParams]:
+def _one_for_each(params: Params, prompts: int) -> Sequence[tuple[SamplingParams, Constraint | None]]:
+    """The parameters of each prompt, and what they want its choices to look like. Raises InvalidRequest."""
     if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * prompts
+        params = params or SamplingParams()
+        return [(params, _constraint(params))] * prompts
     if not _is_sequence(params) or not all(isinstance(each, SamplingParams) for each in params):
         raise InvalidRequest("sampling_params are SamplingParams for all prompts, or a list with those of each")
     if len(params) != prompts:
         raise InvalidRequest(f"{len(params)} sampling_params for {prompts} prompts; give one, or one for each")
-    return params
+    return [(each, _constraint(each)) for each in params]
+
+
+def _constraint(params: SamplingParams) -> Constraint | None:
+    wanted = params.structured_outputs
+    assert wanted is None or isinstance(wanted, StructuredOutputsParams), "a dict has become parameters"
+    try:
+        return None if wanted is None else wanted.constraint()
+    except GrammarError as error:
+        raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
 
 
 def _check_conversation(conversation: object, where: str) -> None:

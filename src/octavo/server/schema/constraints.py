@@ -2,13 +2,13 @@
 
 from typing import Any, Literal
 
-import orjson
 from pydantic import ConfigDict, Field, model_validator
 
 from octavo.grammar import constraint
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.structural_tag import structural_tag
+from octavo.grammar.structured import StructuredOutputsParams
 from octavo.server.errors import ApiError, invalid
 from octavo.server.schema.base import Body, UnsupportedSchema
 
@@ -79,34 +79,23 @@ class StructuredOutputs(Body):
     whitespace_pattern: str | None = Field(None, description="What may stand between JSON's tokens.")
     disable_additional_properties: UnsupportedSchema = None
 
-    def constraint(self) -> Constraint | None:
-        """The same as a grammar. Raises GrammarError, ApiError."""
-        kinds = {name: value for name in KINDS if (value := getattr(self, name)) not in (None, False)}
-        if len(kinds) != 1:
-            names = ", ".join(name.strip("_") for name in KINDS)
-            raise invalid(f"'structured_outputs' must have exactly one of {names}.", "structured_outputs")
-        [(kind, value)] = kinds.items()
-        field = f"structured_outputs.{kind.strip('_')}"
-        whitespace = None if self.disable_any_whitespace else self.whitespace_pattern or constraint.WHITESPACE
-        match kind:
-            case "json_":
-                return constraint.json_schema(_parsed(value, field), field, whitespace=whitespace)
-            case "json_object":
-                return constraint.json_schema({"type": "object"}, field, whitespace=whitespace)
-            case "regex":
-                return constraint.regex(value, field)
-            case "choice":
-                return constraint.choice(value, field)
-            case "structural_tag":
-                return structural_tag(_parsed(value, field), field)
-        return constraint.grammar(value, field)
-
-
-KINDS = ("json_", "json_object", "regex", "choice", "grammar", "structural_tag")
+    def constraint(self) -> Constraint:
+        """The same as a grammar. Raises GrammarError, InvalidRequest."""
+        return StructuredOutputsParams(
+            json=self.json_,
+            json_object=self.json_object,
+            regex=self.regex,
+            choice=self.choice,
+            grammar=self.grammar,
+            structural_tag=self.structural_tag,
+            disable_any_whitespace=self.disable_any_whitespace,
+            whitespace_pattern=self.whitespace_pattern,
+        ).constraint()
 
 
 def constraint_of(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Constraint | None:
-    """What two fields together ask for. Raises ApiError: it cannot be kept to, or they exclude each other."""
+    """What two fields together ask for. Raises ApiError, InvalidRequest: it cannot be kept to, or they exclude each
+    other."""
     try:
         wanted = [each for each in (response_format, structured) if each is not None]
         found = [each for each in (each.constraint() for each in wanted) if each is not None]
@@ -120,12 +109,3 @@ def constraint_of(response_format: ResponseFormat | None, structured: Structured
 def refused(error: GrammarError) -> ApiError:
     """The error for a constraint that cannot be kept to."""
     return invalid(f"'{error.path}' cannot be kept to: {error}.", error.path)
-
-
-def _parsed(value: str | dict[str, Any], field: str) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise GrammarError(f"it is no JSON: {error}", field) from error
