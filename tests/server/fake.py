@@ -8,7 +8,7 @@ import tempfile
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +47,14 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(folder: Path, template: str = TEMPLATE) -> Tokenizer:
-    """A byte-level BPE with ChatML's tokens and a template, trained on a few lines."""
+def make_tokenizer(folder: Path, template: str = TEMPLATE, special: Sequence[str] = ()) -> Tokenizer:
+    """A byte-level BPE with ChatML's tokens, `special` ones and a template, trained on a few lines."""
     backend = tokenizers.Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -4,14 +4,16 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jsonschema
 import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from octavo.errors import OctavoError
+from octavo.grammar.constraint import Constraint, either, json_schema, several
 from octavo.text.answer import AnswerFormat
-from octavo.text.parts import Part, Reasoning, ToolCall, join_parts
+from octavo.text.parts import Part, Reasoning, Text, ToolCall, join_parts
 from octavo.text.tools import Tool
 from tests.properties import FUZZ_FACTOR
 from tests.text.formats import FORMATS, TOOLS, WEATHER, parser_name, written
@@ -118,6 +120,41 @@ def test_what_a_grammar_allows_is_read_as_valid_calls(form: str, special: bool) 
             jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
         if required and form != "openai":
             assert all(isinstance(part, ToolCall | Reasoning) for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("form", "special"), [("openai", True), ("openai", False), ("hermes", True), ("hermes", False)]
+)
+@pytest.mark.parametrize("calls", [True, False])
+def test_an_answer_behind_reasoning_keeps_to_its_schema(form: str, special: bool, calls: bool) -> None:
+    """However long a model thinks, and though it may call instead."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    wanted = json_schema(schema, "it")
+    thought = said = 0
+    for number in range(30 * max(FUZZ_FACTOR, 1)):
+        found = answer_format(form, reasoning=form != "openai")
+        thinking = found.reasoning is not None and number % 2 == 0
+        tokens = vocabulary(found, form, special)
+        before = found.before_answer(tokens.ids, thinking=thinking)
+        assert before is not None
+        grammar = replace(wanted, source=several(before, answer=wanted.source))
+        if calls:
+            required = found.grammar(TOOLS, tokens.ids, required=True, parallel=True, thinking=thinking)
+            assert required is not None
+            grammar = either(Constraint(required, "tools"), grammar)
+        phrases = [*found.markers, found.end_of_reasoning, '{"a": "b"}']
+        text = walk(tokens, grammar.source, phrases, random.Random(number))
+        parts = [] if text is None else read(found, text, thinking)
+        called = [part for part in parts if isinstance(part, ToolCall)]
+        for call in called:
+            jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
+        if parts and not called:
+            [answer] = [part.text for part in parts if isinstance(part, Text)]
+            jsonschema.validate(json.loads(answer), schema)
+            said += 1
+            thought += any(isinstance(part, Reasoning) for part in parts)
+    assert said
+    assert thought
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -152,9 +152,6 @@ class _Grammars:
         return Constraint(source, use.field, schemas)
 
     def _after_reasoning(self, wanted: Constraint) -> Constraint:
-        if self._format.tools.end_of_reasoning:
-            message = f"'{wanted.field}' is not supported with this model, whose answers are written in channels"
-            raise InvalidRequest(message, wanted.field)
         thought = self._format.before_answer(self.deployment.tokenizer.special_texts, thinking=self.thinking)
         if thought is None:
             return wanted

@@ -70,9 +70,11 @@ class AnswerFormat:
     def before_answer(self, special: Mapping[str, int], *, thinking: bool) -> str | None:
         """The Lark source, for llguidance, of reasoning and then an answer that follows another grammar, `@answer`.
         None for a model that does not reason. Arguments as for `grammar`."""
+        lark = Lark(special)
+        if (answer := self.tools.before_answer(lark, "@answer")) is not None:
+            return lark.source(answer)
         if self.reasoning is None:
             return None
-        lark = Lark(special)
         thought = f"{self.reasoning.grammar(lark, opened=thinking)} /\\n{{0,2}}/ @answer"
         return lark.source(thought if thinking else f"(@answer | {thought})")
 

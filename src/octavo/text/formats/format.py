@@ -72,6 +72,10 @@ class ToolFormat(ABC):
             return grammar.required(lark, frame, calls, parallel=parallel)
         return grammar.auto(lark, frame, calls, parallel=parallel, without=without)
 
+    def before_answer(self, lark: Lark, answer: str) -> str | None:
+        """A Lark expression of an answer, which is one itself, behind reasoning; None for a format that marks none."""
+        return None
+
     def parser(self, tools: Sequence[Tool] | None) -> Parser:
         """What reads one answer of a model that may call `tools`; with None all of it is text."""
         return PlainParser() if tools is None else ReadingParser(self.read, tools)

@@ -14,6 +14,8 @@ from octavo.text.scanner import Give, Reading, drop, marks
 from octavo.text.tools import Tool
 
 _ENDS = ("<|end|>", "<|call|>", "<|return|>")
+# A message that is not ended ends where the next begins.
+_AFTER = ("<|start|>", "<|channel|>", *_ENDS)
 _LINE = re.compile(r"[^<\n]+")
 _NAME = re.compile(r"[\w.-]+")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
@@ -31,8 +33,7 @@ class Harmony(ToolFormat):
     _start, _assistant, _to = marks("<|start|>"), marks("assistant"), marks("to=")
     _in_header = marks("<|channel|>", "<|constrain|>", "<|message|>")
     _ends = marks(*_ENDS)
-    # A message that is not ended ends where the next begins.
-    _after = marks("<|start|>", "<|channel|>", *_ENDS)
+    _after = marks(*_AFTER)
 
     def recognises(self, template: str) -> bool:
         return "<|channel|>" in template
@@ -105,14 +106,20 @@ class Harmony(ToolFormat):
 
     def grammar(self, lark: Lark, tools: Sequence[Tool], *, required: bool, parallel: bool, without: str) -> str | None:
         """Reasoning, and what models say before they call; then one call, or unless `required` the answer."""
-
-        def message(channel: str, end: str) -> str:
-            return f"{lark.literal(f'<|channel|>{channel}<|message|>')} {TEXT} {end}"
-
-        more = lark.literal("<|end|><|start|>assistant")
         calls = [self.call_grammar(lark, tool) for tool in tools]
         last = [f"{lark.literal(call.opening)} {call.rest}" for call in calls]
-        if not required:
-            last.append(message("final", f"({lark.literal('<|return|>')})?"))
-        before = either([message("analysis", more), message("commentary", more)])
-        return f"{before}* {either(last)}"
+        return self._last(lark, last if required else [*last, self._final(lark, TEXT)], "analysis", "commentary")
+
+    def before_answer(self, lark: Lark, answer: str) -> str:
+        return self._last(lark, [self._final(lark, answer)], "analysis")  # a comment would be text beside the answer
+
+    def _last(self, lark: Lark, messages: Sequence[str], *before: str) -> str:
+        """One of these messages, and any number in these channels before it."""
+        channels = [lark.literal(f"<|channel|>{channel}<|message|>") for channel in before]
+        # Where markers are tokens, text has none of them anyway; to make sure takes half a millisecond a token.
+        excluded = () if lark.begins_special("<|end|>") else _AFTER
+        text = lark.free_up_to("<|end|><|start|>assistant", excluded=excluded)
+        return f"({either(channels)} {text})* {either(messages)}"
+
+    def _final(self, lark: Lark, answer: str) -> str:
+        return f"{lark.literal('<|channel|>final<|message|>')} {answer} ({lark.literal('<|return|>')})?"
