@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def server(model: str) -> Iterator[httpx.Client]:
             if found := re.search(r"ready on (http://\S+)", line):
                 break
         assert found, "".join(said)
+        threading.Thread(target=process.stderr.read, daemon=True).start()
         with httpx.Client(base_url=found[1], timeout=60, trust_env=False) as client:
             yield client
         process.terminate()

@@ -110,6 +110,24 @@ def test_what_an_answer_must_look_like_may_be_a_dict() -> None:
         StructuredOutputsParams(regex=3)  # type: ignore[arg-type]
 
 
+def test_a_programs_schema_is_read_as_one_that_was_sent() -> None:
+    def made(schema: dict[Any, Any]) -> Any:
+        return raw_requests("x", SamplingParams(structured_outputs={"json": schema}))[0].constraint
+
+    assert made({"properties": {1: {"enum": ("a", "b")}}}) == made({"properties": {"1": {"enum": ["a", "b"]}}})
+    circular: dict[str, Any] = {}
+    circular["not"] = circular
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"not": deep}
+    no_json: list[Any] = [{1}, float("nan"), np.int64(1), b"a", 10**400, "\ud800", circular, deep]
+    for value in no_json:
+        with pytest.raises(InvalidRequest, match=r"^'structured_outputs\.json' cannot be kept to: [^\n]*$") as refused:
+            made({"const": value})
+        assert refused.value.field == "structured_outputs.json"
+        assert len(str(refused.value)) < 300
+
+
 def test_an_unknown_name_is_refused_with_the_nearest_known() -> None:
     with pytest.raises(TypeError, match=r"^SamplingParams has no 'temprature'; did you mean 'temperature'\?$"):
         SamplingParams(temprature=0.5)  # type: ignore[call-arg]

@@ -1,5 +1,6 @@
 """From what a program gives, text, token ids or messages, to requests in no API's words."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -153,16 +154,42 @@ def _one_for_each(params: Params, prompts: int) -> Sequence[tuple[SamplingParams
         raise InvalidRequest("sampling_params are SamplingParams for all prompts, or a list with those of each")
     if len(params) != prompts:
         raise InvalidRequest(f"{len(params)} sampling_params for {prompts} prompts; give one, or one for each")
-    return [(each, _constraint(each)) for each in params]
+    constraints: dict[int, Constraint | None] = {}  # most often the same parameters again and again
+    for position, each in enumerate(params):
+        if id(each) in constraints:
+            continue
+        try:
+            constraints[id(each)] = _constraint(each)
+        except InvalidRequest as error:
+            if prompts == 1:
+                raise
+            raise InvalidRequest(f"prompt {position}: {error}", error.field) from None
+    return [(each, constraints[id(each)]) for each in params]
 
 
 def _constraint(params: SamplingParams) -> Constraint | None:
+    """What the choices must look like. Raises InvalidRequest: it cannot be kept to."""
     wanted = params.structured_outputs
     assert wanted is None or isinstance(wanted, StructuredOutputsParams), "a dict has become parameters"
     try:
-        return None if wanted is None else wanted.constraint()
+        return None if wanted is None else _as_sent(wanted).constraint()
     except GrammarError as error:
         raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
+
+
+def _as_sent(wanted: StructuredOutputsParams) -> StructuredOutputsParams:
+    """The same with its schemas as a server would read them: a program's may have tuples, and values that are no JSON.
+    Raises GrammarError."""
+    return replace(
+        wanted, json=_text(wanted.json, "json"), structural_tag=_text(wanted.structural_tag, "structural_tag")
+    )
+
+
+def _text(value: str | dict[str, Any] | None, name: str) -> str | None:
+    try:
+        return json.dumps(value) if isinstance(value, dict) else value
+    except (TypeError, ValueError, RecursionError) as error:
+        raise GrammarError(f"it is no JSON: {error}", f"structured_outputs.{name}") from error
 
 
 def _check_conversation(conversation: object, where: str) -> None:
