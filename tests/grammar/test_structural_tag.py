@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from llguidance import LLTokenizer
 
 from octavo.grammar.compiler import Job
+from octavo.grammar.constraint import WHITESPACE
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.matcher import compile_grammar
 from octavo.grammar.process import judge
@@ -207,6 +208,8 @@ def test_whatever_is_drawn_keeps_to_the_tags(form: dict[str, Any], seed: int, sp
         (sequence(text("a"), JSON), ['a{"a":1}'], ["a", '{"a":1}']),
         (sequence(ANY, text("!"), JSON), ['hm!{"a":1}', '!{"a":1}'], ["hm!", '{"a":1}', 'h!m!{"a":1}']),
         (sequence({"type": "regex", "pattern": "[a-z]+"}, text("abc")), ["xabc"], ["x", "xab"]),
+        (sequence({"type": "regex", "pattern": "(?i)ab"}, text("c/\n"), JSON), ['ABc/\n{"a":1}'], ['ABC/\n{"a":1}']),
+        (sequence({"type": "regex", "pattern": "(?x)a b # c"}, text("!")), ["ab!"], ["ab"]),
         (sequence({"type": "or", "elements": [ANY, text("b")]}, tag("<", text("c"), ">")), ["b<c>", "a<c>"], ["a<d"]),
         ({"type": "or", "elements": [text("yes"), text("no"), text("")]}, ["yes", "no", ""], ["y"]),
         ({"type": "optional", "content": text("a")}, ["", "a"], ["aa"]),
@@ -238,6 +241,21 @@ def test_every_format(form: dict[str, Any], good: list[str], bad: list[str]) -> 
     assert [said for said in bad if accepts(wanted, said)] == []
 
 
+@pytest.mark.parametrize("mark", ["\x00", "\x85", "\u2028", "\\", '"', "/", "\t", "\r\n", "#", "😀", "-]"])
+def test_whatever_tags_are_made_of(mark: str) -> None:
+    form = triggered(tag(f"{mark}<f>", ANY, mark), triggers=[f"{mark}<"], excludes=[f"{mark}z"])
+    wanted = structural_tag(whole(form), "it")
+    assert accepts(wanted, f"a{mark}b{mark}<f>x{mark}y")
+    assert not accepts(wanted, f"a{mark}<f{mark}")
+    assert not accepts(wanted, f"a{mark}z")
+
+
+def test_blanks_between_jsons_tokens() -> None:
+    for whitespace, fits in ((WHITESPACE, {"", " "}), (None, {""}), ("_?", {"", "_"})):
+        wanted = structural_tag(whole(tag("<", JSON, ">")), "it", whitespace=whitespace)
+        assert {blank for blank in ("", " ", "_") if accepts(wanted, f'<{{"a":{blank}1}}>')} == fits
+
+
 def test_the_older_way() -> None:
     wanted = structural_tag(LEGACY, "it")
     good = ["", "text", '<function=f>{"a": 1}</function> and <function=g>{"a": 2}</function>!']
@@ -253,6 +271,8 @@ def test_the_older_way() -> None:
         (triggered(tag("x<f>", JSON, "</f>"), triggers=["x<f>"]), [f"x{CALL}", "axyx"], ["x<f>"]),
         (sequence(tag("<f>", ANY, "</f>"), JSON), ['<f>a</f>{"a":1}'], ["<f>a</f>"]),
         (sequence(ANY, tag("x<f>y", text("z"), "")), ["aaxax<f>yz"], ["ax", "x<f>z"]),
+        (sequence({"type": "regex", "pattern": "[a-z]*"}, text("<f>!")), ["ab<f>!", "<f>!"], ["ab!", "<f>"]),
+        (sequence({"type": "regex", "pattern": "[a-z]*"}, text("!<f>")), ["ab!<f>", "!<f>"], ["ab!", "<f>"]),
     ],
 )
 def test_special_tokens_are_no_text(form: dict[str, Any], good: list[str], bad: list[str]) -> None:
@@ -316,6 +336,7 @@ def refused(value: Any, special: tuple[str, ...] = ()) -> tuple[str | None, str]
         (whole({"type": "regex", "pattern": "("}), "it.format.pattern"),
         (whole(sequence(text("a"), {"type": "regex", "pattern": "(?=a)"})), "it.format.elements[1].pattern"),
         (whole({"type": "regex", "pattern": ""}), "it.format.pattern"),
+        (whole(sequence({"type": "regex", "pattern": "a)(b"}, text("c"))), "it.format.elements[0].pattern"),
         (whole(tag("<", {"type": "grammar", "grammar": "start: x"}, ">")), "it.format.content.grammar"),
         (whole({"type": "grammar", "grammar": "root ::= ("}), "it.format.grammar"),
         (whole({"type": "grammar", "grammar": 'start: %json {"x-guidance": {}}'}), "it.format.grammar"),

@@ -92,6 +92,14 @@ class Lark:
         terminal = f"/{before}{escaped(first)}/" + (f" & ~/{without}/" if without else "")
         return " ".join([self._named(terminal, "LEXEME_{}"), *map(self._piece, rest)])
 
+    def matched_up_to(self, lexeme: str, end: str) -> str:
+        """A lexeme up to and with the first `end` behind it."""
+        first, *rest = self._pieces(end)
+        if first in self._special:
+            return f"{lexeme} {self.literal(end)}"
+        whole = self._named(f"{lexeme} {quoted(first)}", "LEXEME_{}")
+        return " ".join([whole, *map(self._piece, rest)]) if rest else self._lazy(whole)
+
     def free(self, pattern: str = ANYTHING, excluded: Iterable[str] = ()) -> str:
         """Text that a regular expression matches, without these texts in it."""
         without = _any_of(excluded)
@@ -108,7 +116,10 @@ class Lark:
         end = f"({'|'.join(map(escaped, ends))})"
         terminal = f"/{before}{end}/" + (f" & /{also}{end}/" if also else "")
         terminal += f" & ~/{without}/" if without else ""
-        lexeme = self._named(terminal, "LEXEME_{}")
+        return self._lazy(self._named(terminal, "LEXEME_{}"))
+
+    def _lazy(self, lexeme: str) -> str:
+        """The shortest text that is this lexeme."""
         return self._named(lexeme, "lazy_{}[lazy]").removesuffix("[lazy]")
 
     def text(self, without: str) -> str:

@@ -6,8 +6,10 @@ what comes after it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,33 +31,45 @@ MAX_END = 256
 _ANCHORED = re.compile(r"(?<!\\)(\\\\)*\$$")
 
 
-def structural_tag(value: Any, field: str) -> Constraint:
+def structural_tag(value: Any, field: str, *, whitespace: str | None = constraint.WHITESPACE) -> Constraint:
     """Text that keeps to a structural tag.
 
     Args:
         value: as JSON.
         field: where it is in the request.
+        whitespace: what may stand between JSON's tokens, unless a format says so itself; as of `json_schema`.
 
     Raises:
         GrammarError: it is none, too large, or asks for what cannot be kept to; with the path.
     """
-    return _constraint(tag_formats.parse(value, field), field, {}, {})
+    return _constraint(tag_formats.parse(value, field), _Context(field, whitespace), {})
 
 
 def _constraint(
-    parsed: tag_formats.Structures | tag_formats.StructuralTag,
-    field: str,
-    written: dict[str, str],
-    special: Mapping[str, int],
+    parsed: tag_formats.Structures | tag_formats.StructuralTag, context: _Context, special: Mapping[str, int]
 ) -> Constraint:
-    older = isinstance(parsed, tag_formats.Structures)
-    writer = _Writer(special, field, written, older=older)
+    older, field = isinstance(parsed, tag_formats.Structures), context.field
+    writer = _Writer(special, context, older=older)
     form: Format = parsed.format() if isinstance(parsed, tag_formats.Structures) else parsed.format
     path = field if older else f"{field}.format"
     start = writer.then(writer.follow(form, path, [END])) or '""'
     source = constraint.characters(constraint.several(writer.lark.source(start), **writer.grammars), field)
-    spelled = None if special else partial(_constraint, parsed, field, written)
+    spelled = None if special else partial(_constraint, parsed, context)
     return Constraint(source, field, tuple(writer.schemas), tuple(writer.parts), spelled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What is the same however often a structural tag is written.
+
+    Attributes:
+        field, whitespace: see `structural_tag`.
+        written: schemas by their paths as expressions, which are the same for every vocabulary; it is added to.
+    """
+
+    field: str
+    whitespace: str | None
+    written: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Next(NamedTuple):
@@ -82,21 +96,18 @@ class _Writer:
 
     Args:
         special: special tokens; see `Lark`.
-        field: where the tag is in the request.
-        written: schemas by their paths as expressions, which are the same for every vocabulary; it is added to.
         older: the formats come from the older way, whose members have other names.
 
     Attributes:
         schemas, parts: see `Constraint`. grammars: those that rules refer to by their names.
     """
 
-    def __init__(self, special: Mapping[str, int], field: str, written: dict[str, str], *, older: bool) -> None:
+    def __init__(self, special: Mapping[str, int], context: _Context, *, older: bool) -> None:
         self.lark = Lark(special)
         self.schemas: list[tuple[str, Any]] = []
         self.parts: list[tuple[str, str]] = []
         self.grammars: dict[str, str] = {}
-        self._field = field
-        self._written = written
+        self._context = context
         self._older = older
         self._options = 0
         self._ends = 0
@@ -138,7 +149,7 @@ class _Writer:
         """One of these, as an expression."""
         self._options += len(options)
         if self._options > MAX_OPTIONS:
-            raise GrammarError(f"there are more than {MAX_OPTIONS} ways to go on", self._field)
+            raise GrammarError(f"there are more than {MAX_OPTIONS} ways to go on", self._context.field)
         found = dict.fromkeys(f"{self.lark.literal(each.text)} {each.rest}".strip() or '""' for each in options)
         return "" if [*found] == ['""'] else self._rule(either(found))
 
@@ -152,7 +163,7 @@ class _Writer:
 
     def _check_size(self) -> None:
         if self.lark.size > MAX_SOURCE:
-            raise GrammarError(f"its grammar has more than {MAX_SOURCE} characters", self._field)
+            raise GrammarError(f"its grammar has more than {MAX_SOURCE} characters", self._context.field)
 
     def _opened(self, text: str, inner: list[Next]) -> list[Next]:
         return [Next(text, self.then(inner))] if text else inner
@@ -160,14 +171,15 @@ class _Writer:
     def _json(self, form: tag_formats.JsonSchema, path: str) -> str:
         if form.any_order:
             raise GrammarError("members in any order are not supported", f"{path}.any_order")
-        whitespace: str | None = constraint.WHITESPACE
+        whitespace = self._context.whitespace
         if (most := form.max_whitespace_cnt) is not None:
             whitespace = f"[ \\t\\r\\n]{{0,{most}}}" if most else None
         where = f"{path.removesuffix('.content')}.schema" if self._older else f"{path}.json_schema"
         self.schemas.append((where, form.json_schema))
-        if where not in self._written:
-            self._written[where] = constraint.embedded(form.json_schema, where, whitespace=whitespace)
-        return self._rule(self._written[where])
+        written = self._context.written
+        if where not in written:
+            written[where] = constraint.embedded(form.json_schema, where, whitespace=whitespace)
+        return self._rule(written[where])
 
     def _regex(self, form: tag_formats.Regex, path: str, after: list[Next]) -> str:
         """What is matched ends where the text that comes after it begins, as early as it can."""
@@ -177,15 +189,11 @@ class _Writer:
         if not source:
             return self.then(after) or '""'
         self.parts.append((f"{path}.pattern", f"start: /{source}/"))
-        pattern = f"({source})"
-        return self._rule(
-            either(
-                f"{self._up_to(each.text, pattern, [])} {each.rest}"
-                if each.text
-                else f"{self.lark.free(pattern)} {each.rest}"
-                for each in after
-            )
-        )
+        matched = self.lark.free(source)
+        ways = [
+            f"{self.lark.matched_up_to(matched, each.text) if each.text else matched} {each.rest}" for each in after
+        ]
+        return self._rule(either(ways))
 
     def _grammar(self, source: str, path: str) -> str:
         name = f"grammar_{len(self.grammars)}"

@@ -77,7 +77,7 @@ class StructuredOutputsParams:
             case "structural_tag":
                 from octavo.grammar.structural_tag import structural_tag
 
-                return structural_tag(_parsed(value, field), field)
+                return structural_tag(_parsed(value, field), field, whitespace=whitespace)
         return constraint.grammar(value, field)
 
     def _given(self) -> list[str]:
