@@ -424,7 +424,7 @@ LARGE: dict[str, Any] = {
     ),
     "prefixes": triggered(tag("a" * 3000, ANY, "x"), triggers=["a" * n for n in range(1, 3000)]),
     "levels": _nested(3000, "plus"),
-    "options": sequence(*[{"type": "optional", "content": text(str(n))} for n in range(2000)]),
+    "options": sequence(*[{"type": "optional", "content": text(str(n))} for n in range(1500)]),
     "ends": sequence(
         {"type": "or", "elements": [{**ANY, "max_chars": n} for n in range(1500)]},
         {"type": "or", "elements": [text(f"x{n:04}") for n in range(900)]},
