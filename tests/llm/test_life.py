@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from octavo import LLM, SamplingParams
 from tests.llm.conftest import run
 
 BEGIN = """
@@ -76,6 +77,16 @@ def test_a_program_that_ends_takes_its_engine_along(model: str, end: str) -> Non
     with program(end, model) as (process, engines):
         go_on(process)
         assert_ended(engines)
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_what_compiles_grammars_ends_with_the_model(model: str, in_process: bool) -> None:
+    before = set(psutil.Process().children())
+    with LLM(model, max_num_seqs=8, in_process=in_process) as llm:
+        llm.generate("the", SamplingParams(structured_outputs={"regex": "[a-z]{3}"}))
+        own = set(psutil.Process().children()) - before
+        compilers = [process for process in own if "octavo.grammar.process" in process.cmdline()]
+    assert_ended(compilers)
 
 
 def test_an_engine_ends_when_nothing_refers_to_it_any_more(model: str) -> None:

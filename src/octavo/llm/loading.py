@@ -74,4 +74,9 @@ async def running(found: Sequence[DeploymentSettings], *, in_process: bool) -> A
     async with LocalEngines(on_threads=in_process) as engines:
         divided = await asyncio.to_thread(divide, found)
         clients = [engines.start(each.name, each.engine, stall_timeout=each.stall_timeout) for each in divided]
-        yield [await asyncio.to_thread(open_deployment, *pair) for pair in zip(divided, clients, strict=True)]
+        opened = [await asyncio.to_thread(open_deployment, *pair) for pair in zip(divided, clients, strict=True)]
+        try:
+            yield opened
+        finally:
+            for deployment in opened:
+                deployment.grammars.close()
