@@ -16,6 +16,11 @@ from octavo.grammar.errors import GrammarError
 from octavo.grammar.vocabulary import Vocabulary
 
 
+@pytest.fixture(autouse=True)
+def others() -> None:
+    OTHERS.update(each.pid for each in psutil.Process().children())
+
+
 @pytest.fixture
 def compiling(vocabulary: Vocabulary) -> Iterator[GrammarCompiler]:
     made = GrammarCompiler(lambda: vocabulary)
@@ -31,8 +36,13 @@ def require(compiling: GrammarCompiler, wanted: Constraint) -> None:
         compiling.require(wanted)
 
 
+OTHERS: set[int] = set()
+"""Processes that other tests' servers have."""
+
+
 def children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if "octavo.grammar.process" in " ".join(each.cmdline())]
+    found = [each for each in psutil.Process().children() if each.pid not in OTHERS]
+    return [each for each in found if "octavo.grammar.process" in " ".join(each.cmdline())]
 
 
 def test_verdicts_are_kept(compiling: GrammarCompiler) -> None:

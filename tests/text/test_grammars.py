@@ -210,6 +210,28 @@ def test_strings_without_quotes_keep_to_their_schemas(form: str) -> None:
         assert (state.try_consume_tokens(text) == len(text) and state.is_accepting()) == fits, value
 
 
+@pytest.mark.parametrize("form", ["qwen3_coder", "glm45"])
+def test_patterns_of_strings_without_quotes(form: str) -> None:
+    """They match anywhere in the string, and stand by themselves: one that is wrong is refused."""
+    found = answer_format(form, reasoning=False)
+
+    def begun(pattern: str) -> LLMatcher:
+        tool = Tool(
+            name="f", parameters={"properties": {"s": {"type": "string", "pattern": pattern}}, "required": ["s"]}
+        )
+        grammar = found.grammar([tool], {}, required=True, parallel=False, thinking=False)
+        assert grammar is not None
+        return LLMatcher(LLTokenizer(TokenizerWrapper(Bytes([]))), grammar)
+
+    for pattern in (r"b\/c", "b/c", "[/]c"):
+        for value, fits in (("ab/cd", True), ("/c", pattern == "[/]c"), ("b|c", False)):
+            text = list(written(form, [("f", {"s": value})]).encode())
+            state = begun(pattern)
+            assert (state.try_consume_tokens(text) == len(text) and state.is_accepting()) == fits, (pattern, value)
+    for pattern in ("a)(b", "(a", "a)|(b"):
+        assert begun(pattern).is_error()
+
+
 @pytest.mark.parametrize("form", ["qwen3_coder", "glm45", "pythonic"])
 def test_what_a_format_cannot_be_held_to_is_said(form: str) -> None:
     parameters = {**WEATHER.parameters, "anyOf": [{"required": ["days"]}, {"required": ["exact"]}]}

@@ -283,5 +283,6 @@ def test_failures_are_one_line(case: str) -> None:
 def test_no_messages_and_no_overwriting_of_messages() -> None:
     with pytest.raises(TemplateError, match="no messages"):
         ours(CHATML).render([])
-    with pytest.raises(TemplateError, match="cannot be set: documents"):
-        ours(CHATML).render([{"role": "user", "content": "x"}], documents=[])
+    variables: dict[str, Any] = {"messages": []}
+    with pytest.raises(TemplateError, match="cannot be set: messages"):
+        ours(CHATML).render([{"role": "user", "content": "x"}], **variables)

@@ -111,10 +111,11 @@ class Lark:
     def up_to(self, *ends: str, before: str = ANYTHING, without: str = "", also: str = "") -> str:
         """Text up to and with the first of these ends: as long as none is written, anything may be.
 
-        `before`, `also`: regular expressions of what comes before. `without`: one of what all of it must not be.
+        `before`: a regular expression of what comes before, `also`: a lexeme of it. `without`: a regular expression of
+        what all of it must not be.
         """
         end = f"({'|'.join(map(escaped, ends))})"
-        terminal = f"/{before}{end}/" + (f" & /{also}{end}/" if also else "")
+        terminal = f"/{before}{end}/" + (f" & {self._named(f'{also} /{end}/', 'LEXEME_{}')}" if also else "")
         terminal += f" & ~/{without}/" if without else ""
         return self._lazy(self._named(terminal, "LEXEME_{}"))
 

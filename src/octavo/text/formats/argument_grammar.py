@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from octavo.errors import OctavoError
-from octavo.grammar.lark import Lark, either, escaped
+from octavo.grammar.constraint import regex_between_slashes
+from octavo.grammar.lark import ANYTHING, Lark, either, escaped
 from octavo.text.formats.arguments import types_of
 from octavo.text.tools import Tool
 
@@ -73,11 +74,13 @@ def written_value(lark: Lark, tool: Tool, argument: Argument, end: str, *others:
 
 
 def _searched(pattern: str | None) -> str:
-    """A regular expression of all that has the pattern in it, as JSON schemas mean it."""
+    """A lexeme of all that has the pattern in it, as JSON schemas mean it. The pattern stands by itself, so that one
+    that is wrong is found out."""
     if pattern is None:
         return ""
-    before = "" if pattern.startswith("^") else "(?s:.*)"
-    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else "(?s:.*)"
+    anything = f"/{ANYTHING}/"
+    before = "" if pattern.startswith("^") else anything
+    after = "" if pattern.endswith("$") and not pattern.endswith("\\$") else anything
     body = pattern.removeprefix("^")
-    body = body if after else body.removesuffix("$")
-    return f"{before}({body}){after}".replace("/", "\\/")
+    body = regex_between_slashes(body if after else body.removesuffix("$"), "pattern")
+    return " ".join(filter(None, (before, f"/{body}/" if body else "", after)))
