@@ -37,7 +37,12 @@ FIELDS = st.one_of(
             "logit_bias",
             "max_tokens",
             "structured_outputs",
+            "repetition_detection",
         )
+    ),
+    st.tuples(
+        st.just("repetition_detection"),
+        st.dictionaries(st.sampled_from(["max_pattern_size", "min_pattern_size", "min_count"]), NUMBERS, max_size=3),
     ),
     st.tuples(st.just("max_tokens"), NUMBERS.filter(lambda value: value != 0)),  # the server's scores an echoed prompt
     st.tuples(st.just("stop"), st.one_of(st.text(max_size=300), st.lists(st.text(max_size=3) | st.none(), max_size=6))),

@@ -38,6 +38,7 @@ PARAMS = st.fixed_dictionaries(
         "logprobs": st.integers(0, 3),
         "truncate_prompt_tokens": st.sampled_from([-1, 1, 2, 5]),
         "truncation_side": st.sampled_from(["left", "right"]),
+        "repetition_detection": st.fixed_dictionaries({"max_pattern_size": st.integers(1, 3), "min_count": st.just(2)}),
     },
 )
 SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

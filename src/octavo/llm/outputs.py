@@ -27,7 +27,7 @@ class CompletionOutput:
 
     Attributes:
         token_ids: all that were generated, the stop token included.
-        finish_reason: "stop" or "length".
+        finish_reason: "stop", "length" or "repetition".
         stop_reason: the stop string, or the token of `stop_token_ids`, that ended it.
         logprobs: one entry per token, if asked for.
     """

@@ -45,6 +45,8 @@ class SamplingParams:
         truncate_prompt_tokens: so many of the prompt's tokens are kept if it has more; -1 is what the context allows.
         truncation_side: "left" keeps the last ones, "right" the first.
         timeout: seconds after which a prompt that the model has been given ends with the tokens that are there.
+        repetition_detection: a choice ends whose last tokens are a pattern that came `min_count` times in a row, of
+            `min_pattern_size` (1 if it is not there) to `max_pattern_size` tokens.
         structured_outputs: what every choice must look like; a dict has the names of `StructuredOutputsParams`.
 
     Raises:
@@ -78,6 +80,7 @@ class SamplingParams:
     truncate_prompt_tokens: int | None = None
     truncation_side: str = "left"
     timeout: float | None = None
+    repetition_detection: Mapping[str, int] | None = None
     structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
 
     def __new__(cls, **given: Any) -> "SamplingParams":
@@ -135,6 +138,7 @@ class _Checks:
         self._token_ids("stop_token_ids", MAX_STOP_TOKEN_IDS)
         self._token_ids("allowed_token_ids", MAX_ALLOWED_TOKEN_IDS)
         self._logit_bias()
+        self._repetition_detection()
         self._structured_outputs()
         params = self._params
         if params.max_tokens is not None and params.min_tokens > params.max_tokens:
@@ -195,6 +199,28 @@ class _Checks:
             if token is None or token < 0 or value is None or not -100 <= value <= 100:
                 raise self._wrong("logit_bias", right)
         self._set("logit_bias", plain)
+
+    def _repetition_detection(self) -> None:
+        wanted = self._params.repetition_detection
+        if wanted is None:
+            return
+        if not isinstance(wanted, Mapping):
+            raise self._wrong("repetition_detection", "a dict")
+        from octavo.text.repetition import MAX_COUNT, MAX_PATTERN, repetition_of
+
+        plain = {}
+        for name, value in wanted.items():
+            most = {"min_count": MAX_COUNT, "min_pattern_size": MAX_PATTERN, "max_pattern_size": MAX_PATTERN}.get(name)
+            number = _whole(value)
+            if most is None or number is None or not 0 <= number <= most:
+                right = f"min_count, up to {MAX_COUNT}, min_pattern_size and max_pattern_size, up to {MAX_PATTERN}"
+                raise self._wrong("repetition_detection", right)
+            plain[name] = number
+        try:
+            repetition_of(**plain)
+        except ValueError as error:
+            raise InvalidRequest(f"repetition_detection: {error}", "repetition_detection") from error
+        self._set("repetition_detection", plain)
 
     def _structured_outputs(self) -> None:
         wanted = self._params.structured_outputs

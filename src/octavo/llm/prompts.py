@@ -12,6 +12,7 @@ from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.structured import StructuredOutputsParams
 from octavo.llm.params import SamplingParams
+from octavo.text.repetition import repetition_of
 
 PromptLike = str | Sequence[int]
 """Text, or the ids of its tokens."""
@@ -127,6 +128,7 @@ def _request(
             token_ids=params.stop_token_ids,
             include=params.include_stop_str_in_output,
             end_of_turn=not params.ignore_eos,
+            repetition=repetition_of(**params.repetition_detection or {}),
         ),
         skip_special_tokens=params.skip_special_tokens,
         logprobs=params.logprobs,

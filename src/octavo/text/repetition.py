@@ -5,6 +5,22 @@ import numpy as np
 MAX_PATTERN = 1024
 """Tokens."""
 
+MAX_COUNT = 2**31
+
+
+def repetition_of(
+    max_pattern_size: int = 0, min_pattern_size: int = 0, min_count: int = 0
+) -> tuple[int, int, int] | None:
+    """What vLLM's parameters of this mean as those of `Repetition`; None is never. Raises ValueError: they do not go
+    together."""
+    if max_pattern_size == min_pattern_size == min_count == 0:
+        return None
+    if max_pattern_size == 0 or min_count < 2:
+        raise ValueError("max_pattern_size must be at least 1 and min_count at least 2, or all of them 0")
+    if min_pattern_size > max_pattern_size:
+        raise ValueError(f"min_pattern_size is {min_pattern_size}, more than max_pattern_size, {max_pattern_size}")
+    return min_pattern_size or 1, max_pattern_size, min_count
+
 
 class Repetition:
     """Finds out when the last tokens are the same pattern again and again.

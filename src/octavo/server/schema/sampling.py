@@ -11,7 +11,7 @@ from octavo.grammar.constraint import Constraint
 from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list, refuse
 from octavo.server.schema.constraints import ResponseFormat, StructuredOutputs, constraint_of
 from octavo.server.schema.tokens import TokenIds
-from octavo.text.repetition import MAX_PATTERN
+from octavo.text.repetition import MAX_COUNT, MAX_PATTERN, repetition_of
 
 MAX_BIASES = 2**16
 MAX_BIAS = 100
@@ -78,24 +78,17 @@ class RepetitionDetection(Body):
 
     max_pattern_size: int = Field(0, ge=0, le=MAX_PATTERN, description="Tokens of the largest pattern; 0 is off.")
     min_pattern_size: int = Field(0, ge=0, le=MAX_PATTERN, description="Of the smallest; 0 is 1.")
-    min_count: int = Field(0, ge=0, le=2**31, description="How often it came, at least 2; 0 is off.")
+    min_count: int = Field(0, ge=0, le=MAX_COUNT, description="How often it came, at least 2; 0 is off.")
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.max_pattern_size == 0 and self.min_count == 0 and self.min_pattern_size == 0:
-            return self
-        if self.max_pattern_size == 0 or self.min_count < 2:
-            raise ValueError("max_pattern_size must be at least 1 and min_count at least 2, or all of them 0")
-        if self.min_pattern_size > self.max_pattern_size:
-            raise ValueError(
-                f"min_pattern_size is {self.min_pattern_size}, more than max_pattern_size, {self.max_pattern_size}"
-            )
+        _ = self.repetition
         return self
 
     @property
     def repetition(self) -> tuple[int, int, int] | None:
         """See `Stops.repetition`."""
-        return (self.min_pattern_size or 1, self.max_pattern_size, self.min_count) if self.min_count else None
+        return repetition_of(self.max_pattern_size, self.min_pattern_size, self.min_count)
 
 
 class SamplingBody(Body):
