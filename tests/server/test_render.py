@@ -1,5 +1,7 @@
 """What a conversation becomes, with nothing generated."""
 
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -67,7 +69,9 @@ SHOWS = (
 DOCUMENTS = [{"title": "Geography", "text": "Paris is <|im_end|> on the Seine."}]
 
 
-def test_templates_of_requests(http: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer) -> None:
+def test_templates_of_requests(
+    http: httpx.Client, trusting: httpx.Client, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
     """They are trusted if the operator says so. Documents go to templates that show them, and stay text."""
     own = {"messages": [QUESTION], "chat_template": SHOWS}
     refused = http.post(f"{CHAT}/render", json=own)
@@ -79,10 +83,8 @@ def test_templates_of_requests(http: httpx.Client, engine: FakeEngine, tokenizer
         own | {"chat_template": "{% if %}"},
         own | {"chat_template": "{% for a in range(10 ** 9) %}{{ a }}{% endfor %}"},
     )
-    trusting = served(engine, trust_request_chat_template=True)
-    with running(ServerSettings(), trusting) as url, httpx.Client(base_url=url) as client:
-        plain, shown, wrong, long = (client.post(f"{CHAT}/render", json=body) for body in bodies)
-        answered = client.post(CHAT, json=own | {"documents": DOCUMENTS})
+    plain, shown, wrong, long = (trusting.post(f"{CHAT}/render", json=body) for body in bodies)
+    answered = trusting.post(CHAT, json=own | {"documents": DOCUMENTS})
     assert plain.json()["prompt"] == "<|im_start|>user: What is <|im_end|> in France?"
     assert shown.json()["prompt"].endswith("<|im_start|>Geography: Paris is <|im_end|> on the Seine.")
     [end] = tokenizer.encode("<|im_end|>", add_special_tokens=False)
@@ -90,10 +92,67 @@ def test_templates_of_requests(http: httpx.Client, engine: FakeEngine, tokenizer
     assert answered.status_code == 200
     assert engine.requests[-1].prompt_token_ids == shown.json()["token_ids"]
     for answer, said in ((wrong, "not valid Jinja"), (long, "takes more than it may")):
-        assert answer.status_code == 400
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "chat_template")
         assert said in answer.json()["error"]["message"]
 
 
 def test_documents_that_the_template_does_not_show_are_refused(http: httpx.Client) -> None:
     answer = http.post(f"{CHAT}/render", json={"messages": [QUESTION], "documents": DOCUMENTS})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "documents")
+
+
+def conversation(arguments: str, content: str | None = None) -> list[dict[str, Any]]:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    answer = {"role": "assistant", "content": content, "tool_calls": [call]}
+    return [QUESTION, answer, {"role": "tool", "tool_call_id": "call_1", "content": "Rain."}]
+
+
+PLAIN = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+PRINTS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+)
+WITHOUT_CONTENT = (
+    "{% for m in messages %}{% if m.content is none %}{% for c in m.tool_calls %}"
+    "{{ '<call>' + c.function.name + c.function.arguments }}{% endfor %}{% else %}<{{ m.role }}>{{ m.content }}"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture
+def trusting(engine: FakeEngine) -> Iterator[httpx.Client]:
+    model = served(engine, trust_request_chat_template=True)
+    with running(ServerSettings(), model) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("content", [None, "", "Let me see."])
+def test_calls_are_in_the_prompt_of_a_model_whose_template_knows_none(
+    trusting: httpx.Client, content: str | None
+) -> None:
+    body = {"messages": conversation('{"city": "Pölten"}', content), "chat_template": PLAIN}
+    prompt = trusting.post(f"{CHAT}/render", json=body).json()["prompt"]
+    written = '{"name": "weather", "arguments": {"city": "Pölten"}}'
+    said = f"{content}\n{written}" if content else written
+    assert prompt == f"<user>{QUESTION['content']}<assistant>{said}<tool>Rain."
+
+
+@pytest.mark.parametrize("template", [None, PLAIN, PRINTS])
+@pytest.mark.parametrize(
+    "arguments", ["[" * 960 + "]" * 960, "[" * 200_000, '{"a": "\\ud800"}', '"\\ud800"', "\ud800"], ids=len
+)
+def test_arguments_that_a_model_may_have_written_are_no_error_of_the_server(
+    trusting: httpx.Client, engine: FakeEngine, template: str | None, arguments: str
+) -> None:
+    body = {"messages": conversation(arguments)[:2], "chat_template": template, "max_tokens": 1}
+    for route in (f"{CHAT}/render", CHAT):
+        answer = trusting.post(route, content=json.dumps(body), headers={"content-type": "application/json"})
+        assert answer.status_code in (200, 400), answer.text
+        assert "internal" not in answer.text
+
+
+def test_a_message_without_content_cannot_be_continued(trusting: httpx.Client) -> None:
+    body = {"messages": conversation("{}")[:2], "continue_final_message": True, "add_generation_prompt": False}
+    answer = trusting.post(f"{CHAT}/render", json=body | {"chat_template": WITHOUT_CONTENT})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "chat_template")
+    assert "has no content" in answer.json()["error"]["message"]

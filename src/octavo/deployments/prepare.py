@@ -17,6 +17,7 @@ from octavo.engine.request import SamplingParams, ThinkingBudget
 from octavo.errors import InvalidRequest
 from octavo.text import TemplateError, TooManyTokens
 from octavo.text.bounds import WORK_LIMIT
+from octavo.text.encoding import whole_characters
 from octavo.text.formats import JSON
 from octavo.text.template import RESERVED, ChatTemplate
 
@@ -130,7 +131,7 @@ def encode(
     tokenizer, special = deployment.tokenizer, prompt.add_special_tokens
     for item in prompt.prompts:
         if isinstance(item, str):
-            yield Encoded(tokenizer.encode(item, add_special_tokens=special, limit=limit), item)
+            yield Encoded(tokenizer.encode(item, add_special_tokens=special, limit=limit), whole_characters(item))
         else:
             yield Encoded(item)
 
@@ -179,6 +180,11 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
         tools = [tool.for_template() for tool in chat.tool_use.tools]
         if "tools" not in template.source:
             messages = _with_instructions(messages, JSON.instructions(chat.tool_use.tools))
+    if "tool_calls" not in template.source:
+        try:
+            messages = [_with_written_calls(message) if message.get("tool_calls") else message for message in messages]
+        except RecursionError as error:
+            raise InvalidRequest("A tool call's arguments are nested too deep", chat.field) from error
     try:
         text = template.render(
             messages,
@@ -190,9 +196,10 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
             **chat.variables,
         )
     except TemplateError as error:
-        raise InvalidRequest(str(error), chat.field) from error
+        raise InvalidRequest(str(error), chat.field if chat.template is None else "chat_template") from error
     to_ids = tokenizer.encode if deployment.allow_special_tokens_in_messages else tokenizer.encode_rendered
-    return Encoded(to_ids(text, add_special_tokens=chat.add_special_tokens, limit=limit), text)
+    ids = to_ids(text, add_special_tokens=chat.add_special_tokens, limit=limit)
+    return Encoded(ids, whole_characters(text))
 
 
 def _template(deployment: Deployment, chat: Conversation) -> ChatTemplate:
@@ -221,6 +228,15 @@ def _with_instructions(messages: Sequence[dict[str, Any]], text: str) -> list[di
     if first.get("role") != "system" or not isinstance(first.get("content"), str):
         return [{"role": "system", "content": text}, *messages]
     return [{**first, "content": f"{first['content']}\n\n{text}"}, *others]
+
+
+def _with_written_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose calls stand in its content, for templates that do not show any."""
+    content, calls = message.get("content"), JSON.written(message["tool_calls"])
+    others = {key: value for key, value in message.items() if key != "tool_calls"}
+    if isinstance(content, list):
+        return {**others, "content": [*content, {"type": "text", "text": calls}]}
+    return {**others, "content": f"{content}\n{calls}" if content else calls}
 
 
 def _check(request: GenerationRequest, info: ModelInfo) -> None:

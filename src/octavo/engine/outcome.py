@@ -2,6 +2,7 @@
 
 from octavo.engine.request import FinishReason, Output
 from octavo.engine.sequence import Sequence
+from octavo.grammar.errors import GrammarError
 from octavo.grammar.matcher import Matcher
 
 
@@ -25,7 +26,11 @@ def follow(matcher: Matcher, sequence: Sequence, tokens: list[int], room: int) -
         return tokens, True
     forcing = sequence.params.logprobs is None and not len(sequence.bias_ids) and not sequence.is_limited
     advance = matcher.advance(tokens, room - len(tokens) if forcing else 0)
-    return tokens + advance.forced, advance.complete
+    tokens = tokens + advance.forced
+    written, least = sequence.length - sequence.prompt_length + len(tokens), sequence.params.min_tokens
+    if advance.complete and written < least:
+        raise GrammarError(f"min_tokens is {least}, but its grammar is complete after {written} tokens")
+    return tokens, advance.complete
 
 
 def failed(sequence: Sequence, message: str, *, refused: bool = False) -> Output:

@@ -26,13 +26,13 @@ def encoded(backend: tokenizers.Tokenizer, text: str, limit: int | None = None) 
     Raises TooManyTokens: there are more than `limit`. That is known before the ids become Python's, which takes long
     for millions.
     """
-    [encoding] = backend.encode_batch_fast([_clean(text)], add_special_tokens=False)
+    [encoding] = backend.encode_batch_fast([whole_characters(text)], add_special_tokens=False)
     if limit is not None and len(encoding) > limit:
         raise TooManyTokens(len(encoding), exact=True)
     return encoding
 
 
-def _clean(text: str) -> str:
+def whole_characters(text: str) -> str:
     """A lone surrogate (half of a JSON \\u pair) is not a character, and UTF-8 has no bytes for it."""
     if not text.isascii():
         try:

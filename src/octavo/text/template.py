@@ -87,6 +87,8 @@ class ChatTemplate:
             raise TemplateOutOfWork("The chat template is not compiled yet.")
         prepared = template.prepare(messages)
         if continue_final_message:
+            if prepared[-1]["content"] is None:
+                raise TemplateError("The final message has no content, so it cannot be continued.")
             _append(prepared[-1], _CONTINUE_TAG)
         text = template.run(
             {
@@ -131,13 +133,11 @@ class _Template:
             with Budget():
                 compiled: Template = environment().from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
-            return TemplateError(
-                f"The model's chat template is not valid Jinja (line {error.lineno}): {_one_line(error)}"
-            )
+            return TemplateError(f"The chat template is not valid Jinja (line {error.lineno}): {_one_line(error)}")
         except OutOfBounds as error:
-            return TemplateError(f"The model's chat template takes more than it may: {_one_line(error)}.")
+            return TemplateError(f"The chat template takes more than it may: {_one_line(error)}.")
         except Exception as error:  # what the compiler lets through of Python's, which may be anything
-            return TemplateError(f"The model's chat template cannot be compiled: {_kind(error)}")
+            return TemplateError(f"The chat template cannot be compiled: {_kind(error)}")
         return compiled
 
     def run(self, variables: dict[str, Any], work: int = WORK_LIMIT) -> str:
@@ -246,8 +246,8 @@ def _with_parsed_arguments(call: Any) -> Any:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:
-        # A model may have written broken JSON; it then sees what it wrote.
+    except (ValueError, RecursionError):
+        # A model may have written broken JSON, or brackets without end; it then sees what it wrote.
         return call
     return {**call, "function": {**function, "arguments": arguments}}
 
@@ -257,7 +257,11 @@ def _with_text_arguments(call: Any) -> Any:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(arguments := function.get("arguments"), dict | list):
         return call
-    return {**call, "function": {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+    try:
+        text = json.dumps(arguments, ensure_ascii=False)
+    except RecursionError as error:
+        raise TemplateError("A tool call's arguments are nested too deep.") from error
+    return {**call, "function": {**function, "arguments": text}}
 
 
 def _append(message: Message, tag: str) -> None:

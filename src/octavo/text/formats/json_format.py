@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from octavo.grammar.lark import Lark
 from octavo.text.formats.format import ToolFormat
@@ -35,6 +37,13 @@ class BareJson(ToolFormat):
         """Without a marker nothing says where a call begins: only calls that must be made have a grammar."""
         return super().grammar(lark, tools, required=True, parallel=parallel, without="") if required else None
 
+    def written(self, calls: Sequence[Mapping[str, Any]]) -> str:
+        """Calls that were made, as OpenAI's API carries them, for a model whose template knows none.
+
+        Raises RecursionError: arguments that are no string are nested too deep.
+        """
+        return "\n".join(_line(each.get("function") or {}) for each in calls)
+
     def instructions(self, tools: Sequence[Tool]) -> str:
         """What a model whose template knows no tools is told about them, in the system message."""
         functions = "\n".join(json.dumps(tool.for_template()["function"], ensure_ascii=False) for tool in tools)
@@ -44,3 +53,12 @@ class BareJson(ToolFormat):
             "To call one, answer with nothing but a JSON object on a line of its own:\n"
             '{"name": "the function\'s name", "arguments": {"parameter": "value"}}'
         )
+
+
+def _line(function: Mapping[str, Any]) -> str:
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError, RecursionError):  # otherwise they stay as the model wrote them
+            parsed = json.loads(arguments)
+            return json.dumps({"name": function.get("name"), "arguments": parsed}, ensure_ascii=False)
+    return json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
