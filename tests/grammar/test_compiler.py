@@ -1,16 +1,18 @@
 """The process that compiles grammars may end, be slow or not start: that is nobody's 500, and it comes back."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from octavo.grammar import compiler, constraint
-from octavo.grammar.compiler import GrammarBusy, GrammarCompiler, NotCompiled
+from octavo.grammar.compiler import GrammarBusy, GrammarCompiler, Job, NotCompiled, Verdict
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.vocabulary import Vocabulary
@@ -60,6 +62,31 @@ def test_a_process_that_has_ended_is_started_again(compiling: GrammarCompiler) -
         [process] = children()
         process.kill()
         process.wait(10)
+
+
+def test_a_tenant_does_not_wait_in_the_queue_of_another_for_the_same_grammar(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiling = GrammarCompiler(lambda: vocabulary)
+    begun, go_on, judged = threading.Event(), threading.Event(), list[str]()
+
+    def judge(job: Job) -> tuple[Verdict, float]:
+        judged.append(job.source)
+        begun.set()
+        assert go_on.wait(30)
+        return Verdict(), math.inf
+
+    monkeypatch.setattr(compiling, "_judge", judge)
+    blocking, *others, shared = [constraint.regex(pattern, "it") for pattern in ("a", "b", "c", "d")]
+    waiting = [compiling.compile(blocking, "ann")]
+    assert begun.wait(30)
+    waiting += [compiling.compile(each, "ann") for each in (*others, shared)]
+    waiting.append(compiling.compile(shared, "bob"))
+    assert compiling.compile(shared, "bob") is waiting[-1]
+    go_on.set()
+    assert {future.result(30).error for future in waiting} == {None}
+    assert judged == [each.source for each in (blocking, others[0], shared, others[1])]
+    compiling.close()
 
 
 def test_what_was_too_slow_may_be_tried_again(compiling: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,6 +216,11 @@ def test_whatever_is_drawn_keeps_to_the_tags(form: dict[str, Any], seed: int, sp
         ({"type": "plus", "content": text("ab")}, ["ab", "abab"], ["", "aba"]),
         ({"type": "star", "content": tag("<", ANY, ">")}, ["", "<x><>"], ["<x", "x"]),
         ({"type": "repeat", "min": 1, "max": 2, "content": text("a")}, ["a", "aa"], ["", "aaa"]),
+        (
+            {"type": "sequence", "elements": [{"type": "repeat", "min": 0, "max": 0, "content": text("a")}, text("b")]},
+            ["b"],
+            ["ab", "a"],
+        ),
         ({"type": "repeat", "min": 2, "max": -1, "content": text("a")}, ["aa", "aaaa"], ["a"]),
         (tag("<t>", ANY, "</t>"), ["<t>a<b</t>"], ["<t>", "<t>a</t>b</t>", "a</t>"]),
         (tag("<t>", ANY, ["</t>", "]"]), ["<t>a]", "<t>a</t>"], ["<t>a]b"]),
@@ -357,6 +362,8 @@ def refused(value: Any, special: tuple[str, ...] = ()) -> tuple[str | None, str]
         (whole({"type": "repeat", "min": 2, "max": 1, "content": JSON}), "it.format.max"),
         (whole({"type": "repeat", "min": 2, "max": 10**6, "content": JSON}), "it.format.max"),
         (whole({"type": "any_text", "max_chars": -1}), "it.format.max_chars"),
+        (whole({"type": "any_text", "max_chars": 10_001}), "it.format.max_chars"),
+        (whole({"type": "any_text", "max_chars": 1_001, "excludes": ["a"]}), "it.format.max_chars"),
         (whole({"type": "dispatch", "rules": [["a"]]}), "it.format.rules[0]"),
         # Free text of which nothing tells where it ends.
         (whole(sequence(ANY, JSON)), "it.format.elements[0]"),

@@ -1,10 +1,12 @@
 """A deadline: what was generated until then is the answer, and the engine hears that no more is wanted."""
 
+from concurrent.futures import Future
 from typing import Any
 
 import httpx
 import pytest
 
+from octavo.grammar.compiler import GrammarCompiler
 from tests.server.conftest import eventually
 from tests.server.fake import FakeEngine
 from tests.server.sse import events, text_of
@@ -92,3 +94,15 @@ def test_what_is_no_time(http: httpx.Client, timeout: Any) -> None:
     answer = http.post("/v1/chat/completions", json=CHAT | {"timeout": timeout})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "timeout"
+
+
+def test_it_does_not_wait_longer_for_a_grammar(
+    http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GrammarCompiler, "compile", lambda compiling, constraint, tenant: Future())
+    body = {"messages": [{"role": "user", "content": "Well?"}], "structured_outputs": {"regex": "a+"}, "timeout": 0.1}
+    for stream in (False, True):
+        answer = http.post("/v1/chat/completions", json=body | {"stream": stream})
+        assert (answer.status_code, "0.1 s" in answer.json()["error"]["message"]) == (503, True)
+        assert answer.headers["retry-after"]
+    assert engine.requests == []

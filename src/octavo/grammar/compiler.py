@@ -71,11 +71,13 @@ class NotCompiled(OctavoError):
 
     Attributes:
         begin: begins that, for a tenant; see `GrammarCompiler.compile`.
+        timeout: seconds that the request may take which needs it; None for any.
     """
 
     def __init__(self, begin: Callable[[str], Future[Verdict]]) -> None:
         super().__init__("the grammar has not been compiled yet")
         self.begin = begin
+        self.timeout: float | None = None
 
 
 class GrammarBusy(OctavoError):
@@ -100,7 +102,7 @@ class GrammarCompiler:
         self._vocabulary: Vocabulary | None = None
         self._process: _Process | None = None
         self._verdicts: OrderedDict[bytes, tuple[Verdict, float]] = OrderedDict()
-        self._pending: dict[bytes, Future[Verdict]] = {}
+        self._pending: dict[tuple[bytes, str], Future[Verdict]] = {}
         self._closed = False
         self._lock = threading.Lock()
         self._turns: Turns[Verdict] = Turns("octavo-grammars", MAX_WAITING)
@@ -134,12 +136,12 @@ class GrammarCompiler:
         Raises:
             GrammarBusy: the tenant has as many waiting as it may; or the model is being unloaded.
         """
-        key = digest(constraint.source)
+        key = digest(constraint.source), tenant  # what several tenants wait for is compiled at the first one's turn
         with self._lock:
             pending = self._pending.get(key)
             if pending is None:
                 try:
-                    pending = self._turns.submit(tenant, partial(self._compile, constraint))
+                    pending = self._turns.submit(tenant, partial(self._compile, constraint, tenant))
                 except NoTurn:
                     raise GrammarBusy("too many schemas and grammars are waiting to be compiled") from None
                 except RuntimeError:
@@ -154,9 +156,13 @@ class GrammarCompiler:
         if (process := self._process) is not None:
             process.kill()
 
-    def _compile(self, constraint: Constraint) -> Verdict:
+    def _compile(self, constraint: Constraint, tenant: str) -> Verdict:
         key = digest(constraint.source)
         try:
+            with self._lock:
+                known, ends = self._verdicts.get(key, (None, 0.0))
+            if known is not None and time.monotonic() <= ends:
+                return known
             schemas = [(path, msgspec.json.encode(each)) for path, each in constraint.schemas]
             job = Job(constraint.source, schemas, list(constraint.parts))
             verdict, ends = self._judge(job)
@@ -167,7 +173,7 @@ class GrammarCompiler:
             return verdict
         finally:
             with self._lock:
-                del self._pending[key]
+                del self._pending[key, tenant]
 
     def _judge(self, job: Job) -> tuple[Verdict, float]:
         """The verdict, and until when it holds. Raises GrammarBusy: no process can be started."""

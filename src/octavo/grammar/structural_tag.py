@@ -124,6 +124,9 @@ class _Writer:
             case tag_formats.Grammar(source):
                 return [Next(rest=f"{self._grammar(source, f'{path}.grammar')} {self.then(after)}")]
             case tag_formats.AnyText(excludes, most):
+                if excludes and most is not None and most > tag_formats.MAX_CHARACTERS_WITHOUT:
+                    bound = tag_formats.MAX_CHARACTERS_WITHOUT
+                    raise GrammarError(f"it is more than {bound} beside 'excludes'", f"{path}.max_chars")
                 pattern = ANYTHING if most is None else f"(?s:.{{0,{most}}})"
                 return [Next(rest=self._text(path, {}, after, excludes, pattern=pattern))]
             case tag_formats.Sequence(elements):
@@ -306,6 +309,8 @@ class _Writer:
         if isinstance(form, tag_formats.Repeat):
             if form.max != -1 and form.max < form.min:
                 raise GrammarError("it is less than 'min'", f"{path.removesuffix('.content')}.max")
+            if form.max == 0:
+                return after
             return [Next(rest=f"{one}{{{form.min},{'' if form.max == -1 else form.max}}} {behind}")]
         more = self._rule(f"{one}* {behind}")
         if isinstance(form, tag_formats.Plus):

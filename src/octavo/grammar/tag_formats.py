@@ -15,8 +15,10 @@ from octavo.grammar.errors import MAX_CAUSE, GrammarError
 from octavo.grammar.schema import check_size
 
 MAX_REPEATS = 1_000
-MAX_CHARACTERS = 100_000
+MAX_CHARACTERS = 10_000
 """Of text whose length is bounded: a lexer counts them in states."""
+MAX_CHARACTERS_WITHOUT = 1_000
+"""Of such text that some texts must not be in: it has a multiple of the states."""
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0, le=MAX_REPEATS)]

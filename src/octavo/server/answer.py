@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from octavo.grammar.compiler import GrammarBusy, NotCompiled
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.dialect import Dialect, Writer
-from octavo.server.errors import overloaded
+from octavo.server.errors import overloaded, unavailable
 from octavo.server.generation import ServedGeneration
 from octavo.server.offload import off_loop
 from octavo.server.reply import EventStream, Reply
@@ -134,11 +135,16 @@ async def prepare_request(server: Server, parse: Parse, context: RequestContext,
         try:
             return await _attempt(server, parse, context, brief=size <= BRIEF_BYTES)
         except NotCompiled as missing:
+            left = None if missing.timeout is None else context.started + missing.timeout - time.perf_counter()
             try:
-                # Others may wait for the same grammar, whatever becomes of this request.
-                await asyncio.shield(asyncio.wrap_future(missing.begin(context.tenant)))
+                async with asyncio.timeout(left):
+                    # Others may wait for the same grammar, whatever becomes of this request.
+                    await asyncio.shield(asyncio.wrap_future(missing.begin(context.tenant)))
             except GrammarBusy as error:
                 raise overloaded(f"The server is overloaded: {error}.", RETRY_COMPILING) from error
+            except TimeoutError as error:
+                message = f"The 'timeout' of {missing.timeout:g} s was over before the answer's grammar was compiled."
+                raise unavailable(message, RETRY_COMPILING) from error
 
 
 async def _attempt(server: Server, parse: Parse, context: RequestContext, *, brief: bool) -> Prepared:
@@ -157,7 +163,11 @@ def _prepare(server: Server, parse: Parse, context: RequestContext, work: int) -
     request = parse()
     request = replace(request, priority=server.priority(request.priority, context))
     deployment, info = server.admit(request.model)
-    return prepare(request, deployment, info, server.seed, work=work)
+    try:
+        return prepare(request, deployment, info, server.seed, work=work)
+    except NotCompiled as missing:
+        missing.timeout = request.timeout
+        raise
 
 
 def _write(writer: Writer, choices: Sequence[Sequence[Delta]]) -> bytes:
