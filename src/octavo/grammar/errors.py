@@ -22,12 +22,18 @@ MAX_CAUSE = 300
 
 _IN_JSON = re.compile(r"^at \d+\(\d+\): failed to compile JSON schema: ")
 
+_OPTION = re.compile(r"^oneOf constraints are not supported\..*")
+"""It names an option that clients do not have."""
+
 
 def cause(message: str) -> str:
     """The one line of llguidance's message that says what is wrong: regular expressions have it at the end."""
     lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "<non-verbose/>")]
     said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
-    return _IN_JSON.sub("", said or (lines or ["it is not valid"])[0])[:MAX_CAUSE]
+    found = _IN_JSON.sub("", said or (lines or ["it is not valid"])[0])
+    return _OPTION.sub("oneOf is not supported where several of its schemas may hold at once; anyOf is", found)[
+        :MAX_CAUSE
+    ]
 
 
 def digest(source: str) -> bytes:
