@@ -208,6 +208,9 @@ def test_why_a_message_ends(claude: anthropic.Anthropic, engine: FakeEngine) -> 
     assert (cut.stop_reason, cut.stop_sequence, cut.usage.output_tokens) == ("max_tokens", None, 3)
     stopped = both(claude, stop_sequences=["two", "thr"])
     assert (blocks_of(stopped), stopped.stop_reason, stopped.stop_sequence) == (["One, "], "stop_sequence", "two")
+    engine.reply = lambda prompt, index: PARIS
+    stopped = both(claude, stop_sequences=['"Paris'])  # no "tool_use": the call is not whole
+    assert (blocks_of(stopped), stopped.stop_reason) == ([("get_weather", {})], "stop_sequence")
     engine.step_seconds = 0.02
     timed = both(claude, extra_body={"timeout": 0.01}, max_tokens=200)
     assert (timed.stop_reason, timed.stop_sequence) == ("max_tokens", None)

@@ -214,6 +214,17 @@ def test_thoughts_and_calls_that_are_cut(hermes: openai.OpenAI, engine: FakeEngi
         assert response.status == "incomplete"
 
 
+def test_a_call_that_a_stop_string_cuts_is_incomplete(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: f"I look.\n{PARIS}"
+    for stop, statuses in (('"Paris', ["completed", "incomplete"]), ("</tool_call>", ["completed", "completed"])):
+        response = both(hermes, tools=[WEATHER], extra_body={"stop": [stop]})
+        assert [item.status for item in response.output] == statuses
+        assert response.status == statuses[-1]
+        details = response.incomplete_details and response.incomplete_details.reason
+        assert details == ("max_output_tokens" if response.status == "incomplete" else None)
+        assert (response.completed_at is None) == (response.status == "incomplete")
+
+
 def test_a_round_trip_of_tools(hermes: openai.OpenAI, engine: FakeEngine) -> None:
     engine.reply = lambda prompt, index: f"<think>\nHm.\n</think>\n\nI look.\n{PARIS}"
     first = ask(hermes, tools=[WEATHER])

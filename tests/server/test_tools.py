@@ -117,6 +117,59 @@ def test_a_call_that_is_cut_ends_by_length(hermes: openai.OpenAI, engine: FakeEn
     assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
 
 
+CUT = "|stop|"
+WRITTEN = {
+    "hermes": PARIS,
+    "llama3_json": '{"name": "get_weather", "parameters": {"city": "Paris"}}',
+    "mistral": '[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Paris"}}]',
+    "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n"
+    "</function>\n</tool_call>",
+    "pythonic": '[get_weather(city="Paris")]',
+    "deepseek_v31": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}'
+    "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    "openai": '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>',
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_a_call_that_a_stop_string_cuts_is_none_to_be_made(engine: FakeEngine, form: str) -> None:
+    """Wherever it is cut: the answer ends with a call exactly if that is whole."""
+    written, reasons = WRITTEN[form], set()
+    with running(ServerSettings(), served(engine, answers=AnswerFormat.of(None, "", form))) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=60)
+        for place in range(len(written), 0, -3):
+            engine.reply = lambda prompt, index, at=place: written[:at] + CUT + written[at:]  # type: ignore[misc]
+            choice = ask(client, stop=[CUT]).choices[0]
+            called = choice.message.tool_calls or ()
+            whole = [call for call in called if is_json(call.function.arguments)]
+            assert (choice.finish_reason == "tool_calls", choice.stop_reason) == (bool(whole), CUT)
+            chunks = list(ask(client, stop=[CUT], stream=True))
+            assert chunks[-1].choices[0].finish_reason == choice.finish_reason
+            reasons.add((choice.finish_reason, bool(called)))
+    assert reasons == {("stop", False), ("stop", True), ("tool_calls", True)}
+
+
+def is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_call_that_other_ends_cut(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: PARIS
+    quote = engine.tokenizer.encode(PARIS)[-14]
+    cut = ask(hermes, extra_body={"stop_token_ids": [quote]}).choices[0]
+    assert (cut.finish_reason, cut.stop_reason, bool(cut.message.tool_calls)) == ("stop", quote, True)
+    engine.reply = lambda prompt, index: PARIS.replace("Paris", "Paris " * 20)
+    again = {"max_pattern_size": 20, "min_count": 4}
+    cut = ask(hermes, extra_body={"repetition_detection": again}).choices[0]
+    assert (cut.finish_reason, bool(cut.message.tool_calls)) == ("repetition", True)
+    engine.reply = lambda prompt, index: PARIS[:-16]  # the model's own mistake
+    assert ask(hermes).choices[0].finish_reason == "tool_calls"
+
+
 def test_what_must_be_called_has_a_grammar(hermes: openai.OpenAI, engine: FakeEngine) -> None:
     engine.reply = lambda prompt, index: PARIS
     named = {"type": "function", "function": {"name": "get_weather"}}

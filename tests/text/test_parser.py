@@ -17,6 +17,8 @@ OPEN, CLOSE = "<think>", "</think>"
 class ThinkParser:
     """A parser with markup: the shortest that holds text back."""
 
+    in_call = False
+
     def __init__(self) -> None:
         self._tags = [OPEN, CLOSE]
         self._held = ""

@@ -102,8 +102,8 @@ def join(deltas: Sequence[Delta]) -> Delta:
     )
 
 
-REPEATS = Finish("repetition", "repetition_detected")
-"""vLLM's words."""
+def _repeats() -> Finish:
+    return Finish("repetition", "repetition_detected")  # vLLM's words
 
 
 def _finish(reason: FinishReason, stop: str | int | None) -> Finish:
@@ -182,7 +182,9 @@ class Choice:
             text += self._released(self._detokenizer.flush())
             if self._end is None:
                 text += "" if self._stops is None else self._stops.flush()
-                self._end = REPEATS if output.finish_reason is None or repeats else _finish(output.finish_reason, stop)
+                self._end = (
+                    _repeats() if output.finish_reason is None or repeats else _finish(output.finish_reason, stop)
+                )
         if self._end is not None:
             parts += self._last(text, self._end)
         else:
@@ -195,7 +197,10 @@ class Choice:
 
     def _last(self, text: str, finish: Finish) -> list[Part]:
         self.finished = True
-        return [*self._parse(text), *self._parser.flush(), finish]
+        parts = [*self._parse(text), *self._parser.flush()]
+        ended_by_model = finish.reason == FinishReason.STOP and finish.stop is None
+        finish.cut_call = not ended_by_model and self._parser.in_call
+        return [*parts, finish]
 
     def _released(self, text: str) -> str:
         """The text but for what may be a stop string's beginning; a whole one ends the choice."""

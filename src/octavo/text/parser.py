@@ -15,6 +15,11 @@ class Parser(Protocol):
         """Whether what comes next is reasoning, as far as the text says."""
         ...
 
+    @property
+    def in_call(self) -> bool:
+        """Whether there is a call so far, and the last one's arguments are not whole."""
+        ...
+
     def push(self, text: str) -> list[Part]:
         """The parts that this piece of text completes. What may yet turn out to be markup is held back."""
         ...
@@ -28,6 +33,7 @@ class PlainParser:
     """Knows no markup: all of it is text."""
 
     thinking = False
+    in_call = False
 
     def push(self, text: str) -> list[Part]:
         """The text."""

@@ -44,10 +44,13 @@ class Finish(Struct):
         reason: "stop", "length" or "repetition".
         stop: the stop string, or the client's stop token, that ended it; "timeout" if its time was over;
             "repetition_detected".
+        cut_call: whether it came within a call, of which nobody should take the arguments for whole. A model that
+            ends its turn there has made a mistake in a whole one.
     """
 
     reason: str
     stop: str | int | None = None
+    cut_call: bool = False
 
 
 Part = Text | Reasoning | ToolCall | Finish

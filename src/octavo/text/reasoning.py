@@ -86,6 +86,11 @@ class ReasoningParser:
         self._reader = Reader()
         self._reading: Reading[None] | None = self._read(form, opened)
 
+    @property
+    def in_call(self) -> bool:
+        """Whether the answer's last call is not whole."""
+        return self._answer.in_call
+
     def push(self, text: str) -> list[Part]:
         """The parts that this piece of text completes."""
         if self._reading is None:

@@ -120,8 +120,9 @@ class ChatWriter(OpenAIWriter):
         yield b"}"
 
     def _reason(self, choice: Delta) -> str:
-        reason = super()._reason(choice)
-        return self._calls.reason if reason == "stop" and self._calls.begun(choice.index) else reason
+        assert choice.finish is not None
+        calls = choice.finish.reason == "stop" and self._calls.begun(choice.index) and not choice.finish.cut_call
+        return self._calls.reason if calls else super()._reason(choice)
 
     def _members(self) -> Iterator[bytes]:
         if self._with_ids:

@@ -164,6 +164,9 @@ class ResponseWriter(ErrorWriter):
                     self._finish("incomplete", scores)
                     reason = "timeout" if stop == "timeout" else "max_output_tokens"
                     self.response["incomplete_details"] = {"reason": reason}
+                case Finish(cut_call=True):
+                    self._finish("incomplete", scores)
+                    self.response["incomplete_details"] = {"reason": "max_output_tokens"}  # the API has no better one
                 case Finish():
                     self._finish("completed", scores)
                     self.response["completed_at"] = int(time.time())

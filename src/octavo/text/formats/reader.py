@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from octavo.text.parts import Part, Reasoning, Text, ToolCall, join_parts
-from octavo.text.scanner import Reading, Scanner
+from octavo.text.scanner import Reading, Scanner, drop
 from octavo.text.tools import Tool
 
 
@@ -27,6 +27,12 @@ class Reader(Scanner):
         self.is_silent = True
         self.thinking = False
         self._parts: list[Part] = []
+        self._last_arguments: list[str] = []
+
+    @property
+    def in_call(self) -> bool:
+        """Whether there is a call, and the last one's arguments are not whole."""
+        return self.calls > 0 and not _is_object("".join(self._last_arguments))
 
     def text(self, piece: str) -> None:
         """For the client to read."""
@@ -44,11 +50,13 @@ class Reader(Scanner):
         self.let_go()
         self._parts.append(ToolCall(self.calls, name))
         self.calls += 1
+        self._last_arguments.clear()
 
     def arguments(self, piece: str) -> None:
         """More of the last call's arguments, as JSON."""
         if piece:
             self._parts.append(ToolCall(self.calls - 1, "", piece))
+            self._last_arguments.append(piece)
 
     def give_back(self) -> None:
         """What was held is text after all."""
@@ -79,6 +87,11 @@ class ReadingParser:
         """Whether what comes next is reasoning."""
         return self._reader.thinking
 
+    @property
+    def in_call(self) -> bool:
+        """Whether the last call's arguments are not whole."""
+        return self._reader.in_call
+
     def push(self, text: str) -> list[Part]:
         """The parts that this piece of text completes."""
         if not text:
@@ -93,6 +106,19 @@ class ReadingParser:
         next(self._reading, None)
         self._reader.give_back()
         return self._reader.parts()
+
+
+def _is_object(text: str) -> bool:
+    """Whether a text is an object from its first brace to its last, as models write JSON."""
+    scanner = Scanner()
+    scanner.push(text.lstrip())
+    scanner.end()
+    reading = scanner.value(drop)
+    try:
+        next(reading)
+    except StopIteration as end:
+        return text.lstrip().startswith("{") and bool(end.value)
+    raise AssertionError("the text has ended")
 
 
 def decoded(string: str) -> str:
