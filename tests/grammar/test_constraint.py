@@ -17,6 +17,7 @@ from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError, cause
 from octavo.grammar.matcher import Matcher, compile_grammar
 from octavo.grammar.process import judge
+from octavo.grammar.schema import KEYWORDS, misspelt
 from octavo.grammar.vocabulary import Vocabulary
 from tests.properties import examples
 
@@ -153,6 +154,12 @@ UNSUPPORTED = [
     {"unevaluatedItems": False},
     {"divisibleBy": 3},
     {"extends": {"type": "string"}},
+    {"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+    {"type": "string", "minLenght": 3},
+    {"type": "string", "maxlength": 3},
+    {"type": "object", "propertes": {"a": {"type": "string"}}},
+    {"type": "object", "additonalProperties": False},
+    {"Enum": ["a"]},
     {"disallow": "string"},
     {"type": "string", "format": "no-such-format"},
     {"$dynamicRef": "#a"},
@@ -185,6 +192,30 @@ def test_what_cannot_be_kept_is_refused_where_it_stands(wrong: dict[str, Any], p
     assert path == "it" + place
     assert "\n" not in error
     assert "option" not in error  # which no client has
+
+
+def test_annotations_of_somebodys_own_are_taken() -> None:
+    """OpenAPI's and those of others: they look like no keyword."""
+    own = {
+        "example": "a",
+        "nullable": True,
+        "discriminator": {"propertyName": "a"},
+        "x-order": 1,
+        "note": "a",
+        "menu": 1,
+    }
+    schema = {
+        "type": "string",
+        "readOnly": True,
+        "deprecated": False,
+        "$id": "x",
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "t",
+        **own,
+    }
+    assert verdict(constraint.json_schema(schema, "it"))[0] is None
+    for keyword in KEYWORDS:
+        assert misspelt(keyword) is None
 
 
 @pytest.mark.parametrize(

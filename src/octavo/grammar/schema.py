@@ -13,8 +13,14 @@ MAX_DEPTH = 100
 MAX_VALUES = 10_000
 """Keywords, enumerated values and all other members together: ten times as many as OpenAI's API takes."""
 
-UNKNOWN = frozenset({"divisibleBy", "disallow", "extends", "x-guidance"})
-"""Keywords of drafts that nobody reads any more, which would be ignored; and one that would turn others off."""
+MAX_ANNOTATIONS = 256
+"""Members that are no keywords, by their names: each is compared with those that are."""
+
+UNKNOWN = frozenset(
+    {"divisibleBy", "disallow", "extends", "contentEncoding", "contentMediaType", "contentSchema", "x-guidance"}
+)
+"""Keywords that would be ignored: of drafts that nobody reads any more, and of what is written in strings; and one that
+would turn others off."""
 
 _SINGLE = (
     "additionalItems",
@@ -42,9 +48,16 @@ def check_schema(schema: Any, path: str) -> None:
     if not isinstance(schema, dict | bool):
         raise GrammarError(f"a JSON schema is an object, not {_kind(schema)}", path)
     check_size(schema, path, "the schema")
+    others: set[str] = set()
     for where, each in _with_subschemas(schema, path):
         if unknown := sorted(UNKNOWN & each.keys()):
             raise GrammarError(f"the keyword {unknown[0]!r} is not supported", where)
+        for key in each.keys() - KEYWORDS - others:
+            if (meant := misspelt(key)) is not None:
+                raise GrammarError(f"{key!r} is no keyword and would be ignored; did you mean {meant!r}?", where)
+            others.add(key)
+        if len(others) > MAX_ANNOTATIONS:
+            raise GrammarError(f"there are more than {MAX_ANNOTATIONS} different members that are no keywords", path)
 
 
 def check_size(value: Any, path: str, what: str) -> None:
@@ -83,6 +96,50 @@ def _with_subschemas(schema: Any, path: str) -> Iterator[tuple[str, dict[str, An
         where, each = waiting.pop()
         yield where, each
         waiting.extend(subschemas(each, where))
+
+
+KEYWORDS = frozenset(
+    {"type", "enum", "const", "format", "pattern", "required", "uniqueItems", "multipleOf", "minLength", "maxLength"}
+    | {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "minItems",
+        "maxItems",
+        "minContains",
+        "maxContains",
+    }
+    | {"minProperties", "maxProperties", "dependentRequired", "dependencies"}
+    | {*_SINGLE, *_LISTS, *_MAPS}
+)
+"""Those that say what is valid."""
+
+
+def misspelt(key: str) -> str | None:
+    """The keyword that was meant by one that is none: with other capitals, or, if it is long, with letters swapped, one
+    missing or one too many. Everything else is an annotation of somebody's own."""
+    if len(key) > _LONGEST or key in KEYWORDS:
+        return None
+    letters = "".join(sorted(key.lower()))
+    found = _BY_LETTERS.get(letters)
+    if found is not None and (len(key) >= _LONG or found.lower() == key.lower()):
+        return found
+    if len(key) < _LONG:
+        return None
+    fewer = (_BY_LETTERS.get(letters[:place] + letters[place + 1 :]) for place in range(len(letters)))
+    return _WITHOUT_A_LETTER.get(letters) or next(filter(None, fewer), None)
+
+
+_LONG = 6
+_BY_LETTERS = {"".join(sorted(keyword.lower())): keyword for keyword in sorted(KEYWORDS)}
+_WITHOUT_A_LETTER = {
+    letters[:place] + letters[place + 1 :]: keyword
+    for letters, keyword in _BY_LETTERS.items()
+    if len(keyword) > _LONG
+    for place in range(len(letters))
+}
+_LONGEST = max(map(len, KEYWORDS)) + 1
 
 
 _OPEN = frozenset(("$ref", "additionalProperties", "allOf", "anyOf", "minProperties", "oneOf", "patternProperties"))
