@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from octavo.server import recordings
+from octavo.server import background, recordings
 from octavo.server.keys import ApiKey
 from octavo.server.settings import ServerSettings
 from octavo.text import load_tokenizer
@@ -374,7 +374,8 @@ def test_a_stream_that_goes_wrong_ends_as_failed(client: openai.OpenAI, engine: 
     engine.fail_after = 3
     events, final = streamed(client)
     assert events[-1].type == "response.failed"
-    assert (final.status, final.error.code) == ("failed", "server_error")
+    assert (final.status, final.error.code, final.usage.output_tokens) == ("failed", "server_error", 3)
+    assert output_of(events) == final.to_dict()["output"]
     assert client.responses.retrieve(final.id).to_dict() == final.to_dict()
     with pytest.raises(openai.InternalServerError):
         ask(client)
@@ -458,20 +459,82 @@ def test_what_follows_a_response_ends_when_it_is_cancelled(client: openai.OpenAI
 
 def test_recordings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recordings, "KEPT_BYTES", 100)
-    kept = recordings.Recordings()
-    for number in range(5):
-        kept.begin(("", str(number))).add(b"x" * 38 + b"\n\n")
-    assert all(kept.get(("", str(number))) for number in range(5))
-    for number in range(5):
-        kept.end(("", str(number)))
-    assert [number for number in range(5) if kept.get(("", str(number)))] == [3, 4]
+    kept = recordings.Recordings(live_bytes=500)
+    live = [kept.begin(("", str(number)), b"x" * 38 + b"\n\n") for number in range(6)]
+    assert all(kept.get(("", str(number))) for number in range(6))
+    kept.drop(live[0].key)  # which nobody could ask for when it ends
+    for each in live:
+        kept.end(each)
+    assert [number for number in range(6) if kept.get(("", str(number)))] == [4, 5]
+    kept.end(kept.begin(("", "long"), b"x" * 102 + b"\n\n"))
+    assert [number for number in ("4", "5", "long") if kept.get(("", number))] == ["4", "5"]
+
+
+@pytest.fixture
+def narrow(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
+    """A server that has 32 kB for the events of what it works on."""
+    monkeypatch.setattr(background, "LIVE_BYTES", 32_000)
+    with running(ServerSettings(max_body_bytes=4_000), served(engine)) as url:
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="EMPTY", max_retries=0, timeout=60)
+
+
+def test_events_of_what_is_worked_on_are_bounded(narrow: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "Fine."
+    engine.hold = True
+    fields: dict[str, Any] = {"background": True, "stream": True, "metadata": {str(n): "x" * 200 for n in range(10)}}
+    streams: list[Any] = []
+
+    def fill() -> None:
+        while len(streams) < 100:
+            streams.append(ask(narrow, **fields))
+
+    with pytest.raises(openai.InternalServerError, match="events of responses in background") as refused:
+        fill()
+    assert refused.value.status_code == 503
+    assert float(refused.value.response.headers["retry-after"]) > 0
+    assert len(streams) > 1
+    engine.hold = False
+    assert [list(stream)[-1].type for stream in streams] == ["response.completed"] * len(streams)
+    assert list(ask(narrow, **fields))[-1].type == "response.completed"
+
+
+def test_a_response_with_too_many_events_is_followed_no_further(narrow: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "a b c d " * 40
+    *events, last = ask(narrow, background=True, stream=True)
+    assert (last.type, last.code, last.sequence_number) == ("error", "service_unavailable", len(events))
+    response_id = events[0].response.id
+    eventually(lambda: narrow.responses.retrieve(response_id).status == "completed")
+    assert narrow.responses.retrieve(response_id).output_text == "a b c d " * 40
+    with pytest.raises(openai.BadRequestError, match="are not there"):
+        narrow.responses.retrieve(response_id, stream=True)
+
+
+def test_what_was_said_until_a_response_was_cancelled_stays(client: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "All is well that ends well. " * 20
+    engine.step_seconds = 0.01
+    with ask(client, background=True, stream=True) as stream:
+        events = [next(stream)]
+        while events[-1].type != "response.output_text.delta":
+            events.append(next(stream))
+        cancelled = client.responses.cancel(events[0].response.id)
+        events += stream
+    final = events[-1].response
+    assert cancelled.to_dict() == client.responses.retrieve(cancelled.id).to_dict() == final.to_dict()
+    assert (cancelled.status, cancelled.error, events[-1].type) == ("cancelled", None, "response.failed")
+    assert cancelled.output_text
+    assert output_of(events) == final.to_dict()["output"]
+    assert [item.status for item in final.output] == ["incomplete"]
+    assert final.usage.output_tokens > 0
 
 
 def test_failures_in_background_are_told(client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.fail_after = 1
     response = ask(client, background=True)
     eventually(lambda: client.responses.retrieve(response.id).status == "failed")
-    assert client.responses.retrieve(response.id).error.code == "server_error"  # type: ignore[union-attr]
+    failed = client.responses.retrieve(response.id)
+    assert failed.error is not None
+    assert failed.usage is not None
+    assert (failed.error.code, failed.usage.output_tokens) == ("server_error", 1)
 
 
 def test_everybody_sees_their_own(engine: FakeEngine) -> None:

@@ -1,6 +1,7 @@
 """The signal to stop, sent to a real process; and the socket, taken before anything else."""
 
 import contextlib
+import json
 import resource
 import signal
 import socket
@@ -91,6 +92,27 @@ def test_drain_timeout_of_whole_answers() -> None:
         response = answer.result(timeout=10)
         assert response.status_code == 503
         assert response.headers["retry-after"] == "1"
+        assert child.wait(timeout=10) == 0
+
+
+def test_drain_timeout_of_what_is_in_background() -> None:
+    """Whoever follows it learns how it ended."""
+    body = {"input": "hi", "background": True, "stream": True, "max_output_tokens": 100, "ignore_eos": True}
+    with process(step_seconds=0.1, drain_seconds=0.3) as (child, client), contextlib.ExitStack() as stack:
+        chunks = stack.enter_context(client.stream("POST", "/v1/responses", json=body)).iter_text()
+        raw = next(chunks)
+        name = json.loads(raw.split("\n")[1].removeprefix("data: "))["response"]["id"]
+        others = stack.enter_context(client.stream("GET", f"/v1/responses/{name}?stream=true")).iter_text()
+        late = next(others)
+        eventually(lambda: metric(client.get("/metrics").text, "vllm:num_requests_running") == 1)
+        child.send_signal(signal.SIGTERM)
+        raw += "".join(chunks)
+        assert late + "".join(others) == raw
+        event, data = raw.removesuffix("\n\n").split("\n\n")[-1].split("\n")
+        failed = json.loads(data.removeprefix("data: "))["response"]
+        assert (event, failed["status"]) == ("event: response.failed", "failed")
+        assert failed["error"]["message"] == "The server is shutting down."
+        assert [item["status"] for item in failed["output"]] == ["incomplete"]
         assert child.wait(timeout=10) == 0
 
 

@@ -32,32 +32,42 @@ class InFlight:
     def __init__(self) -> None:
         self.draining = False
         self._work: set[asyncio.Task[bytes]] = set()
+        self._followers: set[asyncio.Task[bytes]] = set()
 
     def admit(self) -> None:
         """Raise the error for a request that comes after the signal to stop."""
         if self.draining:
             raise unavailable("The server is shutting down.", retry_after=1.0)
 
-    def start(self, work: Coroutine[Any, Any, bytes]) -> asyncio.Task[bytes]:
-        """Work something out, counted until it ends."""
+    def start(self, work: Coroutine[Any, Any, bytes], *, follows: bool = False) -> asyncio.Task[bytes]:
+        """Work something out, counted until it ends.
+
+        Args:
+            follows: it ends soon after other work has, and says how that ended: it is not cancelled together with it.
+        """
         task = asyncio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        tasks = self._followers if follows else self._work
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     async def drain(self, seconds: float) -> None:
         """Wait until all work has ended, then cancel what is left after so many seconds."""
         self.draining = True
-        if self._work:
-            await asyncio.wait(self._work, timeout=seconds)
+        await self._wait(seconds)
         self.cancel()
-        if self._work:  # they say how they ended
-            await asyncio.wait(self._work, timeout=ENDING_SECONDS)
+        await self._wait(ENDING_SECONDS)  # they say how they ended
+        for task in self._followers:
+            task.cancel()
 
     def cancel(self) -> None:
         """End all work now; its clients get an error."""
         for task in self._work:
             task.cancel()
+
+    async def _wait(self, seconds: float) -> None:
+        if tasks := self._work | self._followers:
+            await asyncio.wait(tasks, timeout=seconds)
 
 
 class EventStream:
@@ -156,11 +166,18 @@ class Reply(Response):
 
     Args:
         work: works out the answer. writer: what writes pings and errors. streamed: whether it comes as events.
-        ping_seconds: see `EventStream`.
+        ping_seconds: see `EventStream`. follows: see `InFlight.start`.
     """
 
     def __init__(
-        self, work: Work, writer: ErrorWriter, in_flight: InFlight, *, streamed: bool, ping_seconds: float
+        self,
+        work: Work,
+        writer: ErrorWriter,
+        in_flight: InFlight,
+        *,
+        streamed: bool,
+        ping_seconds: float,
+        follows: bool = False,
     ) -> None:
         super().__init__()
         self._work = work
@@ -168,12 +185,13 @@ class Reply(Response):
         self._in_flight = in_flight
         self._streamed = streamed
         self._ping_seconds = ping_seconds
+        self._follows = follows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Race the work against the client's patience."""
         self._in_flight.admit()
         stream = EventStream(send, self._writer.ping, self._ping_seconds)
-        work = self._in_flight.start(self._work(stream))
+        work = self._in_flight.start(self._work(stream), follows=self._follows)
         gone = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)

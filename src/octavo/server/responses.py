@@ -243,8 +243,9 @@ class Responses:
                 raise invalid("Only a response that was made with 'background' can be cancelled.", "response_id")
             if stored.beat is None:
                 return stored
+            await self._background.cancel(tenant, id)
+            # What another process works on, which hears of it there. It changes nothing that has ended.
             await self._store.replace(_changed(stored, status="cancelled"))
-            self._background.stop(tenant, id)
             return await self._store.get(tenant, id)
 
     # --- what a request goes on with

@@ -178,14 +178,13 @@ class ResponseWriter(ErrorWriter):
         return self.flush()
 
     def cancel(self) -> None:
-        """The response is not wanted any more."""
-        self.response |= {"status": "cancelled", "error": None}
+        """The response is not wanted any more. What there is of it stays."""
+        self._break_off()
+        self.response |= {"status": "cancelled", "completed_at": None, "error": None}
 
     def fail(self, error: ApiError) -> None:
         """The response went wrong."""
-        if self._item is not None:
-            self.response["output"].append(self._item.item("incomplete"))
-            self._item = None
+        self._break_off()
         code = "server_error" if error.status_code >= 500 else "invalid_prompt"
         if error.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             code = "rate_limit_exceeded"
@@ -229,6 +228,12 @@ class ResponseWriter(ErrorWriter):
         if self._item is not None:
             self.response["output"].append(self._item.end(status))
             self._item = None
+
+    def _break_off(self) -> None:
+        self._close("incomplete")
+        usage = self._generation.usage
+        if usage.completion_tokens:  # before the first token nothing is known of the work
+            self.response["usage"] = usage_object(usage)
 
     def _finish(self, status: str, scores: list[dict[str, Any]]) -> None:
         if self._item is None and not self.response["output"]:
