@@ -515,7 +515,7 @@ def test_counting_is_what_is_read(claude: anthropic.Anthropic, engine: FakeEngin
 def test_a_wrong_field_is_named_as_it_was_written(
     address: str, engine: FakeEngine, fields: dict[str, Any], where: str
 ) -> None:
-    body = fields_of(fields | fields.get("extra_body", {}))
+    body = fields_of(fields | fields.get("extra_body", {}) | {"extra_body": None})
     for stream in (False, True):
         answer = httpx.post(address + URL, json=body | {"stream": stream})
         assert answer.status_code == 400, answer.text

@@ -174,8 +174,8 @@ class JsonRequest(Request):
             body = self._model.model_validate(value)
         except ValidationError as error:
             raise invalid_field(error.errors(include_url=False, include_input=False), value) from error
-        if issubclass(self._model, Body):
-            RequestContext.of(self.scope).warning = unknown_fields(self._model, value)
+        if isinstance(body, Body):
+            RequestContext.of(self.scope).warning = unknown_fields(body, value)
         return body
 
 

@@ -17,7 +17,7 @@ from octavo.server.dialects.dialect import Dialect, Writer
 from octavo.server.dialects.logprobs import LogprobFormat
 from octavo.server.errors import ERROR_RESPONSES, ApiError, error_body, invalid
 from octavo.server.schema.base import Body, Ignored
-from octavo.server.schema.sampling import RepetitionDetection, SamplingBody, StopList
+from octavo.server.schema.sampling import RepetitionDetection, RequestId, SamplingBody, StopList
 from octavo.server.schema.tokens import TokenId
 
 MAX_TOP_LOGPROBS = 20
@@ -30,6 +30,7 @@ class StreamOptions(Body):
 
     include_usage: bool = Field(False, description="One more chunk before the end, with the usage and no choices.")
     continuous_usage_stats: bool = Field(False, description="The usage so far in every chunk.")
+    include_obfuscation: Ignored = None
 
 
 def _some(tokens: int) -> int:
@@ -67,7 +68,7 @@ class OpenAIBody(SamplingBody):
     )
     truncation_side: Literal["left", "right"] = Field("left", description="Where it is cut, if it is.")
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
-    request_id: str = Field("", max_length=128, description="What the answer's id ends with; made up if absent.")
+    request_id: RequestId = Field("", max_length=128, description="What the answer's id ends with; made up if absent.")
     metadata: Ignored = None
     prompt_cache_key: Ignored = None
     prompt_cache_retention: Ignored = None

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from octavo.grammar import constraint
 from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
-from octavo.server.schema.base import Body, WrongElement
+from octavo.server.schema.base import Body, Ignored, WrongElement
 from octavo.server.schema.constraints import NOTHING_ELSE, refused
 from octavo.server.schema.template import effort_variables
 from octavo.server.schema.tools import MAX_TOOLS, Function, FunctionName, Mode, NamedChoice, ToolFields
@@ -21,11 +21,16 @@ MIN_BUDGET = 1024
 class ToolDefinition(Body):
     """A tool of the client's. Those that Anthropic's servers run, or its models were taught, are refused."""
 
+    schema_field = "input_schema"
+
     type: Literal["custom"] = "custom"
     name: str
     description: str = ""
     input_schema: dict[str, Any] = Field(description="JSON schema of an object.")
     strict: bool = Field(False, description="Refuse a schema that input cannot be kept to.")
+    cache_control: Ignored = None
+    eager_input_streaming: Ignored = None
+    output_schema: Ignored = None
 
     @model_validator(mode="before")
     @classmethod

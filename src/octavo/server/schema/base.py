@@ -1,5 +1,6 @@
 """What all bodies have in common."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -20,10 +21,14 @@ class Body(BaseModel):
     Attributes:
         generates: whether a model answers, so that a constraint must not be ignored.
         schema_field: where clients of this API say what an answer must look like.
+        moved: fields that other APIs have, and what this one has instead.
+        has_more: whether clients send members that it does not have and that say nothing to a model here.
     """
 
     generates: ClassVar[bool] = True
     schema_field: ClassVar[str] = "response_format"
+    moved: ClassVar[Mapping[str, str]] = {}
+    has_more: ClassVar[bool] = False
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
@@ -33,21 +38,29 @@ class Body(BaseModel):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-def refuse(value: Any) -> NoReturn:
-    """A field that is known, and not supported."""
-    raise ValueError("this field is not supported, and ignoring it would change what you get")
+def refuse(value: Any, instead: str = "") -> NoReturn:
+    """A field that is known, and not supported. `instead`: what is."""
+    hint = f"; use {instead} instead" if instead else ""
+    raise ValueError(f"this field is not supported, and ignoring it would change what you get{hint}")
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a field says nothing. 0 is a value: of a budget it is the strictest."""
+    return value is False or value in ("", [], {})
 
 
 def _refuse_unless_empty(value: Any) -> None:
-    if value is not False and value not in ("", [], {}):  # 0 is a value: of a budget it is the strictest
+    if not is_empty(value):
         refuse(value)
 
 
 Ignored = Annotated[Any, Field(description="Accepted; changes nothing.")]
 """What other servers' bookkeeping needs."""
 
-Unsupported = Annotated[Any, BeforeValidator(_refuse_unless_empty), Field(description="Not supported: refused.")]
-UnsupportedSchema = Annotated[Any, BeforeValidator(refuse), Field(description="Not supported: refused.")]
+NOT_SUPPORTED = "Not supported: refused."
+
+Unsupported = Annotated[Any, BeforeValidator(_refuse_unless_empty), Field(description=NOT_SUPPORTED)]
+UnsupportedSchema = Annotated[Any, BeforeValidator(refuse), Field(description=NOT_SUPPORTED)]
 """An empty JSON schema, too, is one: of any JSON, but of nothing else."""
 
 

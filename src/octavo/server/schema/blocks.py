@@ -12,6 +12,8 @@ from octavo.server.schema.messages import MAX_MESSAGES
 class TextBlock(Body):
     """A piece of text."""
 
+    has_more = True
+
     type: Literal["text"]
     text: str
 

@@ -11,7 +11,7 @@ from octavo.grammar.constraint import Constraint
 from octavo.grammar.errors import GrammarError
 from octavo.server.errors import invalid
 from octavo.server.schema.base import Body, Unsupported, WrongElement
-from octavo.server.schema.constraints import refused
+from octavo.server.schema.constraints import NOTHING_ELSE, refused
 from octavo.server.schema.response_items import ItemList
 from octavo.server.schema.sampling import SamplingBody, StopList
 from octavo.server.schema.template import Effort, Variables
@@ -134,11 +134,20 @@ Choice = Annotated[Mode | FunctionChoice | SomeTools, BeforeValidator(_tool_choi
 class TextFormat(Body):
     """What the text must look like."""
 
+    model_config = NOTHING_ELSE
+
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = Field(None, max_length=256)
     description: str | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     strict: bool | None = Field(None, description="The schema is kept to either way.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_flat(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("json_schema"), dict):
+            raise WrongElement("this is the chat API's; what is in it belongs beside 'type'", "json_schema")
+        return data
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> "TextFormat":
@@ -208,6 +217,7 @@ class ResponsesRequest(SamplingBody):
     """POST /v1/responses"""
 
     schema_field = "text.format"
+    moved = MOVED
 
     model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
     input: ItemList
@@ -250,7 +260,7 @@ class ResponsesRequest(SamplingBody):
     @model_validator(mode="before")
     @classmethod
     def _has_the_names_of_this_api(cls, data: Any) -> Any:
-        for old, new in MOVED.items():
+        for old, new in cls.moved.items():
             if isinstance(data, dict) and data.get(old) is not None:
                 raise WrongElement(f"the Responses API has {new!r} instead", old)
         return data

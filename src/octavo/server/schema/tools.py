@@ -10,7 +10,7 @@ from octavo.deployments.request import ToolUse
 from octavo.grammar.errors import GrammarError
 from octavo.grammar.schema import check_schema
 from octavo.server.errors import invalid
-from octavo.server.schema.base import Body
+from octavo.server.schema.base import Body, Ignored
 from octavo.server.schema.constraints import refused
 from octavo.text.tools import Tool
 
@@ -26,14 +26,19 @@ _NAME = re.compile(rf"[a-zA-Z0-9_.-]{{1,{MAX_TOOL_NAME}}}")
 class Function(Body):
     """A function of the client's."""
 
+    schema_field = "parameters"
+
     name: str
     description: str = ""
     parameters: dict[str, Any] | None = Field(None, description="JSON schema of an object; no parameters if absent.")
     strict: bool = Field(False, description="Refuse a schema that arguments cannot be kept to.")
+    output_schema: Ignored = None
 
 
 class FunctionTool(Body):
     """A tool. Functions are the only kind: tools that a server runs are refused."""
+
+    schema_field = "function.parameters"
 
     type: Literal["function"]
     function: Function
