@@ -101,8 +101,21 @@ def test_what_is_packed_counts_unpacked(limited: httpx.Client, engine: FakeEngin
     assert time.monotonic() - started < 10
 
 
-def values(count: int) -> bytes:
-    return b'{"prompt":[%b1]}' % (b"1," * (count - 1))
+def values(count: int, name: bytes = b"prompt", more: bytes = b"") -> bytes:
+    return b'{"%b":[%b1]%b}' % (name, b"1," * (count - 1), more)
+
+
+def test_what_is_no_prompt_has_no_context(http: httpx.Client) -> None:
+    for path, content in (
+        ("/detokenize", values(300_000, b"tokens")),
+        ("/v1/completions", values(300_000, b"prompt", b',"truncate_prompt_tokens":5')),
+        ("/v1/completions", values(300_000, b"stop_token_ids")),
+    ):
+        answer = http.post(path, content=content, headers=JSON)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert "an array of 300,000 values, which is too many" in error["message"]
+        assert (error["code"], f"'{error['param']}'" in error["message"]) == (None, True)
 
 
 def test_bodies_of_too_many_values(http: httpx.Client, engine: FakeEngine) -> None:

@@ -395,6 +395,46 @@ def test_clients_retry_after_overload(
     assert waits == [3.0]
 
 
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("?stream=true&starting_after=-2", "starting_after"),
+        ("?stream=perhaps", "stream"),
+        ("/input_items?limit=0", "limit"),
+        ("/input_items?limit=x&order=asc", "limit"),
+        ("/input_items?order=up", "order"),
+    ],
+)
+def test_a_wrong_parameter_of_a_query_is_named(http: httpx.Client, query: str, name: str) -> None:
+    error = error_of(http.get(f"/v1/responses/x{query}"), 400)
+    assert error["param"] == name
+    assert error["message"].startswith(f"Invalid '{name}': ")
+
+
+@pytest.mark.parametrize("name", ["a b", "a\n", "\x7f", "ä", "\u2028"])
+def test_request_ids_are_one_plain_word(http: httpx.Client, engine: FakeEngine, name: str) -> None:
+    assert refused(http, request_id=name)["param"] == "request_id"
+    assert engine.requests == []
+    assert http.post(CHAT, json={"messages": MESSAGES, "request_id": "~a!"}).json()["id"].endswith("-~a!")
+
+
+WHITESPACE = {"whitespace_pattern": " ?", "disable_any_whitespace": True}
+
+
+@pytest.mark.parametrize("kind", [{"regex": "a+"}, {"choice": ["a"]}, {"grammar": 'root ::= "a"'}])
+@pytest.mark.parametrize("about", WHITESPACE)
+def test_whitespace_is_about_json(http: httpx.Client, engine: FakeEngine, kind: dict[str, Any], about: str) -> None:
+    error = refused(http, structured_outputs=kind | {about: WHITESPACE[about]})
+    assert error["param"] == f"structured_outputs.{about}"
+    assert next(iter(kind)) in error["message"]
+    assert engine.requests == []
+    nothing = {"whitespace_pattern": None, "disable_any_whitespace": False}
+    assert http.post(TEXT, json={"prompt": "hi", "structured_outputs": kind | nothing}).status_code == 200
+    json = {"json": {"type": "integer"}, about: WHITESPACE[about]}
+    assert http.post(TEXT, json={"prompt": "hi", "structured_outputs": json}).status_code == 200
+    assert refused(http, structured_outputs=json | WHITESPACE)["param"] == "structured_outputs.whitespace_pattern"
+
+
 def test_never_fits(http: httpx.Client, engine: FakeEngine) -> None:
     engine.refuse = RequestRefused(Refusal.TOO_LONG, "9 prompt tokens need 10 pages, but there are 3")
     error = refused(http)

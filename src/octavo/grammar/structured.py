@@ -15,6 +15,11 @@ FIELD = "structured_outputs"
 
 KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
 
+JSON_KINDS = ("json", "json_object", "structural_tag")
+
+WHITESPACE = ("whitespace_pattern", "disable_any_whitespace")
+"""What may be said of the blanks in them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuredOutputsParams:
@@ -33,7 +38,7 @@ class StructuredOutputsParams:
             line with its indentation.
 
     Raises:
-        InvalidRequest: none or several of them, or a value of another type.
+        InvalidRequest: none or several of them, a value of another type, or whitespace where there is no JSON.
     """
 
     json: str | dict[str, Any] | None = None
@@ -59,6 +64,17 @@ class StructuredOutputsParams:
             object.__setattr__(self, "choice", tuple(several))
         if len(self._given()) != 1:
             raise InvalidRequest(f"'{FIELD}' must have exactly one of {', '.join(KINDS)}", FIELD)
+        self._check_whitespace()
+
+    def _check_whitespace(self) -> None:
+        [kind], about = self._given(), [name for name in WHITESPACE if getattr(self, name)]
+        if about and kind not in JSON_KINDS:
+            message = (
+                f"{FIELD}.{about[0]} is about JSON's tokens: it goes with {', '.join(JSON_KINDS)}, not with {kind}"
+            )
+            raise InvalidRequest(message, f"{FIELD}.{about[0]}")
+        if len(about) > 1:
+            raise InvalidRequest(f"{FIELD}.{about[0]} and {about[1]} exclude each other", f"{FIELD}.{about[0]}")
 
     def constraint(self) -> Constraint:
         """The same as a grammar. Raises GrammarError: it cannot be kept to."""

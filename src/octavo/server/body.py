@@ -37,8 +37,11 @@ LARGE_BODIES_PARSED = 2
 LONGEST_ARRAY = 2**18
 """Values of an array that is read: one that has more, and more than any prompt may have tokens, is refused before."""
 
-PROMPTS = frozenset({"input", "prompt", "tokens"})
-"""Fields that are token ids."""
+PROMPTS = frozenset({"input", "prompt"})
+"""Fields that a model must have room for."""
+
+CUTS = b'"truncate_prompt_tokens"'
+"""A prompt of which only so much is kept may be longer than the context."""
 
 ENCODINGS = "gzip, deflate"
 
@@ -162,7 +165,7 @@ class JsonRequest(Request):
             raise ApiError(413, f"The request body is more than this server accepts: {error}.") from error
         except large_json.ArrayTooLongError as error:
             where = "The request body" if error.field is None else f"'{error.field}'"
-            if error.field in PROMPTS:
+            if error.field in PROMPTS and CUTS not in data:
                 however = f"{where} has {error.count:,} values."
                 raise context_length_exceeded(self._longest_context, however, error.field) from error
             raise invalid(f"{where} has an array of {error.count:,} values, which is too many.", error.field) from error

@@ -203,7 +203,8 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """Answer parameters of a path or query that do not fit."""
     assert isinstance(error, RequestValidationError)
     errors = [{**item, "loc": item["loc"][1:]} for item in error.errors()]
-    return error_response(invalid_field(errors, error.body), request.scope)
+    given = {**request.query_params, **request.path_params}
+    return error_response(invalid_field(errors, given), request.scope)
 
 
 def invalid_field(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
