@@ -1,10 +1,12 @@
 """Fields beyond OpenAI's: what of them reaches the engine, and what is refused before."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from octavo.engine.request import Refusal, RequestRefused
 from octavo.text import Tokenizer
 from tests.server.fake import CONTEXT, FakeEngine
 from tests.server.sse import events
@@ -92,3 +94,50 @@ def test_no_whole_vocabularies(http: httpx.Client, engine: FakeEngine, field: st
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field
     assert engine.requests == []
+
+
+LONG = 32_768
+IDLE = {"echo": True, "max_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "fits"),
+    [
+        ({"prompt": [5] * 7000, "logprobs": 20, "n": 64, **IDLE}, "n", {"n": 7}),
+        ({"prompt": [5] * 7000, "prompt_logprobs": 20, "n": 64, "max_tokens": 1}, "n", {"n": 7}),
+        ({"prompt": [[5] * 500] * 110, "logprobs": 20, **IDLE}, "logprobs", {"logprobs": 18}),
+        (
+            {"prompt": [[5] * LONG] * 3, "prompt_logprobs": 20, "logprobs": 1, **IDLE},
+            "prompt_logprobs",
+            {"prompt_logprobs": 9},
+        ),
+        ({"prompt": [[5] * LONG] * 31, "logprobs": 1, "n": 2, **IDLE}, "prompt", {"prompt": [[5] * (LONG // 2)] * 16}),
+    ],
+)
+def test_log_probabilities_of_prompts_are_bounded(
+    http: httpx.Client, engine: FakeEngine, fields: dict[str, Any], param: str, fits: dict[str, Any]
+) -> None:
+    assert engine.info is not None
+    engine.info = replace(engine.info, max_model_len=LONG + 1)
+    engine.refuse = RequestRefused(Refusal.OVERLOADED, "it has been asked")
+    answer = http.post("/v1/completions", json=fields)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param
+    [value] = fits.values()
+    most = f"{value:,}" if isinstance(value, int) else f"{sum(map(len, value)):,} tokens"
+    assert error["message"].endswith(f"may be at most {most}." if isinstance(value, int) else f"at most {most}.")
+    assert engine.requests == []
+    assert http.post("/v1/completions", json=fields | fits).status_code == 429  # as the engine says
+    if isinstance(value, int):
+        [name] = fits
+        assert http.post("/v1/completions", json=fields | {name: value + 1}).status_code == 400
+
+
+def test_a_long_context_is_scored_with_all_alternatives(http: httpx.Client, engine: FakeEngine) -> None:
+    assert engine.info is not None
+    engine.info = replace(engine.info, max_model_len=LONG)
+    engine.refuse = RequestRefused(Refusal.OVERLOADED, "it has been asked")
+    for wanted in ({"logprobs": 20, "prompt_logprobs": 20}, {"logprobs": 20}, {"prompt_logprobs": 20}):
+        body = {"prompt": [5] * LONG, "echo": True, "max_tokens": 0}
+        assert http.post("/v1/completions", json=body | wanted).status_code == 429

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from octavo.deployments.choice import Prompt, TextOptions
 from octavo.deployments.deployment import Deployment
+from octavo.deployments.prompt_logprobs import check_prompt_logprobs, prompt_logprobs
 from octavo.deployments.request import Conversation, GenerationRequest, RawPrompts, Truncation
 from octavo.deployments.shape import Shape, shape_of
 from octavo.engine.config import ModelInfo
@@ -88,6 +89,7 @@ def prepare(
             _cut(each, kept, request.truncation, deployment) for each in _encode_up_to(limit, request, deployment, work)
         ]
     prompts = [_checked(each, request, info) for each in encoded]
+    check_prompt_logprobs(request, sum(len(prompt.token_ids) for prompt in prompts))
     shape = shape_of(request, deployment, prompts[0].text)
     bad_words = _spelled(request.sampling.bad_words, deployment, info)
     params = [
@@ -333,7 +335,7 @@ def _sampling_params(
         seed=seed if sampling.seed is None else sampling.seed % 2**SEED_BITS,
         stop_token_ids=tuple(sorted(stop_token_ids)),
         logprobs=request.logprobs,
-        prompt_logprobs=_prompt_logprobs(request),
+        prompt_logprobs=prompt_logprobs(request),
     )
 
 
@@ -388,16 +390,6 @@ def _thinking(request: GenerationRequest, prompt: Prompt, deployment: Deployment
 
 def _given(value: T | None, default: T) -> T:
     return default if value is None else value
-
-
-def _prompt_logprobs(request: GenerationRequest) -> int | None:
-    """How many the engine must report: for `prompt_logprobs`, for an echo, or because nothing else is wanted."""
-    wanted = [request.prompt_logprobs]
-    if request.echo:
-        wanted.append(request.logprobs)
-    if request.max_tokens == 0:
-        wanted.append(0)
-    return max((count for count in wanted if count is not None), default=None)
 
 
 def _text_options(request: GenerationRequest, shape: Shape, end_token_ids: Iterable[int]) -> TextOptions:
