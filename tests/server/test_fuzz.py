@@ -35,6 +35,7 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 2},
     "/v1/chat/completions/render": {"messages": MESSAGES},
     "/v1/responses": {"input": "hi", "max_output_tokens": 2},
+    "/v1/responses/input_tokens": {"input": "hi"},
     "/v1/messages": {"messages": MESSAGES, "max_tokens": 2},
     "/v1/messages/count_tokens": {"messages": MESSAGES},
     "/v1/completions": {"prompt": "hi", "max_tokens": 2},

@@ -305,6 +305,24 @@ def test_conversations(client: openai.OpenAI, engine: FakeEngine) -> None:
     assert (gone.value.param, gone.value.code) == ("previous_response_id", "previous_response_not_found")
 
 
+def test_counting_is_what_is_read(hermes: openai.OpenAI, engine: FakeEngine) -> None:
+    engine.reply = lambda prompt, index: "Fine."
+    first = ask(hermes)
+    schema = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+    fields: dict[str, Any]
+    for fields in (
+        {"instructions": "Be brief."},
+        {"previous_response_id": first.id, "tools": [WEATHER], "tool_choice": "required"},
+        {"input": [{"type": "item_reference", "id": first.output[0].id}], "text": {"format": schema}},
+    ):
+        asked = {"model": MODEL, "input": "Well?"} | fields
+        begun = len(engine.requests)
+        counted = hermes.responses.input_tokens.count(**asked)
+        assert (counted.object, len(engine.requests)) == ("response.input_tokens", begun)
+        assert counted.input_tokens == ask(hermes, **asked).usage.input_tokens > 0
+    assert hermes.responses.input_tokens.count(model=MODEL, input="x" * 5000).input_tokens > 5000
+
+
 def test_items_of_the_input(client: openai.OpenAI, engine: FakeEngine) -> None:
     parts = [{"type": "input_text", "text": "Well"}, {"type": "input_text", "text": "?"}]
     inputs = [{"role": "user", "content": text} for text in ("a", "b")] + [{"role": "user", "content": parts}]
@@ -368,6 +386,11 @@ def test_refusals_name_the_field(client: openai.OpenAI, fields: dict[str, Any], 
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, **fields)
     assert refused.value.param == param
+    with pytest.raises(openai.BadRequestError) as uncounted:
+        client.post(
+            "/responses/input_tokens", body={"input": "?"} | fields | fields.get("extra_body", {}), cast_to=dict
+        )
+    assert uncounted.value.body == refused.value.body
 
 
 def test_a_stream_that_goes_wrong_ends_as_failed(client: openai.OpenAI, engine: FakeEngine) -> None:

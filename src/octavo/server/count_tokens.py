@@ -5,6 +5,7 @@ from starlette.responses import Response
 
 from octavo.deployments import Deployment
 from octavo.deployments.prepare import encode
+from octavo.deployments.request import Conversation, RawPrompts
 from octavo.server.body import JsonRoute
 from octavo.server.context import Server
 from octavo.server.dialects.anthropic_messages import ERROR_RESPONSES, CountTokensRequest
@@ -29,9 +30,14 @@ def count_tokens_routes(server: Server) -> APIRouter:
 def _counted(model: Deployment, body: CountTokensRequest) -> Response:
     if body.output_config is not None:
         body.output_config.constraint()  # an answer cannot be made for what is refused here
+    return json_response({"input_tokens": length_of(model, body.conversation())})
+
+
+def length_of(model: Deployment, prompt: RawPrompts | Conversation) -> int:
+    """The tokens of one prompt, whether or not the model has room for them. Raises ApiError: 400."""
     try:
-        [encoded] = encode(model, body.conversation(), MAX_TOKENS)
+        [encoded] = encode(model, prompt, MAX_TOKENS)
     except TooManyTokens as error:
         message = f"{error}, more than the {MAX_TOKENS} that this route counts.".capitalize()
-        raise invalid(message, "messages") from error
-    return json_response({"input_tokens": len(encoded.token_ids)})
+        raise invalid(message, prompt.field) from error
+    return len(encoded.token_ids)

@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from octavo.server.answer import begin
+from octavo.errors import InvalidRequest
+from octavo.server.answer import Parse, begin, prepare_request
 from octavo.server.background import Background
 from octavo.server.body import INLINE_BYTES, JsonRoute
 from octavo.server.context import Server
+from octavo.server.count_tokens import length_of
 from octavo.server.dialects.responses import ResponseWriter, generation_request, new_response
 from octavo.server.errors import ERROR_RESPONSES, ApiError, internal, invalid, unavailable
 from octavo.server.models import json_response
@@ -47,6 +49,13 @@ def response_routes(server: Server) -> APIRouter:
     async def create(request: Request, body: ResponsesRequest) -> Response:
         """Answer a conversation of items. With `stream` the answer comes as typed server-sent events."""
         return await responses.create(request, body)
+
+    @router.post("/input_tokens")
+    async def count_input_tokens(request: Request, body: ResponsesRequest) -> Response:
+        """The tokens of the prompt that a response would answer; nothing is generated. The request is checked as it is
+        there, but the prompt may be longer than the model has room for."""
+        counted = await responses.count(request, body)
+        return json_response({"object": "response.input_tokens", "input_tokens": counted})
 
     @router.get("/{response_id}")
     async def retrieve(
@@ -131,9 +140,21 @@ def _changed(stored: StoredResponse, **members: Any) -> StoredResponse:
     return replace(stored, response=orjson.dumps(stored.parsed() | members), beat=None)
 
 
-async def _inline(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-    """What is done so quickly that a thread would only delay it."""
-    return function(*args, **kwargs)
+async def _call(size: int, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+    """Do something with so many bytes: in a thread, unless they are so few that it would only delay it."""
+    return function(*args, **kwargs) if size <= INLINE_BYTES else await off_loop(function, *args, **kwargs)
+
+
+class _Asked(NamedTuple):
+    """A request together with what it goes on with.
+
+    Attributes:
+        new: its own items. size: bytes of all that the prompt is made of. parse: see `begin`.
+    """
+
+    new: Items
+    size: int
+    parse: Parse
 
 
 class Responses:
@@ -146,23 +167,17 @@ class Responses:
 
     async def create(self, http: Request, body: ResponsesRequest) -> Response:
         """A new response."""
-        body.check()
+        asked = await self._asked(http, body)
+        new, size = asked.new, asked.size
+        prepared, generation = await begin(self._server, http, asked.parse, size=size)
+        writer = ResponseWriter(await _call(size, new_response, body, prepared), generation, body.logprobs_wanted)
         tenant = _tenant(http)
-        earlier = await self._conversation(tenant, body.previous_response_id)
-        new = await self._with_referenced(tenant, body.input)
-        size = len(await http.body()) + sum(each.size for each in earlier)
-        call = _inline if size <= INLINE_BYTES else off_loop
-        with _store_errors():
-            items = await call(_all_items, earlier)
-        parse = partial(generation_request, body, items, new)
-        prepared, generation = await begin(self._server, http, parse, size=size)
-        writer = ResponseWriter(await call(new_response, body, prepared), generation, body.logprobs_wanted)
         begun = StoredResponse(
             tenant=tenant,
             id=writer.id,
             previous=body.previous_response_id,
             response=b"",
-            input=await call(_array, new) if body.store else b"",
+            input=await _call(size, _array, new) if body.store else b"",
             created=time.time(),
             item_ids=[item["id"] for item in new],
         )
@@ -248,7 +263,31 @@ class Responses:
             await self._store.replace(_changed(stored, status="cancelled"))
             return await self._store.get(tenant, id)
 
+    async def count(self, http: Request, body: ResponsesRequest) -> int:
+        """The tokens of a request's prompt. Raises ApiError, InvalidRequest: it could not be answered."""
+        asked = await self._asked(http, body)
+        context = RequestContext.of(http.scope)
+        try:
+            prepared = await prepare_request(self._server, asked.parse, context, size=asked.size)
+        except InvalidRequest as error:
+            if error.context_length is None:
+                raise
+            model = self._server.model(body.model)
+            return await off_loop(lambda: length_of(model, asked.parse().prompt))
+        return len(prepared.prompts[0].token_ids)
+
     # --- what a request goes on with
+
+    async def _asked(self, http: Request, body: ResponsesRequest) -> _Asked:
+        """What a request asks for. Raises ApiError: 400, 503."""
+        body.check()
+        tenant = _tenant(http)
+        earlier = await self._conversation(tenant, body.previous_response_id)
+        new = await self._with_referenced(tenant, body.input)
+        size = len(await http.body()) + sum(each.size for each in earlier)
+        with _store_errors():
+            items = await _call(size, _all_items, earlier)
+        return _Asked(new, size, partial(generation_request, body, items, new))
 
     async def _conversation(self, tenant: str, previous: str | None) -> list[StoredResponse]:
         """The responses that a request goes on with. Raises ApiError: 400, 503."""
