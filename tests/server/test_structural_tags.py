@@ -78,7 +78,7 @@ def test_the_bare_field_tells_where_it_belongs(http: httpx.Client, engine: FakeE
     for url in BODIES:
         answer = http.post(url, json=BODIES[url] | {"structural_tag": json.dumps(TAGS)})
         assert answer.status_code == 400
-        assert "'structured_outputs'" in answer.text
+        assert "use structured_outputs.structural_tag instead" in answer.text
     assert engine.requests == []
 
 

@@ -316,6 +316,7 @@ HINTS = {
     "regex": "structured_outputs.regex",
     "grammar": "structured_outputs.grammar",
     "ebnf": "structured_outputs.grammar",
+    "structural_tag": "structured_outputs.structural_tag",
     "bnf": "structured_outputs.grammar",
     "gbnf": "structured_outputs.grammar",
 }

@@ -16,7 +16,7 @@ from pydantic.json_schema import WithJsonSchema
 
 from octavo.deployments.request import Sampling
 from octavo.grammar.constraint import Constraint
-from octavo.server.schema.base import NOT_SUPPORTED, Body, Unsupported, WrongElement, as_list, is_empty, refuse
+from octavo.server.schema.base import Body, Unsupported, UnsupportedSchema, WrongElement, as_list, is_empty, refuse
 from octavo.server.schema.constraints import ResponseFormat, StructuredOutputs, constraint_of
 from octavo.server.schema.hints import instead_of
 from octavo.server.schema.tokens import TokenIds
@@ -57,11 +57,6 @@ def _one_word(value: str) -> str:
     return value
 
 
-def _of_structured_outputs(value: Any) -> None:
-    if value not in ("", {}):
-        raise ValueError("this is no field of a body but of 'structured_outputs', or a type of 'response_format'")
-
-
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}")
 
 Biases = Annotated[
@@ -88,9 +83,6 @@ BadWord = Annotated[str, Field(min_length=1, max_length=MAX_BAD_WORD_LENGTH)]
 BadWords = Annotated[list[BadWord], Field(max_length=MAX_BAD_WORDS, fail_fast=True)]
 
 
-Elsewhere = Annotated[Any, Field(description=NOT_SUPPORTED)]
-"""Constraints under the names that other servers, or older ones, have for them."""
-
 ELSEWHERE = (
     "ebnf",
     "grammar",
@@ -100,7 +92,9 @@ ELSEWHERE = (
     "guided_regex",
     "json_schema",
     "regex",
+    "structural_tag",
 )
+"""Constraints under the names that other servers, or older ones, have for them."""
 
 
 RequestId = Annotated[str, AfterValidator(_one_word)]
@@ -147,22 +141,22 @@ class SamplingBody(Body):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    ebnf: Elsewhere = None
-    grammar: Elsewhere = None
-    guided_choice: Elsewhere = None
-    guided_grammar: Elsewhere = None
-    guided_json: Elsewhere = None
-    guided_regex: Elsewhere = None
-    json_schema: Elsewhere = None
+    ebnf: Unsupported = None
+    grammar: Unsupported = None
+    guided_choice: Unsupported = None
+    guided_grammar: Unsupported = None
+    guided_json: UnsupportedSchema = None
+    guided_regex: Unsupported = None
+    json_schema: UnsupportedSchema = None
     kv_transfer_params: Unsupported = None
     length_penalty: Annotated[Any, BeforeValidator(_one), Field(description="Not supported: refused unless 1.")] = None
     logits_processors: Unsupported = None
     lora_path: Unsupported = None
     prompt_embeds: Unsupported = None
-    regex: Elsewhere = None
+    regex: Unsupported = None
     repetition_detection: Unsupported = None
     stop_regex: Unsupported = None
-    structural_tag: Annotated[Any, BeforeValidator(_of_structured_outputs), Field(description=NOT_SUPPORTED)] = None
+    structural_tag: Unsupported = None
     thinking_token_budget: Unsupported = None
     truncate_prompt_tokens: Unsupported = None
     use_beam_search: Unsupported = None
@@ -170,11 +164,12 @@ class SamplingBody(Body):
 
     @field_validator(*ELSEWHERE, mode="before")
     @classmethod
-    def _are_elsewhere(cls, value: Any, info: ValidationInfo) -> None:
+    def _are_elsewhere(cls, value: Any, info: ValidationInfo) -> Any:
         """An empty JSON schema, too, is one: of any JSON, but of nothing else."""
         name = info.field_name or ""
         if "json" in name or not is_empty(value):
             refuse(value, " or ".join(instead_of(name, cls.schema_field)))
+        return value
 
     def constraint(self) -> Constraint | None:
         """What the answer must look like. Raises ApiError: it cannot be kept to, or two things are asked for."""
