@@ -142,7 +142,7 @@ def test_what_leaves_no_token_to_draw_is_the_requests_mistake(client: openai.Ope
     for fields in ({"allowed_token_ids": [500]}, {"bad_words": ["y", "ye", "yes"]}):
         with pytest.raises(openai.BadRequestError, match=f"grammar and {next(iter(fields))} leave no token to draw"):
             ask(client, extra_body=yes | fields)
-    with pytest.raises(openai.BadRequestError, match="min_tokens is 10, but its grammar is complete after"):
+    with pytest.raises(openai.BadRequestError, match="min_tokens is 10, but the grammar is complete after"):
         ask(client, extra_body=yes | {"min_tokens": 10})
     # Found out in the middle of a stream, it is an event.
     never_b = {"structured_outputs": {"regex": "a{20}b"}, "bad_words": ["b", "ab", "aab", "aaab", "aaaab"]}

@@ -232,7 +232,8 @@ def test_access_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> Non
         rf"POST /v1/completions 200 [\d.]+ ms, {tokens} prompt and 3 output tokens of {re.escape(MODEL)}, request me"
     )
     assert re.fullmatch(pattern, caplog.messages[0])
-    assert re.fullmatch(r"GET /nope%0aPOST 404 [\d.]+ ms, request \w+", caplog.messages[1])
+    said = r"There is no route GET /nope\\x0aPOST\."
+    assert re.fullmatch(rf"GET /nope%0aPOST 404 [\d.]+ ms, request \w+: {said}", caplog.messages[1])
     assert "secret" not in caplog.messages[1]
 
 

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from octavo.text import ChatTemplate, Tokenizer, TooManyTokens
 from octavo.text.spec import Pieces, TokenizerSpec
-from octavo.text.written import Written
+from octavo.text.written import Written, written
 from tests.properties import examples
 from tests.text.conftest import Trained
 
@@ -466,3 +466,13 @@ def test_what_a_template_wrote_is_told_from_what_it_was_given(expression: str, x
     assert own == {position for position, character in enumerate(text) if character.lower() in OWN}
     assert all(a < b for span in text.spans for a, b in [span])
     assert all(before[1] < after[0] for before, after in zip(text.spans, text.spans[1:], strict=False))
+
+
+@pytest.mark.parametrize("text", ["", "<", "<ab>"])
+@pytest.mark.parametrize("count", range(-1, 7))
+def test_what_is_put_between_all_characters(text: str, count: int) -> None:
+    for new in ("", "xy"):
+        replaced = written(text).replace("", new, count)
+        assert replaced == text.replace("", new, count)
+        own = {position for start, end in getattr(replaced, "spans", ()) for position in range(start, end)}
+        assert own == {position for position, character in enumerate(replaced) if character in OWN}

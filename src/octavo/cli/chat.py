@@ -137,9 +137,12 @@ def _converse(conversation: Chat) -> None:
     while True:
         try:
             text = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             console.print()
             return
+        except KeyboardInterrupt:  # a moment too late for the answer that it was meant for, maybe
+            console.print("\nCtrl-D ends.", style="dim")
+            continue
         match text:
             case "":
                 continue

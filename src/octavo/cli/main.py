@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import octavo
-from octavo.cli.configuration import SERVE_SETTINGS, choose_model, configure, show
+from octavo.cli.configuration import SERVE_SETTINGS, Configuration, choose_model, configure, show
 from octavo.cli.console import console
 from octavo.cli.options import Group, model_argument, model_option, settings_options
 from octavo.cli.parameters import BENCH_ENGINE, INFO_ENGINE, ChatParameters, LatencyParameters, OfflineParameters
@@ -58,6 +58,7 @@ def serve(models: tuple[str, ...], **flags: object) -> None:
 
     _interruptible()
     configure_logging(configuration.server.log_level, console)
+    _warn(configuration)
     serve_models(configuration)
 
 
@@ -72,10 +73,14 @@ def config() -> None:
 def config_show(models: tuple[str, ...], **flags: object) -> None:
     """Show the effective settings."""
     configuration = configure(models, flags)
-    for warning in configuration.warnings:
-        console.print(f"octavo: {warning}", markup=False, soft_wrap=True)
+    _warn(configuration)
     for line in show(configuration):
         click.echo(line)
+
+
+def _warn(configuration: Configuration) -> None:
+    for warning in configuration.warnings:
+        console.print(f"octavo: {warning}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -182,12 +182,9 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
         tools = [tool.for_template() for tool in chat.tool_use.tools]
         if "tools" not in template.source:
             messages = _with_instructions(messages, JSON.instructions(chat.tool_use.tools))
-    if "tool_calls" not in template.source:
-        try:
-            messages = [_with_written_calls(message) if message.get("tool_calls") else message for message in messages]
-        except RecursionError as error:
-            raise InvalidRequest("A tool call's arguments are nested too deep", chat.field) from error
     try:
+        if any(message.get("tool_calls") for message in messages) and not template.shows_calls(with_tools=bool(tools)):
+            messages = [_with_written_calls(message) if message.get("tool_calls") else message for message in messages]
         text = template.render(
             messages,
             work,
@@ -197,6 +194,8 @@ def _encode_chat(deployment: Deployment, chat: Conversation, limit: int, work: i
             continue_final_message=chat.continue_final_message,
             **chat.variables,
         )
+    except RecursionError as error:
+        raise InvalidRequest("A tool call's arguments are nested too deep", chat.field) from error
     except TemplateError as error:
         raise InvalidRequest(str(error), chat.field if chat.template is None else "chat_template") from error
     to_ids = tokenizer.encode if deployment.allow_special_tokens_in_messages else tokenizer.encode_rendered

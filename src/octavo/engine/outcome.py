@@ -29,7 +29,7 @@ def follow(matcher: Matcher, sequence: Sequence, tokens: list[int], room: int) -
     tokens = tokens + advance.forced
     written, least = sequence.length - sequence.prompt_length + len(tokens), sequence.params.min_tokens
     if advance.complete and written < least:
-        raise GrammarError(f"min_tokens is {least}, but its grammar is complete after {written} tokens")
+        raise GrammarError(f"min_tokens is {least}, but the grammar is complete after {written} tokens")
     return tokens, advance.complete
 
 
@@ -48,12 +48,12 @@ def undrawable(sequence: Sequence, position: int) -> Output:
     """What is told of a sequence whose request leaves no token to draw."""
     params = sequence.params
     asked = {
-        "its grammar": params.grammar,
+        "the grammar": params.grammar,
         "allowed_token_ids": params.allowed_token_ids,
         "bad_words": params.bad_words,
         "logit_bias": params.logit_bias,
         "min_tokens": params.min_tokens,
-        "the budget of its thinking": params.thinking,
+        "thinking_token_budget": params.thinking,
     }
     *others, last = [name for name, value in asked.items() if value] or ["what it asks for"]
     together = f"{', '.join(others)} and {last} leave" if others else f"{last} leaves"

@@ -148,14 +148,17 @@ class ErrorFormat(Protocol):
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
-    """The complete response, in the shape of the API that the path belongs to, or is below of."""
+    """The complete response, in the shape of the API that the path belongs to, or is below of; its reason is for the
+    log, too."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     formats: Mapping[str, ErrorFormat] = scope["app"].state.error_formats
     found = next((each for root, each in formats.items() if f"{path}/".startswith(f"{root}/")), None)
+    context = scope.get(SCOPE_KEY)  # there is none for what is answered before the server has begun
+    if context:
+        context.refusal = error_message(error)
     if found is None:
         status, body = error.status_code, orjson.dumps(error_body(error))
     else:
-        context = scope.get(SCOPE_KEY)  # there is none for what is answered before the server has begun
         status, body = found.status(error), found.error(error, context.request_id if context else "")
     return Response(body, status, headers=error.headers, media_type="application/json")
 

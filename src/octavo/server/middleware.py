@@ -33,6 +33,9 @@ UNLOGGED = (*PROBES, "/metrics")
 
 WARNING_HEADER = "x-octavo-warning"
 
+MAX_REASON = 300
+"""Characters of an error in the access log."""
+
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 """Where OpenAI's clients look for a request's name, and where Anthropic's do."""
 
@@ -86,13 +89,14 @@ class RequestContextMiddleware:
         self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
         if scope["path"] not in UNLOGGED:
             access_log.info(
-                "%s %s %d %.1f ms%s, request %s",
+                "%s %s %d %.1f ms%s, request %s%s",
                 method,
                 _escaped_path(scope),
                 status,
                 seconds * 1e3,
                 _generated(context),
                 context.request_id,
+                f": {_one_line(context.refusal)}" if context.refusal else "",
             )
 
 
@@ -100,6 +104,13 @@ def _generated(context: RequestContext) -> str:
     if not context.deployment:
         return ""
     return f", {context.prompt_tokens} prompt and {context.output_tokens} output tokens of {context.deployment}"
+
+
+def _one_line(text: str) -> str:
+    """What may have a client's words in it, as it may stand in a line of a log."""
+    plain = text.encode("ascii", "backslashreplace").decode()
+    plain = "".join(char if " " <= char <= "~" else f"\\x{ord(char):02x}" for char in plain)
+    return plain if len(plain) <= MAX_REASON else f"{plain[: MAX_REASON - 3]}..."
 
 
 def _escaped_path(scope: Scope) -> str:

@@ -1,6 +1,7 @@
 """What is served: /v1/models, and each model's tokenizer under /tokenize and /detokenize."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import orjson
 from fastapi import APIRouter
@@ -29,10 +30,14 @@ def json_response(value: object) -> Response:
 
 
 def model_card(model: Deployment, name: str) -> dict[str, object]:
-    """A model as OpenAI describes it, with vLLM's `root` (what its tokenizer can be loaded by) and `max_model_len`."""
+    """A model as OpenAI describes it, with vLLM's `root` (what its tokenizer can be loaded by) and `max_model_len`, and
+    with Anthropic's names for the same."""
     return {
         "id": name,
         "object": "model",
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(model.created, UTC).isoformat().replace("+00:00", "Z"),
         "created": model.created,
         "owned_by": "octavo",
         "root": model.root or model.name,
@@ -50,7 +55,8 @@ def model_routes(server: Server) -> APIRouter:
     async def list_models() -> Response:
         """Every name a request may use."""
         cards = [model_card(model, name) for model in server.deployments for name in (model.name, *model.aliases)]
-        return json_response({"object": "list", "data": cards})
+        first, last = (cards[0]["id"], cards[-1]["id"]) if cards else (None, None)
+        return json_response({"object": "list", "data": cards, "has_more": False, "first_id": first, "last_id": last})
 
     @router.get("/v1/models/{model_id:path}", tags=["OpenAI"])
     async def retrieve_model(model_id: str) -> Response:

@@ -26,6 +26,7 @@ class RequestContext:
         status: sent to the client, None before that; `CLIENT_GONE` once it has left.
         deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
+        refusal: what is wrong, in the words of the error response, if it is one.
         warning: what the client should know of its request, in ASCII; empty if all of it was understood.
     """
 
@@ -37,6 +38,7 @@ class RequestContext:
     deployment: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    refusal: str = ""
     warning: str = ""
 
     _ends: list[Callable[[], None]] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from octavo.errors import OctavoError
 from octavo.text.bounds import WORK_LIMIT, Budget, OutOfBounds, OutOfWork, RaisedByTemplate
@@ -103,6 +103,10 @@ class ChatTemplate:
         )
         return unwritten(_cut_at_tag(text) if continue_final_message else text)
 
+    def shows_calls(self, *, with_tools: bool) -> bool:
+        """Whether the calls of earlier messages are in the prompt. Raises TemplateError: there is no template."""
+        return self._choose(with_tools=with_tools).shows_calls
+
     def _choose(self, *, with_tools: bool) -> _Template:
         templates = self._templates
         for name in ("tool_use", "default") if with_tools else ("default",):
@@ -111,6 +115,15 @@ class ChatTemplate:
         if len(templates) == 1:
             return next(iter(templates.values()))
         raise TemplateError(f"The model has no default chat template, only {', '.join(sorted(templates))}.")
+
+
+class _Calls(NamedTuple):
+    """How a template shows calls: beside which content if there is no other, whether with arguments as a JSON string,
+    and whether at all."""
+
+    empty: Any
+    as_text: bool = False
+    shown: bool = True
 
 
 class _Template:
@@ -169,11 +182,15 @@ class _Template:
 
         return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
 
+    @property
+    def shows_calls(self) -> bool:
+        """Whether calls that a message has are in the prompt."""
+        return "tool_calls" in self.source or self._calls.shown
+
     @cached_property
-    def _calls(self) -> tuple[Any, bool]:
-        """Which content of a message that only calls tools, and whether arguments as a JSON string, show the call as
-        they should. Some templates join strings (DeepSeek's), print an object as Python does, or take a message with
-        any content for one without calls. Found by trying."""
+    def _calls(self) -> _Calls:
+        """How calls are shown as they should be. Some templates join strings (DeepSeek's), print an object as Python
+        does, or take a message with any content for one without calls. Found by trying."""
 
         def shown(content: Any, arguments: Any) -> str:
             call = {"id": "probe0000", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
@@ -190,10 +207,10 @@ class _Template:
         for content in (self._content(""), None):
             as_object = shown(content, arguments)
             if key in as_object and repr(arguments) not in as_object:
-                return content, False
+                return _Calls(content)
             if text in shown(content, text):
-                return content, True
-        return self._content(""), False
+                return _Calls(content, as_text=True)
+        return _Calls(self._content(""), shown=False)
 
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self._wants_parts else text
@@ -218,11 +235,10 @@ class _Template:
         text = _text(prepared.get("content", ""))
         prepared["content"] = self._content(text)
         if "tool_calls" in prepared:
-            empty, as_text = self._calls
-            as_wanted = _with_text_arguments if as_text else _with_parsed_arguments
+            as_wanted = _with_text_arguments if self._calls.as_text else _with_parsed_arguments
             prepared["tool_calls"] = [as_wanted(call) for call in prepared["tool_calls"]]
             if not text:
-                prepared["content"] = empty
+                prepared["content"] = self._calls.empty
         return prepared
 
 

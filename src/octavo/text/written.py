@@ -113,9 +113,13 @@ class Written(str):
         return self._cut(0, len(super().removesuffix(suffix)))
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
-        if not old:
-            return super().replace(old, new, count)
-        return _joined(new, self.split(old, count))
+        if old:
+            return _joined(new, self.split(old, count))
+        most, wanted = len(self) + 1, operator.index(count)  # before every character, and at the end
+        places = most if wanted < 0 else min(wanted, most)
+        if places == 0:
+            return self
+        return _joined(new, ["", *(self[place : place + 1] for place in range(places - 1)), self[places - 1 :]])
 
     def join(self, pieces: Iterable[str]) -> str:
         return _joined(self, pieces)
