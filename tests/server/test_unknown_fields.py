@@ -38,6 +38,8 @@ CONSTRAINTS = (
     "stop_pattern",
     "allowed_token_id",
     "bad_word",
+    "regx",
+    "gramar",
 )
 
 

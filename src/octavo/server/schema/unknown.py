@@ -19,7 +19,7 @@ MAX_NAMED = 8
 MAX_NAME = 64
 """Characters of a name in a warning."""
 
-CONSTRAINTS = ("response_format", "structured_outputs", "allowed_token_ids", "bad_words")
+CONSTRAINTS = ("response_format", "structured_outputs", "allowed_token_ids", "bad_words", "grammar", "regex")
 """Fields of which a misspelt name must not be passed over, whatever the API."""
 
 WRAPPER = "extra_body"
@@ -82,10 +82,10 @@ def _collect(body: Body, sent: Mapping[str, Any], path: str, found: dict[tuple[t
         if (attribute := known.get(name)) is None:
             if value is not None and (model, name) not in found:
                 found[model, name] = Unknown(model, path, name, value)
-        elif isinstance(value, dict):
+        elif type(value) is dict:
             if isinstance(inner := getattr(body, attribute), Body):
                 _collect(inner, value, f"{path}{name}.", found)
-        elif isinstance(value, list):
+        elif type(value) is list:
             elements = getattr(body, attribute)
             if isinstance(elements, list) and elements and isinstance(elements[0], Body):
                 for number, (element, each) in enumerate(zip(elements, value, strict=True)):
