@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -429,6 +430,21 @@ def test_in_background(client: openai.OpenAI, engine: FakeEngine) -> None:
     eventually(lambda: client.responses.retrieve(response.id).status == "completed")
     assert client.responses.retrieve(response.id).output_text == "Fine."
     assert client.responses.cancel(response.id).status == "completed"  # too late
+
+
+def test_the_log_says_what_became_of_it(
+    client: openai.OpenAI, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="octavo.server")
+    engine.hold = True
+    with ask(client, background=True, stream=True) as stream:
+        response_id = next(stream).response.id
+    engine.hold = False
+    line = f"response {response_id} in background is completed: "
+    eventually(lambda: any(line in message for message in caplog.messages))
+    usage = client.responses.retrieve(response_id).usage
+    assert usage is not None
+    assert f"{line}{usage.output_tokens} output tokens" in caplog.messages
 
 
 def test_what_is_in_background_can_be_cancelled(client: openai.OpenAI, engine: FakeEngine) -> None:

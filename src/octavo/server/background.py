@@ -185,6 +185,9 @@ class Background:
             writer.cancel()
         if recording is not None:
             self._recordings.add(recording, writer.end())
+        # The access log had its line when the client left, or had what it asked for.
+        tokens = (writer.response["usage"] or {}).get("output_tokens", 0)
+        log.info("response %s in background is %s: %d output tokens", begun.id, writer.response["status"], tokens)
         return b""
 
     async def _note(self, begun: StoredResponse, writer: ResponseWriter, *, beat: float | None) -> bool:
