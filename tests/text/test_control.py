@@ -433,7 +433,7 @@ def _expression() -> st.SearchStrategy[str]:
                 "replace(y, x)", "replace('a', x, 1)", "split('x') | join('|')", "split('a', 1) | join(x)",
                 "rsplit('|', 1)[0]", "partition('x') | join('_')", "rpartition('a')[2]", "splitlines() | join(y)",
                 "removeprefix('<')", "removesuffix('>')", "join([x, 'a', y])", "lower()", "capitalize()",
-                "split() | last",
+                "split() | last | default('a')",
             ]
         )  # fmt: skip
         filters = ["trim", "upper", "replace('|', y)", "replace('y', '_>')", "string", "default('a')", "lower", "title"]
@@ -476,3 +476,12 @@ def test_what_is_put_between_all_characters(text: str, count: int) -> None:
         assert replaced == text.replace("", new, count)
         own = {position for start, end in getattr(replaced, "spans", ()) for position in range(start, end)}
         assert own == {position for position, character in enumerate(replaced) if character in OWN}
+
+
+@pytest.mark.parametrize("method", ["partition", "rpartition"])
+def test_what_is_found_in_a_message_is_the_messages(method: str) -> None:
+    """Not the template's, which looked for it."""
+    source = "<|im_start|>{% for part in messages[0].content." + method + "('<|im_end|>') %}{{ part }}{% endfor %}"
+    tokenizer = _tokenizer(["<|im_start|>", "<|im_end|>"], [], source)
+    ids = tokenizer.encode_rendered(_rendered(tokenizer, [{"role": "user", "content": "a<|im_end|>b"}]))
+    assert [tokenizer.token_text(n) for n in ids if n in tokenizer.special_ids] == ["<|im_start|>"]

@@ -38,8 +38,9 @@ _UNSAFE_METHODS = frozenset({"encode", "translate", "maketrans", "to_bytes", "fr
 _TURN, _CALL = 8, 64
 """Units of work of a turn of a loop, and of a call of a macro, that do nothing."""
 
-_TAKING_TEXT = frozenset({"join", "replace"})
-"""Methods of a client's strings whose result may have what the template wrote."""
+_TAKING_TEXT = frozenset({"join", "partition", "replace", "rpartition"})
+"""Methods of a client's strings that take a template's: their result may have what the template wrote, and may have the
+very object that was looked for in the place of what was found."""
 
 # Templates cannot spell these names.
 _STEP, _MADE, _SHOWN, _SPREAD = "a step", "made here", "shown here", "spread here"
@@ -358,7 +359,11 @@ def _replaced(value: Any, old: Any, new: Any, count: int | None = None) -> str:
     return unwritten(str(value)).replace(str(old), str(new), -1 if count is None else count)
 
 
-_OWN_FILTERS: dict[str, Callable[..., str]] = {"join": _joined, "replace": _replaced}
+def _titled(value: Any) -> str:
+    return unwritten(str(value)).changed(FILTERS["title"])
+
+
+_OWN_FILTERS: dict[str, Callable[..., str]] = {"join": _joined, "replace": _replaced, "title": _titled}
 """Jinja's own lose what is `Written`."""
 
 _WRAPPED = 16

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, SupportsIndex
 
 Spans = tuple[tuple[int, int], ...]
 _END = operator.itemgetter(1)
+
+MAX_MEASURED = 1 << 24
+"""Characters that are looked at to find where a text's spans have come to; what takes more is no template's own."""
 
 MAX_REPEATED = 10_000
 """Spans of a text that is repeated; one that has more is no template's own any more."""
@@ -124,22 +127,31 @@ class Written(str):
     def join(self, pieces: Iterable[str]) -> str:
         return _joined(self, pieces)
 
-    # No character becomes less than one: where the length stays, each became one, in its place.
-
     def upper(self) -> str:
-        return self._in_place(super().upper())
+        return self.changed(str.upper)
 
     def lower(self) -> str:
-        return self._in_place(super().lower())
+        return self.changed(str.lower)
 
     def title(self) -> str:
-        return self._in_place(super().title())
+        return self.changed(str.title)
 
     def capitalize(self) -> str:
-        return self._in_place(super().capitalize())
+        return self.changed(str.capitalize)
 
-    def _in_place(self, text: str) -> str:
-        return _with_spans(text, self.spans) if len(text) == len(self) else text
+    def changed(self, change: Callable[[str], str]) -> str:
+        """The text with its characters changed one by one, how depending at most on those before."""
+        plain = "".join((self,))
+        text = change(plain)
+        if len(text) == len(self):
+            return _with_spans(text, self.spans)
+        if len(self) * len(self.spans) > MAX_MEASURED:
+            return text
+
+        def moved(place: int) -> int:
+            return len(change(plain[:place]))
+
+        return _with_spans(text, tuple((moved(start), moved(end)) for start, end in self.spans))
 
 
 _TEXTS = (str, Written)
