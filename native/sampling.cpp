@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <functional>
 #include <numeric>
 
@@ -87,6 +88,45 @@ int32_t Sampler::choose(const Sampling& sampling, int64_t row) {
   return draw(sampling, row);
 }
 
+// For every byte, what its bits keep of eight numbers: all of their bits or none.
+struct Kept {
+  uint32_t of[256][8];
+};
+static constexpr Kept kKept = [] {
+  Kept kept{};
+  for (int byte = 0; byte < 256; byte++)
+    for (int bit = 0; bit < 8; bit++) kept.of[byte][bit] = byte >> bit & 1 ? ~0u : 0u;
+  return kept;
+}();
+
+// Makes minus infinity of the logits whose bits are not set. Without branches where a word has both: which tokens a
+// grammar allows is nothing that can be guessed.
+static void forbid(float* logits, int64_t vocab, const uint32_t* bits) {
+  constexpr float kNever = -INFINITY;
+  for (int64_t first = 0; first < vocab; first += 32) {
+    const uint32_t word = bits[first / 32];
+    const int64_t count = std::min<int64_t>(32, vocab - first);
+    if (word == ~0u) continue;
+    if (word == 0u) {
+      std::fill_n(logits + first, count, kNever);
+      continue;
+    }
+    if (count < 32) {
+      for (int64_t i = 0; i < count; i++)
+        if (!(word >> i & 1)) logits[first + i] = kNever;
+      continue;
+    }
+    for (int byte = 0; byte < 4; byte++) {
+      const uint32_t* kept = kKept.of[word >> (8 * byte) & 255];
+      uint32_t numbers[8], never;
+      std::memcpy(numbers, logits + first + 8 * byte, sizeof numbers);
+      std::memcpy(&never, &kNever, sizeof never);
+      for (int i = 0; i < 8; i++) numbers[i] = (numbers[i] & kept[i]) | (never & ~kept[i]);
+      std::memcpy(logits + first + 8 * byte, numbers, sizeof numbers);
+    }
+  }
+}
+
 // The arithmetic is the reference's, operation for operation, so that greedy tokens are the same.
 void Sampler::adjust(const Sampling& sampling, int64_t row) {
   adjusted_.assign(logits_, logits_ + vocab_);
@@ -102,11 +142,8 @@ void Sampler::adjust(const Sampling& sampling, int64_t row) {
   }
   if (const Biases& some = sampling.biases; some.starts)
     for (int32_t i = some.starts[row]; i < some.starts[row + 1]; i++) adjusted_[some.ids[i]] += some.values[i];
-  if (const Masks& some = sampling.masks; some.of_row && some.of_row[row] >= 0) {
-    const uint32_t* bits = some.bits + some.of_row[row] * some.words;
-    for (int64_t i = 0; i < vocab_; i++)
-      if (!(bits[i / 32] >> (i % 32) & 1)) adjusted_[i] = -INFINITY;
-  }
+  if (const Masks& some = sampling.masks; some.of_row && some.of_row[row] >= 0)
+    forbid(adjusted_.data(), vocab_, some.bits + some.of_row[row] * some.words);
   look_at(adjusted_.data());
 }
 
