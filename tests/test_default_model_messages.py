@@ -52,6 +52,7 @@ def test_a_conversation_with_a_tool(client: anthropic.Anthropic) -> None:
     jsonschema.validate(call.input, WEATHER["input_schema"])
     result = {"type": "tool_result", "tool_use_id": call.id, "content": "Sunny, 20 degrees."}
     turns = [*HI, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    fields["tool_choice"] = {"type": "none"}
     second = client.messages.create(max_tokens=40, messages=turns, **fields)
     with client.messages.stream(max_tokens=40, messages=turns, **fields) as stream:
         text = "".join(stream.text_stream)

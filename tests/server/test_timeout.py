@@ -100,7 +100,8 @@ def test_it_does_not_wait_longer_for_a_grammar(
     http: httpx.Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GrammarCompiler, "compile", lambda compiling, constraint, tenant: Future())
-    body = {"messages": [{"role": "user", "content": "Well?"}], "structured_outputs": {"regex": "a+"}, "timeout": 0.1}
+    body = {"messages": [{"role": "user", "content": "Well?"}], "timeout": 0.1}
+    body |= {"structured_outputs": {"regex": "nobody has compiled this(, yet)?"}}
     for stream in (False, True):
         answer = http.post("/v1/chat/completions", json=body | {"stream": stream})
         assert (answer.status_code, "0.1 s" in answer.json()["error"]["message"]) == (503, True)
