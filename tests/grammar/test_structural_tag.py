@@ -179,7 +179,7 @@ def _compound(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 formats = st.recursive(simple, _compound, max_leaves=5)
 
 
-@examples(300)
+@examples(120)
 @given(formats, st.integers(0, 2**32), st.booleans())
 def test_whatever_is_drawn_keeps_to_the_tags(form: dict[str, Any], seed: int, special: bool) -> None:
     tokens = Bytes(["<f>", "</g>"] if special else [])

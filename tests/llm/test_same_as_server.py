@@ -142,7 +142,7 @@ def test_a_stream_adds_up_to_the_whole(llm: LLM, prompt: str, fields: dict[str, 
     assert logprobs == [output.logprobs or [] for output in whole.outputs]
 
 
-@SETTINGS
+@settings(SETTINGS, max_examples=15)
 @given(TEXTS, STRUCTURED, st.fixed_dictionaries({"max_tokens": st.integers(1, 24), "n": st.integers(1, 2)}))
 def test_structured_outputs(
     llm: LLM, server: httpx.Client, text: str, wanted: dict[str, Any], fields: dict[str, Any]
