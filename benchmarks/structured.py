@@ -97,12 +97,12 @@ async def run(args: argparse.Namespace) -> None:
                 continue
             ratios.append(structured.throughput / free.throughput)
             later.append(structured.first_token - free.first_token)
-            print(
+            print(  # noqa: T201
                 f"free {free.throughput:7.1f} tokens/s, structured {structured.throughput:7.1f} ({ratios[-1]:.3f}); "
                 f"first token {free.first_token * 1e3:6.1f} ms, {later[-1] * 1e3:+.1f} ms",
                 flush=True,
             )
-    print(f"median: {statistics.median(ratios):.3f} of the throughput, {statistics.median(later) * 1e3:+.1f} ms")
+    print(f"median: {statistics.median(ratios):.3f} of the throughput, {statistics.median(later) * 1e3:+.1f} ms")  # noqa: T201
 
 
 def main() -> None:

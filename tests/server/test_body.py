@@ -162,10 +162,10 @@ def test_what_is_far_too_long_is_refused_without_being_tokenised(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"stop": [1] * 500_000},
-        {"stop_token_ids": ["x"] * 500_000},
-        {"tools": [1] * 500_000},
-        {"modalities": [1] * 500_000},
+        {"stop": [1] * 250_000},
+        {"stop_token_ids": ["x"] * 250_000},
+        {"tools": [1] * 250_000},
+        {"modalities": [1] * 250_000},
         {"logit_bias": {f"x{n}": "x" for n in range(50_000)}},
     ],
 )
@@ -178,8 +178,7 @@ def test_the_first_mistake_of_very_many_is_told(
     monkeypatch.setattr(body, "invalid_field", lambda errors, value: counts.append(len(errors)) or name(errors, value))
     answer = http.post(CHAT, json={"messages": MESSAGES[:1], **fields})
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"].partition("[")[0].partition(".")[0] in fields
-    assert counts in ([1], [])  # none is looked at of lists that are longer than any field's may be
+    assert counts == [1]
 
 
 MESSAGES = [{"role": "user", "content": "hi"}] * 2**15

@@ -173,8 +173,8 @@ class Choice:
                 parts += self._parse(text)
                 text = ""
                 self.reasoning_tokens += 1
-            is_last = output.finish_reason is not None and position == len(token_ids) - 1
-            repeats = self._repetition is not None and self._repeats(token) and not is_last
+            if self._repetition is not None and self._repeats(token):  # where the engine ends it that is why
+                repeats = output.finish_reason is None or position < len(token_ids) - 1
             if repeats or self._end is not None:
                 token_ids = token_ids[: position + 1]
                 break

@@ -79,7 +79,7 @@ def _spelled(wanted: Constraint | None, deployment: Deployment) -> Constraint | 
     try:
         return wanted.spelled(special)
     except GrammarError as error:
-        raise _unkept(error) from error
+        raise InvalidRequest(error.refusal, error.path) from error
 
 
 def _required(constraint: Constraint, deployment: Deployment) -> str:
@@ -87,12 +87,8 @@ def _required(constraint: Constraint, deployment: Deployment) -> str:
     try:
         deployment.grammars.require(constraint)
     except GrammarError as error:
-        raise _unkept(error) from error
+        raise InvalidRequest(error.refusal, error.path) from error
     return constraint.source
-
-
-def _unkept(error: GrammarError) -> InvalidRequest:
-    return InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,11 @@ class GrammarError(OctavoError):
         super().__init__(message)
         self.path = path
 
+    @property
+    def refusal(self) -> str:
+        """What whoever asked for the grammar is told."""
+        return f"'{self.path}' cannot be kept to: {self}"
+
 
 MAX_CAUSE = 300
 

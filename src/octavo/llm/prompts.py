@@ -176,7 +176,7 @@ def _constraint(params: SamplingParams) -> Constraint | None:
     try:
         return None if wanted is None else _as_sent(wanted).constraint()
     except GrammarError as error:
-        raise InvalidRequest(f"'{error.path}' cannot be kept to: {error}", error.path) from error
+        raise InvalidRequest(error.refusal, error.path) from error
 
 
 def _as_sent(wanted: StructuredOutputsParams) -> StructuredOutputsParams:

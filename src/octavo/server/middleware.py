@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from octavo.server.errors import error_response, internal, unauthorized
 from octavo.server.keys import ApiKey
 from octavo.server.metrics import HttpMetrics
+from octavo.server.one_line import one_line
 from octavo.server.request_context import CLIENT_GONE, SCOPE_KEY, RequestContext
 
 log = logging.getLogger("octavo.server")
@@ -96,7 +97,7 @@ class RequestContextMiddleware:
                 seconds * 1e3,
                 _generated(context),
                 context.request_id,
-                f": {_one_line(context.refusal)}" if context.refusal else "",
+                f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else "",
             )
 
 
@@ -104,13 +105,6 @@ def _generated(context: RequestContext) -> str:
     if not context.deployment:
         return ""
     return f", {context.prompt_tokens} prompt and {context.output_tokens} output tokens of {context.deployment}"
-
-
-def _one_line(text: str) -> str:
-    """What may have a client's words in it, as it may stand in a line of a log."""
-    plain = text.encode("ascii", "backslashreplace").decode()
-    plain = "".join(char if " " <= char <= "~" else f"\\x{ord(char):02x}" for char in plain)
-    return plain if len(plain) <= MAX_REASON else f"{plain[: MAX_REASON - 3]}..."
 
 
 def _escaped_path(scope: Scope) -> str:

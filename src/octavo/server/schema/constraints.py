@@ -108,4 +108,4 @@ def constraint_of(response_format: ResponseFormat | None, structured: Structured
 
 def refused(error: GrammarError) -> ApiError:
     """The error for a constraint that cannot be kept to."""
-    return invalid(f"'{error.path}' cannot be kept to: {error}.", error.path)
+    return invalid(f"{error.refusal}.", error.path)

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from octavo.server.errors import ApiError, invalid
+from octavo.server.one_line import one_line
 from octavo.server.schema.base import NOT_SUPPORTED, Body
 from octavo.server.schema.hints import MARKS, instead_of
 
@@ -186,7 +187,4 @@ def _close(model: type[Body], name: str) -> str:
 
 
 def _ascii(name: str) -> str:
-    """A name as it may stand in a header and in a line of a log."""
-    escaped = name[: MAX_NAME + 1].encode("ascii", "backslashreplace").decode()
-    plain = "".join(char if " " <= char <= "~" else f"\\x{ord(char):02x}" for char in escaped)
-    return plain if len(plain) <= MAX_NAME else f"{plain[: MAX_NAME - 3]}..."
+    return one_line(name, MAX_NAME)
