@@ -113,9 +113,9 @@ def test_calls_in_tags_of_the_clients_own(client: openai.OpenAI) -> None:
     """In the older way, as clients of vLLM ask for calls in a format that no model knows."""
     structures = [{"begin": f"<call={name}>", "schema": Person.model_json_schema(), "end": "</call>"} for name in "ab"]
     wanted: Any = {"type": "structural_tag", "structures": structures, "triggers": ["<call="]}
-    fields: dict[str, Any] = {"prompt": "Calls are written like this.\n<call=a>" * 3, "max_tokens": 300}
+    fields: dict[str, Any] = {"prompt": "Calls are written like this.\n<call=a>" * 3, "max_tokens": 150}
     made = 0
-    for seed in range(4):
+    for seed in range(2):
         fields |= {"seed": seed, "extra_body": {"response_format": wanted}}
         [choice] = client.completions.create(model=MODEL, **fields).choices
         calls = re.findall(r"(?s)<call=([ab])>(.*?)</call>", choice.text)

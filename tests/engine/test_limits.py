@@ -77,7 +77,7 @@ def test_whatever_happens(make: Callable[..., Engine], kind: str) -> None:
         narrow.add(Request(request_id=f"other {number}", prompt_token_ids=PROMPT[number : number + 30], params=other))
     assert tokens(run(narrow, the_request(params))) == alone
     assert narrow.stats().preemptions > 0
-    for delivered in (1, 2, 3, 19, 20, 21, 40):
+    for delivered in (1, 2, 19, 21):
         if delivered < len(alone):
             resumed = the_request(params, outputs={0: alone[:delivered]}, resumed=True)
             assert alone[:delivered] + tokens(run(make(), resumed)) == alone

@@ -30,6 +30,7 @@ _ELEMENT = 64
 
 _NUMBER_BITS = 4096
 _MAX_WIDTH = 10_000
+_PLAIN = frozenset({int, float, bool, type(None)})
 _CONTAINERS = (list, tuple, KeysView, ValuesView, ItemsView)
 
 
@@ -111,7 +112,8 @@ class Budget:
         self.spend(len(elements))
         weight = _ELEMENT + _ELEMENT * len(elements)
         for element in elements:
-            weight += len(element) if type(element) is str else self.weigh(element)
+            kind = type(element)
+            weight += len(element) if kind is str else _ELEMENT if kind in _PLAIN else self.weigh(element)
         if weight > SIZE_LIMIT:
             raise OutOfBounds(f"a value of {weight} characters, more than {SIZE_LIMIT}")
         self._weights[id(value)] = weight, value
