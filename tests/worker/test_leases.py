@@ -44,6 +44,8 @@ def test_many_frontends_get_what_they_asked_for(tiny_model: Path) -> None:
             await engine.kill()
             assert all(client.state is EngineState.RESTARTING for client in clients)
             assert await asyncio.gather(*map(collect, streams)) == expected * 4
+            # On a busy machine all may have ended before the engine did: what has taken its place computes something.
+            await collect(more[0].submit(request("last", max_tokens=2)))
             await until(lambda: all(client.stats.steps > 0 and client.stats.kv_usage == 0.0 for client in clients))
 
     run(test)
