@@ -141,3 +141,18 @@ def test_a_long_context_is_scored_with_all_alternatives(http: httpx.Client, engi
     for wanted in ({"logprobs": 20, "prompt_logprobs": 20}, {"logprobs": 20}, {"prompt_logprobs": 20}):
         body = {"prompt": [5] * LONG, "echo": True, "max_tokens": 0}
         assert http.post("/v1/completions", json=body | wanted).status_code == 429
+
+
+@pytest.mark.parametrize(
+    "route", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/generate"]
+)
+def test_how_long_an_answer_is_at_least(http: httpx.Client, engine: FakeEngine, route: str) -> None:
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "max_tokens": 9}
+    if route == "/v1/responses":
+        body = {"input": "hi", "max_output_tokens": 9}
+    assert http.post(route, json=body | {"min_tokens": 4}).status_code == 200
+    params = engine.requests[-1].params
+    assert (params.min_tokens, params.max_tokens) == (4, 9)
+    assert params.stop_token_ids
+    assert http.post(route, json=body | {"ignore_eos": True}).status_code == 200
+    assert engine.requests[-1].params.stop_token_ids == ()

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from octavo.server.dialects import DIALECTS
 from octavo.server.dialects.openai_chat import ChatCompletionRequest
 from octavo.server.errors import ApiError
+from octavo.server.schema.responses import ResponsesRequest
 from octavo.server.schema.unknown import unknown_fields
 from tests.properties import examples
 from tests.server.conftest import eventually
@@ -60,10 +62,27 @@ def test_a_header_names_them(http: httpx.Client, route: str, stream: bool, caplo
 
 
 def test_what_is_meant_is_said(http: httpx.Client) -> None:
-    body = BODIES["/v1/chat/completions"] | {"temprature": 0, "best_of": 2, "max_new_tokens": 5, "thinking": True}
+    body = BODIES["/v1/chat/completions"] | {"temprature": 0, "best_of": 2, "num_predict": 5, "thinking": True}
     warning = http.post("/v1/chat/completions", json=body).headers["x-octavo-warning"]
     assert warning.startswith("unknown fields ignored: temprature (did you mean 'temperature'?), best_of, ")
     assert warning.endswith(", thinking")
+
+
+APIS = {dialect.path: dialect.body for dialect in DIALECTS} | {"/v1/responses": ResponsesRequest}
+MOVED = [(route, old, new) for route, body in APIS.items() for old, new in body.moved.items()]
+
+
+@pytest.mark.parametrize(("route", "old", "new"), MOVED)
+def test_a_field_of_another_api_is_refused_with_the_one_that_is_meant(
+    http: httpx.Client, route: str, old: str, new: str
+) -> None:
+    body = (BODIES | {"/v1/messages": BODIES["/v1/chat/completions"], "/v1/responses": {"input": "hi"}})[route]
+    answer = http.post(route, json=body | {old: 7})
+    assert answer.status_code == 400
+    assert f"'{old}'" in answer.text
+    assert f"this API has '{new}' instead" in answer.text
+    if new in body:  # both say the same
+        assert http.post(route, json=body | {old: body[new]}).status_code == 200
 
 
 def test_fields_that_change_nothing_are_known(http: httpx.Client) -> None:

@@ -73,6 +73,13 @@ class MessagesRequest(SamplingBody, CountTokensRequest):
 
     generates = True
     schema_field = "output_config.format"
+    moved: ClassVar = {
+        "max_completion_tokens": "max_tokens",
+        "max_new_tokens": "max_tokens",
+        "max_output_tokens": "max_tokens",
+        "reasoning_effort": "output_config.effort",
+        "stop": "stop_sequences",
+    }
 
     max_tokens: int = Field(ge=1)
     temperature: float | None = Field(None, ge=0, le=1)
@@ -118,8 +125,9 @@ class Messages(Dialect[MessagesRequest]):
             model=body.model,
             stream=body.stream,
             max_tokens=body.max_tokens,
+            min_tokens=body.min_tokens,
             sampling=body.sampling(),
-            stops=Stops(strings=body.stop_sequences),
+            stops=Stops(strings=body.stop_sequences, end_of_turn=not body.ignore_eos),
             constraint=body.constraint(),
             timeout=body.timeout,
             thinking_budget=budget,

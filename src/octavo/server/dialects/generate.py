@@ -19,6 +19,15 @@ DONE = b"data: [DONE]\n\n"
 class GenerateRequest(SamplingBody):
     """POST /generate"""
 
+    moved: ClassVar = {
+        "inputs": "prompt",
+        "max_completion_tokens": "max_tokens",
+        "max_new_tokens": "max_tokens",
+        "max_output_tokens": "max_tokens",
+        "stop_sequences": "stop",
+        "text_input": "prompt",
+    }
+
     prompt: str
     model: str = Field("", description="A name from /v1/models; the server's first model if absent.")
     max_tokens: int = Field(128, ge=1)
@@ -68,10 +77,11 @@ class Generate(Dialect[GenerateRequest]):
             model=body.model,
             stream=body.stream,
             max_tokens=body.max_tokens,
+            min_tokens=body.min_tokens,
             sampling=body.sampling(),
             constraint=body.constraint(),
             timeout=body.timeout,
-            stops=Stops(strings=body.stop),
+            stops=Stops(strings=body.stop, end_of_turn=not body.ignore_eos),
         )
 
     def writer(self, body: GenerateRequest, generation: Generation) -> GenerateWriter:

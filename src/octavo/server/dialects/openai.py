@@ -49,8 +49,6 @@ class OpenAIBody(SamplingBody):
     stop: StopList = Field([])
     stop_token_ids: list[TokenId] = Field([], max_length=1024, fail_fast=True)
     include_stop_str_in_output: bool = False
-    ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
-    min_tokens: int = Field(0, ge=0)
     repetition_detection: RepetitionDetection | None = None
     skip_special_tokens: bool = True
     add_special_tokens: bool | None = Field(None, description="Whether the tokenizer adds its own, such as BOS.")

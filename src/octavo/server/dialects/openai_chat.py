@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field
@@ -32,6 +32,13 @@ from octavo.server.schema.tools import (
 
 class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     """POST /v1/chat/completions"""
+
+    moved: ClassVar = {
+        "max_new_tokens": "max_tokens",
+        "max_output_tokens": "max_tokens",
+        "stop_sequences": "stop",
+        "system": "messages",
+    }
 
     messages: Messages
     max_completion_tokens: int | None = Field(None, ge=1)

@@ -1,6 +1,7 @@
 """POST /v1/completions"""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import orjson
 from pydantic import Field
@@ -21,6 +22,13 @@ DEFAULT_MAX_TOKENS = 16
 
 class CompletionRequest(OpenAIBody):
     """POST /v1/completions"""
+
+    moved: ClassVar = {
+        "max_completion_tokens": "max_tokens",
+        "max_new_tokens": "max_tokens",
+        "max_output_tokens": "max_tokens",
+        "stop_sequences": "stop",
+    }
 
     prompt: Prompts
     max_tokens: int | None = Field(None, ge=0, description="16 if absent; 0 only together with echo.")

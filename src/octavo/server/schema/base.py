@@ -21,7 +21,8 @@ class Body(BaseModel):
     Attributes:
         generates: whether a model answers, so that a constraint must not be ignored.
         schema_field: where clients of this API say what an answer must look like.
-        moved: fields that other APIs have, and what this one has instead.
+        moved: fields that other APIs have, and what this one has instead. They are refused, for to ignore one would
+            change what the client gets, unless the other says the same.
         has_more: whether clients send members that it does not have and that say nothing to a model here.
     """
 
@@ -35,7 +36,12 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        for old, new in cls.moved.items():
+            if (value := data.get(old)) is not None and data.get(new) != value:
+                raise WrongElement(f"this API has {new!r} instead", old)
+        return {name: value for name, value in data.items() if value is not None}
 
 
 def refuse(value: Any, instead: str = "") -> NoReturn:

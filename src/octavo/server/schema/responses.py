@@ -58,8 +58,11 @@ MOVED = {
     "functions": "tools",
     "function_call": "tool_choice",
     "logprobs": "include",
+    "max_new_tokens": "max_output_tokens",
+    "stop_sequences": "stop",
+    "system": "instructions",
 }
-"""Fields that the chat API has under other names: ignoring one would change what the client gets."""
+"""Fields of other APIs, mostly of the chat API."""
 
 
 class FunctionTool(Function):
@@ -245,8 +248,6 @@ class ResponsesRequest(SamplingBody):
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
 
     stop: StopList = Field([])
-    ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
-    min_tokens: int = Field(0, ge=0)
     priority: int | None = Field(None, ge=-(2**31), lt=2**31, description="Lower runs first; 0 if absent.")
     cache_salt: str = Field("", max_length=128, description="Requests share cached prefixes only under equal salts.")
     chat_template_kwargs: Variables = Field({}, description="Variables for the model's chat template.")
@@ -256,14 +257,6 @@ class ResponsesRequest(SamplingBody):
     context_management: Unsupported = None
     moderation: Unsupported = None
     n: Literal[1] = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_the_names_of_this_api(cls, data: Any) -> Any:
-        for old, new in cls.moved.items():
-            if isinstance(data, dict) and data.get(old) is not None:
-                raise WrongElement(f"the Responses API has {new!r} instead", old)
-        return data
 
     @property
     def logprobs_wanted(self) -> int | None:

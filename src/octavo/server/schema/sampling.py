@@ -135,6 +135,8 @@ class SamplingBody(Body):
     allowed_token_ids: TokenIds = Field([], max_length=MAX_BIASES, description="The only tokens that may be drawn.")
     bad_words: BadWords = Field([], description="Texts that are not generated.")
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    ignore_eos: bool = Field(False, description="Go on past the model's end-of-turn tokens.")
+    min_tokens: int = Field(0, ge=0)
     timeout: float | None = Field(
         None, gt=0, le=MAX_TIMEOUT, description="Seconds from arrival; then the answer ends with what is there."
     )
