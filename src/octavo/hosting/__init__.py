@@ -1,0 +1,1 @@
+"""Models that are no language models: tensors in, tensors out."""

@@ -1,0 +1,30 @@
+"""What can go wrong with a request for a hosted model, in the words of the Open Inference Protocol's servers."""
+
+from enum import Enum
+
+from octavo.errors import OctavoError
+
+
+class Code(Enum):
+    """Why, as gRPC and Triton tell it apart."""
+
+    INVALID_ARGUMENT = "invalid argument"
+    NOT_FOUND = "not found"
+    UNAVAILABLE = "unavailable"
+    UNIMPLEMENTED = "unimplemented"
+    CANCELLED = "cancelled"
+    INTERNAL = "internal"
+
+
+class InferenceError(OctavoError):
+    """A request that was not computed, alone: other requests of its batch are.
+
+    Attributes:
+        code: whose fault it is, and whether trying again helps.
+        retry_after: seconds after which it may, if that is known.
+    """
+
+    def __init__(self, message: str, code: Code = Code.INVALID_ARGUMENT, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after = retry_after

@@ -1,0 +1,174 @@
+"""Tensors, and how they are written: as bytes, and as the values of JSON.
+
+Errors have the words of Triton's: tests and people look for them.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.errors import InferenceError
+
+MAX_ELEMENTS = 2**63 - 1
+
+MAX_DIMENSIONS = 32
+"""Fewer than numpy has."""
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """Elements of one type.
+
+    Attributes:
+        array: of any shape; its dtype is the datatype's.
+    """
+
+    datatype: Datatype
+    array: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which tensor of which model, for errors."""
+
+    input: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"input '{self.input}' for model '{self.model}'"
+
+
+def element_count(shape: Sequence[int], place: Place) -> int:
+    """The elements of a shape. Raises InferenceError: no tensor has such a shape."""
+    if len(shape) > MAX_DIMENSIONS:
+        raise InferenceError(f"{place} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
+    if any(size < 0 for size in shape):
+        raise InferenceError(f"tensor '{place.input}' contains an invalid dimension in shape {written(shape)}")
+    count = math.prod(shape)
+    # The product of the others counts where one is 0: numpy has no such shapes either.
+    if count > MAX_ELEMENTS or math.prod(size for size in shape if size) > MAX_ELEMENTS:
+        raise InferenceError(f"element count for tensor '{place.input}' exceeds maximum size of {MAX_ELEMENTS}")
+    return count
+
+
+def written(shape: Sequence[int]) -> str:
+    """A shape as Triton writes it."""
+    return f"[{','.join(map(str, shape))}]"
+
+
+def from_bytes(datatype: Datatype, shape: Sequence[int], data: memoryview, place: Place) -> Tensor:
+    """A tensor from its binary form: little-endian, row-major; of BYTES each element behind its length in 4 bytes.
+
+    The array shares the memory of `data`, but for BYTES.
+
+    Raises:
+        InferenceError: there are not as many bytes as the shape wants.
+    """
+    count = element_count(shape, place)
+    if datatype is Datatype.BYTES:
+        elements = np.empty(count if len(data) >= count * _LENGTH.size else 0, object)
+        _split(data, elements, count, place)
+        return Tensor(datatype, elements.reshape(shape))
+    if len(data) != count * datatype.itemsize:
+        expected = count * datatype.itemsize
+        raise InferenceError(f"input byte size mismatch for {place}. Expected {expected}, got {len(data)}")
+    array = np.frombuffer(data, datatype.dtype)
+    if datatype is Datatype.BOOL and array.size and array.view(np.uint8).max() > 1:
+        array = array.view(np.uint8) != 0  # other bytes than 0 and 1 are no booleans to numpy
+    return Tensor(datatype, array.reshape(shape))
+
+
+def _split(data: memoryview, elements: NDArray[Any], count: int, place: Place) -> None:
+    """Fill an array with the elements of BYTES."""
+    raw, at, number = bytes(data), 0, 0
+    while at < len(raw):
+        if len(raw) - at < _LENGTH.size:
+            raise InferenceError(
+                f"incomplete string length indicator for inference {place}, expecting {_LENGTH.size} bytes "
+                f"but only {len(raw) - at} bytes available"
+            )
+        (size,) = _LENGTH.unpack_from(raw, at)
+        at += _LENGTH.size
+        if number == count:
+            raise InferenceError(
+                f"unexpected number of string elements {number + 1} for inference {place}, expecting {count}"
+            )
+        if size > len(raw) - at:
+            raise InferenceError(
+                f"incomplete string data for inference {place}, expecting string of length {size} "
+                f"but only {len(raw) - at} bytes available"
+            )
+        if number < elements.size:
+            elements[number] = raw[at : at + size]
+        at += size
+        number += 1
+    if number != count:
+        raise InferenceError(f"expected {count} string elements for inference {place}, got {number}")
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """The binary form."""
+    if tensor.datatype is not Datatype.BYTES:
+        return np.ascontiguousarray(tensor.array, tensor.datatype.dtype).tobytes()
+    return b"".join(chain.from_iterable((_LENGTH.pack(len(each)), each) for each in tensor.array.flat))
+
+
+def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place) -> Tensor:
+    """A tensor from a list of values, nested like the tensor or flat.
+
+    Raises:
+        InferenceError: other values than the datatype has, or not as many as the shape wants.
+    """
+    if datatype in (Datatype.FP16, Datatype.BF16):
+        raise InferenceError(
+            f"receiving {datatype} data via JSON is not supported. Please use the binary data format for input "
+            f"{place.input}"
+        )
+    values = _flat(data, place)
+    count = element_count(shape, place)
+    if len(values) != count:
+        raise InferenceError(
+            f"Unable to parse 'data': Shape does not match true shape of 'data' field: {place} has {len(values)} "
+            f"values, and the shape {written(shape)} has {count}"
+        )
+    wrong = set(map(type, values)) - _VALUES[datatype.dtype.kind]
+    if wrong:
+        kinds = ", ".join(sorted(_KINDS.get(kind, kind.__name__) for kind in wrong))
+        raise InferenceError(f"Unable to parse 'data': {place} is {datatype}, and has values of another type: {kinds}")
+    if datatype is Datatype.BYTES:
+        strings = np.empty(count, object)
+        strings[:] = [value.encode("utf-8", "surrogatepass") for value in values]
+        return Tensor(datatype, strings.reshape(shape))
+    try:
+        with np.errstate(over="raise"):
+            array = np.array(values, datatype.dtype)
+    except (OverflowError, FloatingPointError):
+        raise InferenceError(f"Unable to parse 'data': {place} has values that do not fit {datatype}") from None
+    return Tensor(datatype, array.reshape(shape))
+
+
+def _flat(data: Any, place: Place) -> list[Any]:
+    if not isinstance(data, list):
+        raise InferenceError(f"Unable to parse 'data': that of {place} is no list")
+    kinds = set(map(type, data))
+    while kinds == {list}:
+        data = list(chain.from_iterable(data))
+        kinds = set(map(type, data))
+    if list in kinds:
+        raise InferenceError(f"Unable to parse 'data': that of {place} has lists beside values")
+    return data  # type: ignore[no-any-return]
+
+
+_VALUES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}, "O": {str}}
+"""What Python calls the values that a kind of dtype can hold."""
+
+_KINDS = {bool: "booleans", int: "integers", float: "numbers", str: "strings", dict: "objects", type(None): "null"}
