@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from octavo.cli.configuration import SERVE_SETTINGS
+from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import default_words
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import EngineConfig
@@ -231,6 +232,15 @@ def test_a_file_without_keys_is_refused(write) -> None:  # type: ignore[no-untyp
 def test_an_unknown_flag_is_one_line_with_the_nearest() -> None:
     assert "--max-num-seqs" in refusal("serve", "--max-num-seq", "4")
     assert "'serve'" in refusal("serv")
+
+
+@pytest.mark.parametrize("flag", ["--enable-auto-tool-choice", "--chat-template=x.jinja", "--trust-remote-code"])
+def test_a_flag_of_vllms_says_what_to_do_instead(flag: str) -> None:
+    assert f"No such option '{flag.partition('=')[0]}'; leave it out: " in refusal("serve", flag)
+
+
+def test_what_vllm_has_beside_is_no_flag_here() -> None:
+    assert not {flag for each in SERVE_SETTINGS.values() for flag in each.flags} & FOREIGN_FLAGS.keys()
 
 
 def test_a_misspelt_variable_is_pointed_out() -> None:

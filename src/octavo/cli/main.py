@@ -11,6 +11,7 @@ import click
 import octavo
 from octavo.cli.configuration import SERVE_SETTINGS, Configuration, choose_model, configure, show
 from octavo.cli.console import console
+from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import Group, model_argument, model_option, settings_options
 from octavo.cli.parameters import BENCH_ENGINE, INFO_ENGINE, ChatParameters, LatencyParameters, OfflineParameters
 from octavo.engine.config import EngineConfig
@@ -179,6 +180,11 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as nothing:
         nothing.show()
         sys.exit(nothing.exit_code)
+    except click.NoSuchOption as error:
+        instead = FOREIGN_FLAGS.get(error.option_name)
+        _fail(
+            f"No such option {error.option_name!r}; {instead}." if instead else error.format_message(), error.exit_code
+        )
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):

@@ -83,6 +83,7 @@ class ServerProcesses:
         self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._loaded = False
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -135,8 +136,11 @@ class ServerProcesses:
 
     def _on_signal(self) -> None:
         if not self._stop.is_set():
-            seconds = self._settings.shutdown_timeout
-            log.info("stopping: any requests in flight have %g seconds; signal again to stop now", seconds)
+            if self._loaded:
+                seconds = self._settings.shutdown_timeout
+                log.info("stopping: any requests in flight have %g seconds; signal again to stop now", seconds)
+            else:
+                log.info("stopping")
             self._stop.set()
         elif not self._hurry.is_set():
             log.info("stopping now")
@@ -164,6 +168,7 @@ class ServerProcesses:
                 unsubscribe()
         # Whoever reads that a model is ready may ask for it at once: every frontend knows it.
         await asyncio.gather(*map(self._supervisor.synced, self._frontends))
+        self._loaded = True
         for worker, name in engines.items():
             self._log_ready(name, engine_info(self._supervisor.status(worker)), started)
 
