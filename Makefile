@@ -72,6 +72,7 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.api_document >docs/api.md
+	$(BIN)/python -m tests.python_document >docs/python.md
 
 # The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
 sanitize: build/sanitize/.built

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import api_document
+from tests import api_document, python_document
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -161,3 +161,4 @@ def test_blocks_run(default_server: str, document: str, language: str, text: str
 
 def test_the_api_is_written_down_as_it_is() -> None:
     assert api_document.document() == text_of("docs/api.md"), "run `make docs`"
+    assert python_document.document() == text_of("docs/python.md"), "run `make docs`"
