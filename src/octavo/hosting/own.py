@@ -1,0 +1,318 @@
+"""A model in somebody's own Python: a function, or a class with `load` and `predict`."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import logging
+import typing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from octavo.errors import ConfigError, InvalidRequest
+from octavo.hosting.errors import Code, InferenceError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+OPTIONS = "__octavo_model__"
+"""The attribute that a decorated model has."""
+
+NOT_LOADED = "load it first"
+MAX_INSTANCES = 1024
+_LISTS = (list, Sequence, collections.abc.Sequence, collections.abc.Iterable)
+_STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
+_ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How a model of somebody's own is served.
+
+    Attributes:
+        name: that requests use; empty is the function's or class's, in lower case.
+        max_batch_size: requests that are computed in one call; 0 calls for each alone.
+        instances: of the class that compute at the same time.
+        max_queue_delay: seconds that a request waits for others; None finds out when it pays.
+    """
+
+    name: str = ""
+    max_batch_size: int = 0
+    instances: int = 1
+    max_queue_delay: float | None = None
+
+    def validate(self) -> None:
+        """Raises ConfigError."""
+        if self.max_batch_size < 0:
+            raise ConfigError(f"max_batch_size is {self.max_batch_size}; give 0 for none, or more")
+        if not 1 <= self.instances <= MAX_INSTANCES:
+            raise ConfigError(f"instances is {self.instances}; give 1 to {MAX_INSTANCES}")
+
+
+@overload
+def model(target: T, /) -> T: ...
+@overload
+def model(
+    *, name: str = "", max_batch_size: int = 0, instances: int = 1, max_queue_delay: float | None = None
+) -> Callable[[T], T]: ...
+def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
+    """Make a model of a function, or of a class with `predict`, and `load` for what it must do before.
+
+        @octavo.model(max_batch_size=32)
+        class Sentiment:
+            def load(self): self.classify = pipeline("text-classification")
+            def predict(self, text: list[str]) -> list[str]: return [each["label"] for each in self.classify(text)]
+
+    With `max_batch_size` the parameters and the result are lists over requests, or arrays with a first dimension over
+    them; an exception in the place of a result is that request's alone. Without it they are one request's, and
+    a generator streams. To raise `octavo.InvalidRequest` says that the request is to blame.
+
+    Args:
+        options: see `ModelOptions`.
+
+    Raises:
+        ConfigError: a class or function that cannot be a model.
+    """
+    chosen = ModelOptions(**options)
+    chosen.validate()
+
+    def decorate(decorated: T) -> T:
+        OwnModel(decorated, chosen)
+        setattr(decorated, OPTIONS, chosen)
+        return decorated
+
+    return decorate if target is None else decorate(target)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a request has under a name.
+
+    Attributes:
+        type: of one request's value; Any if nobody said.
+        stacked: whether the values of several requests are passed as one array instead of as a list.
+        default: for requests that leave it out; `inspect.Parameter.empty` if none may.
+    """
+
+    name: str
+    type: Any
+    stacked: bool
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether every request has it."""
+        return self.default is inspect.Parameter.empty
+
+
+class OwnModel:
+    """One instance of a model: what it takes, and what comes of it.
+
+    Attributes:
+        name: that requests use. parameters: by name. result: the type of one request's result, or of its pieces.
+        streams: whether a request has any number of results. asynchronous: whether it is called in an event loop.
+    """
+
+    def __init__(self, target: Callable[..., Any], options: ModelOptions | None = None) -> None:
+        """Raises ConfigError: no model."""
+        decorated: ModelOptions = getattr(target, OPTIONS, ModelOptions())
+        self.options = decorated if options is None else options
+        self.name = self.options.name or getattr(target, "__name__", "").lower()
+        self._target = target
+        self._what = getattr(target, "__qualname__", repr(target))
+        predict = self._predict_of(target)
+        hints = self._hints(predict)
+        self.asynchronous = inspect.iscoroutinefunction(predict) or inspect.isasyncgenfunction(predict)
+        returned = hints.pop("return", Any)
+        self.streams = inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
+        if self.streams and self.options.max_batch_size:
+            raise ConfigError(f"{self._what} is a generator, which answers one request: leave max_batch_size out")
+        self.parameters = {each.name: each for each in self._parameters(predict, hints)}
+        self.result = self._result(returned)
+        self._call: Callable[..., Any] | None = None if inspect.isclass(target) else target
+
+    def load(self) -> None:
+        """Make the instance, and have it do what it must before its first request. Raises whatever the code does."""
+        if inspect.isclass(self._target):
+            made: Any = self._target()
+            if hasattr(made, "load"):
+                made.load()
+            self._call = made.predict
+
+    def compute(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """`acompute` of a model that is not asynchronous."""
+        try:
+            self.acompute(requests).send(None)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        raise AssertionError(f"{self.name} waits for something, and needs an event loop")
+
+    async def acompute(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """What comes of requests, in their order; an InferenceError in the place of one that failed.
+
+        Without a batch size each is computed alone. When a whole batch fails, so that nobody knows which request is to
+        blame, each is computed alone, too.
+
+        Args:
+            requests: values by the names of the parameters; those that may be left out may be missing.
+        """
+        if not self.options.max_batch_size:
+            return [await self._alone(request) for request in requests]
+        try:
+            return self._rows(await self._invoke(self._columns(requests)), len(requests))
+        except (Exception, SystemExit) as error:  # a model ends itself, not the server
+            if len(requests) == 1:
+                return [self._failure(error)]
+            log.warning("%s failed on %d requests, %r; computing each alone", self.name, len(requests), error)
+        return [result for request in requests for result in await self.acompute([request])]
+
+    def stream(self, request: Mapping[str, Any]) -> Iterator[Any]:
+        """The results of a request, of a model that streams. Raises InferenceError."""
+        assert self._call is not None, NOT_LOADED
+        try:
+            yield from self._call(**self._with_defaults(request))
+        except (Exception, SystemExit) as error:
+            raise self._failure(error) from error
+
+    async def astream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """The same of one that is asynchronous."""
+        assert self._call is not None, NOT_LOADED
+        try:
+            async for each in self._call(**self._with_defaults(request)):
+                yield each
+        except (Exception, SystemExit) as error:
+            raise self._failure(error) from error
+
+    # --- how it is called ---------------------------------------------------------------------------------------------
+
+    async def _invoke(self, arguments: Mapping[str, Any]) -> Any:
+        assert self._call is not None, NOT_LOADED
+        result = self._call(**arguments)
+        return await result if self.asynchronous else result
+
+    async def _alone(self, request: Mapping[str, Any]) -> Any:
+        try:
+            result = await self._invoke(self._with_defaults(request))
+        except (Exception, SystemExit) as error:
+            return self._failure(error)
+        return self._failure(result) if isinstance(result, Exception) else result
+
+    def _with_defaults(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {each.name: request.get(each.name, each.default) for each in self.parameters.values()}
+
+    def _columns(self, requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The values of each parameter over the requests."""
+        columns: dict[str, Any] = {}
+        for each in self.parameters.values():
+            values = [request.get(each.name, each.default) for request in requests]
+            columns[each.name] = np.stack(values) if each.stacked else values
+        return columns
+
+    def _rows(self, result: Any, count: int) -> list[Any]:
+        """A batch's result by request."""
+        if not isinstance(result, list | tuple | np.ndarray):
+            raise TypeError(f"predict returned {_kind(result)}, no list over {count} requests")
+        if isinstance(result, np.ndarray) and not result.ndim:
+            raise TypeError(f"predict returned an array without dimensions, none over {count} requests")
+        if len(result) != count:
+            raise ValueError(f"predict returned {len(result)} rows for {count} requests")
+        return [self._failure(row) if isinstance(row, Exception) else row for row in result]
+
+    def _failure(self, error: BaseException) -> InferenceError:
+        """What a request is told of an exception of the model's."""
+        if isinstance(error, InferenceError):
+            return error
+        if isinstance(error, InvalidRequest):
+            return InferenceError(str(error))
+        log.error("%s failed", self.name, exc_info=error)
+        if isinstance(error, SystemExit):
+            return InferenceError(f"{self.name} failed: it called sys.exit({error.code!r})", Code.INTERNAL)
+        return InferenceError(f"{self.name} failed: {type(error).__name__}: {error}", Code.INTERNAL)
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    def _predict_of(self, target: Any) -> Callable[..., Any]:
+        if not inspect.isclass(target):
+            if not inspect.isroutine(target):
+                raise ConfigError(f"{self._what} is {_kind(target)}, no function and no class with `predict`")
+            return target
+        predict: Callable[..., Any] | None = getattr(target, "predict", None)
+        if not callable(predict):
+            raise ConfigError(f"the class {self._what} has no `predict`, which is what answers requests")
+        needed = [
+            each.name
+            for each in inspect.signature(target).parameters.values()
+            if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        ]
+        if needed:
+            raise ConfigError(f"{self._what} is made without arguments, and needs {', '.join(needed)}: give defaults")
+        return predict
+
+    def _hints(self, predict: Callable[..., Any]) -> dict[str, Any]:
+        try:
+            return typing.get_type_hints(predict, include_extras=True)
+        except Exception as error:
+            raise ConfigError(f"the annotations of {self._what} cannot be read: {error}") from None
+
+    def _parameters(self, predict: Callable[..., Any], hints: Mapping[str, Any]) -> list[Parameter]:
+        given = list(inspect.signature(predict).parameters.values())
+        if inspect.isclass(self._target) and not isinstance(
+            inspect.getattr_static(self._target, "predict"), staticmethod
+        ):
+            given = given[1:]
+        found = []
+        for each in given:
+            if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+                raise ConfigError(f"{self._what} has a parameter {each}: requests have names, each for one value")
+            annotation = hints.get(each.name, Any)
+            if self.options.max_batch_size:
+                kind, stacked = self._over_requests(annotation, f"the parameter {each.name!r}")
+            else:
+                kind, stacked = annotation, False
+            found.append(Parameter(each.name, kind, stacked, each.default))
+        if not found:
+            raise ConfigError(f"{self._what} takes nothing: give `predict` a parameter for what requests have")
+        return found
+
+    def _over_requests(self, annotation: Any, what: str) -> tuple[Any, bool]:
+        """The type of one request's value, from that of several, and whether these are an array."""
+        plain = _plain(annotation)
+        if plain is Any or plain in (list, tuple):
+            return Any, False
+        if _is_array(plain):
+            return annotation, True
+        arguments = typing.get_args(plain)
+        if typing.get_origin(plain) in _LISTS and len(arguments) == 1:
+            return arguments[0], False
+        shown = inspect.formatannotation(annotation)
+        raise ConfigError(
+            f"with max_batch_size {what} of {self._what} is a list over requests: annotate it list[{shown}], or as an "
+            f"array, not {shown}"
+        )
+
+    def _result(self, annotation: Any) -> Any:
+        """The type of one request's result, or of the pieces of it."""
+        if self.options.max_batch_size:
+            return self._over_requests(annotation, "the result")[0]
+        if self.streams and typing.get_origin(_plain(annotation)) in (*_STREAMS, *_ASYNC_STREAMS):
+            return typing.get_args(_plain(annotation))[0]
+        return Any if self.streams else annotation
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without what `Annotated` adds to it."""
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+
+
+def _is_array(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, np.ndarray)
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
