@@ -26,6 +26,7 @@ ORDER = (
     "create_app",
 )
 MADE_BY_USERS = ("LLM", "SamplingParams", "StructuredOutputsParams", "create_app")
+LINE = 120
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
 ENTRY = re.compile(r"(?:^|(?<=\. ))((?:\w+, )*\w+): ")
 
@@ -59,7 +60,13 @@ def _signature(name: str, thing: object) -> Iterator[str]:
     else:
         parameters = inspect.signature(thing).parameters.values()  # type: ignore[arg-type]
         given = [each.replace(annotation=inspect.Parameter.empty) for each in parameters if each.name != "self"]
-    yield f"```python\n{name}({str(inspect.Signature(given)).strip('()').removeprefix('*, ')})\n```\n"
+    written = [str(each).replace("'", '"') for each in given]
+    if by_name := next((place for place, each in enumerate(given) if each.kind is each.KEYWORD_ONLY), 0):
+        written.insert(by_name, "*")
+    whole = f"{name}({', '.join(written)})"
+    if len(whole) > LINE:
+        whole = "\n".join([f"{name}(", *(f"    {each}," for each in written), ")"])
+    yield f"```python\n{whole}\n```\n"
 
 
 def _default(field: dataclasses.Field[object]) -> object:
