@@ -1,0 +1,55 @@
+"""Frames, however they are cut on their way."""
+
+from itertools import pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Done, Failed, Frames, Infer, Part, frame, replies, requests
+
+TEXT = st.text(max_size=8)
+PARTS = st.lists(st.tuples(TEXT, st.lists(st.integers(0, 2**62), max_size=3), st.binary(max_size=40)), max_size=3)
+MESSAGES = st.lists(
+    st.tuples(st.integers(0, 2**63), PARTS, st.sampled_from(["infer", "cancel"]), st.lists(TEXT, max_size=2)),
+    max_size=5,
+)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[begin:end] for begin, end in pairwise(edges)]
+
+
+@pytest.mark.hypothesis
+@given(MESSAGES, st.lists(st.integers(0, 2000), max_size=12))
+def test_what_is_sent_arrives_however_it_is_cut(messages: list, places: list[int]) -> None:
+    sent = []
+    data = b""
+    for number, parts, kind, outputs in messages:
+        tensors = [tensor for _, _, tensor in parts]
+        described = tuple(Part(name, "FP32", tuple(shape), len(tensor)) for name, shape, tensor in parts)
+        message = Infer(number, described, tuple(outputs), 3, 0.5) if kind == "infer" else Cancel(number)
+        tensors = tensors if kind == "infer" else []
+        sent.append((message, b"".join(tensors)))
+        data += b"".join(frame(message, tensors))
+    frames = Frames(requests)
+    found = [(message, bytes(tensors)) for piece in cut(data, places) for message, tensors in frames.feed(piece)]
+    assert found == sent
+
+
+def test_replies() -> None:
+    sent = [
+        Done(1, (Part("a", "INT8", (2,), 2),)),
+        Failed(2, "internal", "it failed"),
+        Failed(3, "unavailable", "", 1.5),
+    ]
+    data = b"".join(b"".join(frame(each, [b"xy"] if isinstance(each, Done) else [])) for each in sent)
+    assert [message for message, _ in Frames(replies).feed(data)] == sent
+
+
+@pytest.mark.parametrize("data", [SIZES.pack(MAX_HEAD + 1, 0), SIZES.pack(3, 0) + b"\xc1\xc1\xc1"])
+def test_what_is_no_frame(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        list(Frames(requests).feed(data))
