@@ -4,19 +4,21 @@ import io
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import octavo
 from octavo.cli.configuration import SERVE_SETTINGS, Configuration, choose_model, configure, show
-from octavo.cli.console import console
 from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import Group, model_argument, model_option, settings_options
 from octavo.cli.parameters import BENCH_ENGINE, INFO_ENGINE, ChatParameters, LatencyParameters, OfflineParameters
 from octavo.engine.config import EngineConfig
 from octavo.errors import OctavoError
 from octavo.settings import Values, from_environment, from_flags, resolve, settings_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +60,7 @@ def serve(models: tuple[str, ...], **flags: object) -> None:
     from octavo.logs import configure_logging
 
     _interruptible()
-    configure_logging(configuration.server.log_level, console)
+    configure_logging(configuration.server.log_level, _console())
     _warn(configuration)
     serve_models(configuration)
 
@@ -79,9 +81,16 @@ def config_show(models: tuple[str, ...], **flags: object) -> None:
         click.echo(line)
 
 
+def _console() -> "Console":
+    """The terminal. To import it takes a third of the time of a command that only shows settings."""
+    from octavo.cli.console import console
+
+    return console
+
+
 def _warn(configuration: Configuration) -> None:
     for warning in configuration.warnings:
-        console.print(f"octavo: {warning}", markup=False, soft_wrap=True)
+        _console().print(f"octavo: {warning}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -217,5 +226,5 @@ def _drop_output() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    console.print(f"octavo: {message}", style="red", markup=False, soft_wrap=True)
+    _console().print(f"octavo: {message}", style="red", markup=False, soft_wrap=True)
     sys.exit(status)
