@@ -1,6 +1,8 @@
 """Fixtures that several rooms share."""
 
 import gc
+import importlib
+import pkgutil
 import random
 import re
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import octavo
 from tests.properties import use_profile
 from tests.tiny import write_tiny_model
 
@@ -29,7 +32,15 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What the modules of the tests brought along stays: looking through it for garbage took a tenth of a run."""
+    """Before the first test.
+
+    Hypothesis draws the constants of the modules that have been imported, too: so that it draws the same at every run,
+    all are, whichever tests run in this process. And what they brought along stays: looking through it for garbage took
+    a tenth of a run.
+    """
+    for module in pkgutil.walk_packages(octavo.__path__, "octavo."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -55,8 +55,9 @@ STRUCTURED = st.one_of(
     st.fixed_dictionaries({"regex": st.sampled_from(["[a-f]{3,9}", "(the|quick) [0-9]+", "é*"])}),
     st.fixed_dictionaries(
         {"json": st.sampled_from([SCHEMA, json.dumps(SCHEMA), {"enum": ["a", 1, None]}, {}])},
-        optional={"disable_any_whitespace": st.booleans(), "whitespace_pattern": st.sampled_from([" ?", "\\t"])},
+        optional={"disable_any_whitespace": st.booleans()},
     ),
+    st.fixed_dictionaries({"json": st.just(SCHEMA), "whitespace_pattern": st.sampled_from([" ?", "\\t"])}),
     st.just({"json_object": True}),
     st.just({"structural_tag": {"type": "structural_tag", "format": {"type": "regex", "pattern": "[a-c]{2}"}}}),
     st.fixed_dictionaries({"grammar": st.sampled_from(['start: "a" | "b" start', 'root ::= "x" [0-9]* "y"'])}),
@@ -70,7 +71,12 @@ NOT_KEPT: list[dict[str, Any]] = [
     {"grammar": "start: nothing"},
     {"grammar": 'root ::= "'},
 ]
-NOT_ONE: list[dict[str, Any]] = [{"regex": "a", "choice": ["a"]}, {"json_object": False}, {}]
+NOT_ONE: list[dict[str, Any]] = [
+    {"regex": "a", "choice": ["a"]},
+    {"json_object": False},
+    {},
+    {"json": {}, "disable_any_whitespace": True, "whitespace_pattern": " "},
+]
 
 
 def completions(server: httpx.Client, prompt: object, fields: dict[str, Any]) -> dict[str, Any]:

@@ -276,7 +276,7 @@ def test_a_body_that_never_ends_is_given_up(
         assert answer.status == 408
         assert "body did not go on for 0.3 seconds" in error_of(answer)["message"]
         assert is_closed(connection)
-    eventually(lambda: any(" 499 " in message for message in caplog.messages))
+        eventually(lambda: any(" 499 " in message for message in caplog.messages))
     assert [record.message for record in caplog.records if record.levelno > logging.INFO] == []
 
 
