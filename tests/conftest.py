@@ -27,8 +27,9 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_sessionstart() -> None:
-    gc.disable()
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not session.config.getoption("numprocesses", None):  # or this is the one process that collects nothing
+        gc.disable()
 
 
 def pytest_collection_finish() -> None:

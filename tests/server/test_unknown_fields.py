@@ -69,20 +69,40 @@ def test_what_is_meant_is_said(http: httpx.Client) -> None:
 
 
 APIS = {dialect.path: dialect.body for dialect in DIALECTS} | {"/v1/responses": ResponsesRequest}
-MOVED = [(route, old, new) for route, body in APIS.items() for old, new in body.moved.items()]
+MOVED = [(route, old, names) for route, body in APIS.items() for old, names in body.moved.items()]
+PLAIN = BODIES | {"/v1/messages": BODIES["/v1/chat/completions"], "/v1/responses": {"input": "hi"}}
 
 
-@pytest.mark.parametrize(("route", "old", "new"), MOVED)
+@pytest.mark.parametrize(("route", "old", "names"), MOVED)
 def test_a_field_of_another_api_is_refused_with_the_one_that_is_meant(
-    http: httpx.Client, route: str, old: str, new: str
+    http: httpx.Client, route: str, old: str, names: tuple[str, ...]
 ) -> None:
-    body = (BODIES | {"/v1/messages": BODIES["/v1/chat/completions"], "/v1/responses": {"input": "hi"}})[route]
+    body = PLAIN[route]
     answer = http.post(route, json=body | {old: 7})
     assert answer.status_code == 400
     assert f"'{old}'" in answer.text
-    assert f"this API has '{new}' instead" in answer.text
-    if new in body:  # both say the same
-        assert http.post(route, json=body | {old: body[new]}).status_code == 200
+    assert f"this API has {' or '.join(map(repr, names))} instead" in answer.text
+    for nothing in ([], "", None) if old != "response_format" else ():
+        assert http.post(route, json=body | {old: nothing}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("route", "fields"),
+    [
+        ("/v1/chat/completions", {"max_tokens": 3, "max_new_tokens": 3}),
+        ("/v1/chat/completions", {"max_completion_tokens": 3, "max_output_tokens": 3}),
+        ("/v1/chat/completions", {"stop": ["a"], "stop_sequences": "a"}),
+        ("/v1/messages", {"stop_sequences": ["a"], "stop": "a"}),
+        ("/v1/messages", {"output_config": {"effort": "low"}, "reasoning_effort": "low"}),
+        ("/v1/responses", {"reasoning": {"effort": "low"}, "reasoning_effort": "low"}),
+        ("/v1/responses", {"max_output_tokens": 3, "max_tokens": 3}),
+        ("/generate", {"inputs": "hi"}),
+    ],
+)
+def test_a_field_of_another_api_may_say_the_same(http: httpx.Client, route: str, fields: dict[str, Any]) -> None:
+    assert http.post(route, json=PLAIN[route] | fields).status_code == 200
+    last = next(reversed(fields))
+    assert http.post(route, json=PLAIN[route] | fields | {last: "other"}).status_code == 400
 
 
 def test_fields_that_change_nothing_are_known(http: httpx.Client) -> None:

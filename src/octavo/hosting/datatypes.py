@@ -43,8 +43,8 @@ class Datatype(StrEnum):
 
     @classmethod
     def of(cls, dtype: np.dtype) -> "Datatype":
-        """What holds an array's elements. Raises ValueError: nothing does."""
-        if dtype.kind in "OSU":
+        """What holds an array's elements; objects are taken for `bytes`. Raises ValueError: nothing does."""
+        if dtype.kind == "O":
             return cls.BYTES
         found = _BY_DTYPE.get(dtype.newbyteorder("="))
         if found is None:

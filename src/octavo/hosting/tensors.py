@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 
-MAX_ELEMENTS = 2**63 - 1
+MAX_ELEMENTS = (2**63 - 1) // 8
+"""Of 8 bytes, the largest ones."""
 
 MAX_DIMENSIONS = 32
 """Fewer than numpy has."""
@@ -53,11 +54,10 @@ def element_count(shape: Sequence[int], place: Place) -> int:
         raise InferenceError(f"{place} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
     if any(size < 0 for size in shape):
         raise InferenceError(f"tensor '{place.input}' contains an invalid dimension in shape {written(shape)}")
-    count = math.prod(shape)
-    # The product of the others counts where one is 0: numpy has no such shapes either.
-    if count > MAX_ELEMENTS or math.prod(size for size in shape if size) > MAX_ELEMENTS:
+    # As numpy counts, which has no larger arrays: in bytes, and without the dimensions of size 0.
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
         raise InferenceError(f"element count for tensor '{place.input}' exceeds maximum size of {MAX_ELEMENTS}")
-    return count
+    return math.prod(shape)
 
 
 def written(shape: Sequence[int]) -> str:
@@ -116,14 +116,17 @@ def _split(data: memoryview, elements: NDArray[Any], count: int, place: Place) -
 
 
 def to_bytes(tensor: Tensor) -> bytes:
-    """The binary form."""
+    """The binary form. Raises TypeError: BYTES whose elements are no bytes."""
     if tensor.datatype is not Datatype.BYTES:
         return np.ascontiguousarray(tensor.array, tensor.datatype.dtype).tobytes()
-    return b"".join(chain.from_iterable((_LENGTH.pack(len(each)), each) for each in tensor.array.flat))
+    elements = tensor.array.ravel().tolist()
+    if wrong := {type(each).__name__ for each in elements if type(each) is not bytes}:
+        raise TypeError(f"elements of BYTES are bytes, not {', '.join(sorted(wrong))}")
+    return b"".join(chain.from_iterable((_LENGTH.pack(len(each)), each) for each in elements))
 
 
 def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place) -> Tensor:
-    """A tensor from a list of values, nested like the tensor or flat.
+    """A tensor from a list of values, in row-major order: flat, or nested in whatever way.
 
     Raises:
         InferenceError: other values than the datatype has, or not as many as the shape wants.

@@ -74,11 +74,11 @@ class MessagesRequest(SamplingBody, CountTokensRequest):
     generates = True
     schema_field = "output_config.format"
     moved: ClassVar = {
-        "max_completion_tokens": "max_tokens",
-        "max_new_tokens": "max_tokens",
-        "max_output_tokens": "max_tokens",
-        "reasoning_effort": "output_config.effort",
-        "stop": "stop_sequences",
+        "max_completion_tokens": ("max_tokens",),
+        "max_new_tokens": ("max_tokens",),
+        "max_output_tokens": ("max_tokens",),
+        "reasoning_effort": ("output_config.effort",),
+        "stop": ("stop_sequences",),
     }
 
     max_tokens: int = Field(ge=1)

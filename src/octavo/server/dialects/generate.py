@@ -20,12 +20,12 @@ class GenerateRequest(SamplingBody):
     """POST /generate"""
 
     moved: ClassVar = {
-        "inputs": "prompt",
-        "max_completion_tokens": "max_tokens",
-        "max_new_tokens": "max_tokens",
-        "max_output_tokens": "max_tokens",
-        "stop_sequences": "stop",
-        "text_input": "prompt",
+        "inputs": ("prompt",),
+        "max_completion_tokens": ("max_tokens",),
+        "max_new_tokens": ("max_tokens",),
+        "max_output_tokens": ("max_tokens",),
+        "stop_sequences": ("stop",),
+        "text_input": ("prompt",),
     }
 
     prompt: str

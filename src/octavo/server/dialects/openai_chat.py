@@ -34,10 +34,10 @@ class ChatCompletionRequest(OpenAIBody, TemplateOptions):
     """POST /v1/chat/completions"""
 
     moved: ClassVar = {
-        "max_new_tokens": "max_tokens",
-        "max_output_tokens": "max_tokens",
-        "stop_sequences": "stop",
-        "system": "messages",
+        "max_new_tokens": ("max_completion_tokens", "max_tokens"),
+        "max_output_tokens": ("max_completion_tokens", "max_tokens"),
+        "stop_sequences": ("stop",),
+        "system": ("messages",),
     }
 
     messages: Messages

@@ -24,10 +24,10 @@ class CompletionRequest(OpenAIBody):
     """POST /v1/completions"""
 
     moved: ClassVar = {
-        "max_completion_tokens": "max_tokens",
-        "max_new_tokens": "max_tokens",
-        "max_output_tokens": "max_tokens",
-        "stop_sequences": "stop",
+        "max_completion_tokens": ("max_tokens",),
+        "max_new_tokens": ("max_tokens",),
+        "max_output_tokens": ("max_tokens",),
+        "stop_sequences": ("stop",),
     }
 
     prompt: Prompts

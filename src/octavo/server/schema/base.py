@@ -21,14 +21,14 @@ class Body(BaseModel):
     Attributes:
         generates: whether a model answers, so that a constraint must not be ignored.
         schema_field: where clients of this API say what an answer must look like.
-        moved: fields that other APIs have, and what this one has instead. They are refused, for to ignore one would
-            change what the client gets, unless the other says the same.
+        moved: fields that other APIs have, and those that this one has instead. They are refused, for to ignore one
+            would change what the client gets, unless it says nothing, or one of the others the same.
         has_more: whether clients send members that it does not have and that say nothing to a model here.
     """
 
     generates: ClassVar[bool] = True
     schema_field: ClassVar[str] = "response_format"
-    moved: ClassVar[Mapping[str, str]] = {}
+    moved: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     has_more: ClassVar[bool] = False
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
@@ -38,10 +38,20 @@ class Body(BaseModel):
     def _null_is_absent(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        for old, new in cls.moved.items():
-            if (value := data.get(old)) is not None and data.get(new) != value:
-                raise WrongElement(f"this API has {new!r} instead", old)
+        for old, names in cls.moved.items():
+            value = data.get(old)
+            said = (
+                value is None or is_empty(value) or as_list(value) in [as_list(_member(data, name)) for name in names]
+            )
+            if not said:
+                raise WrongElement(f"this API has {' or '.join(map(repr, names))} instead", old)
         return {name: value for name, value in data.items() if value is not None}
+
+
+def _member(data: Any, path: str) -> Any:
+    for name in path.split("."):
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
 
 
 def refuse(value: Any, instead: str = "") -> NoReturn:

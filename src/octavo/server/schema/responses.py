@@ -49,18 +49,18 @@ Includable = Literal[
 
 
 MOVED = {
-    "messages": "input",
-    "max_tokens": "max_output_tokens",
-    "max_completion_tokens": "max_output_tokens",
-    "response_format": "text.format",
-    "verbosity": "text.verbosity",
-    "reasoning_effort": "reasoning.effort",
-    "functions": "tools",
-    "function_call": "tool_choice",
-    "logprobs": "include",
-    "max_new_tokens": "max_output_tokens",
-    "stop_sequences": "stop",
-    "system": "instructions",
+    "messages": ("input",),
+    "max_tokens": ("max_output_tokens",),
+    "max_completion_tokens": ("max_output_tokens",),
+    "response_format": ("text.format",),
+    "verbosity": ("text.verbosity",),
+    "reasoning_effort": ("reasoning.effort",),
+    "functions": ("tools",),
+    "function_call": ("tool_choice",),
+    "logprobs": ("include",),
+    "max_new_tokens": ("max_output_tokens",),
+    "stop_sequences": ("stop",),
+    "system": ("instructions",),
 }
 """Fields of other APIs, mostly of the chat API."""
 
