@@ -1,7 +1,9 @@
 """Models in somebody's own Python: what they take, and what becomes of each request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import functools
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -150,6 +152,39 @@ def test_generators_stream() -> None:
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
+def test_code_behind_decorators_and_an_asynchronous_load() -> None:
+    def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            return function(*arguments, **named)
+
+        return wrapper
+
+    @logged
+    async def later(number: int) -> int:
+        return number + 1
+
+    @logged
+    def pieces(text: str) -> Iterator[str]:
+        yield from text
+
+    class Warm(dict):  # type: ignore[type-arg]
+        async def load(self) -> None:
+            await asyncio.sleep(0)
+            self["ready"] = True
+
+        def predict(self, number: int) -> bool:
+            return bool(self["ready"])
+
+    assert loaded(later).asynchronous
+    assert asyncio.run(loaded(later).acompute([{"number": 1}])) == [2]
+    assert list(loaded(pieces).stream({"text": "ab"})) == ["a", "b"]
+    assert loaded(Warm).compute([{"number": 1}]) == [True]
+    warm = OwnModel(Warm)
+    asyncio.run(warm.aload())
+    assert warm.compute([{"number": 1}]) == [True]
+
+
 def test_asynchronous_code() -> None:
     @model(max_batch_size=4)
     async def slow(number: list[int]) -> list[int]:
@@ -183,6 +218,12 @@ class Silent:
     def load(self) -> None: ...
 
 
+class Classy:
+    @classmethod
+    def predict(cls, text: str) -> str: ...
+
+
+def mapped(text: list[str]) -> Iterable[str]: ...
 def positional(text: str, /) -> str: ...
 def anything(**fields: str) -> str: ...
 def nothing() -> str: ...
@@ -197,7 +238,11 @@ def generator(text: list[str]) -> Iterator[str]:
     ("target", "batch", "message"),
     [
         (Needy, 0, "Needy is made without arguments, and needs path: give defaults"),
-        (Silent, 0, "the class Silent has no `predict`, which is what answers requests"),
+        (Silent, 0, "the class Silent has no method `predict`, which is what answers requests"),
+        (Classy, 0, "the class Classy has no method `predict`"),
+        ("x".upper, 0, "is a builtin_function_or_method, no function"),
+        (Doubling().load, 0, "Doubling.load is a method, no function"),
+        (mapped, 2, "with max_batch_size the result of mapped is a list over requests"),
         (3, 0, "3 is an int, no function and no class with `predict`"),
         (positional, 0, "positional has a parameter text: str: requests have names, each for one value"),
         (anything, 0, "anything has a parameter **fields: str"),
@@ -214,8 +259,10 @@ def test_what_is_no_model(target: Any, batch: int, message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"max_batch_size": -1}, {"instances": 0}])
-def test_options_that_cannot_work(options: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "options", [{"max_batch_size": -1}, {"instances": 0}, {"max_queue_delay": math.inf}, {"max_queue_delay": -1.0}]
+)
+def test_options_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         model(**options)  # type: ignore[call-overload]
 

@@ -1,6 +1,8 @@
 """The queue, held against a list that is searched from the front."""
 
+import gc
 import math
+import weakref
 
 import pytest
 from hypothesis import given
@@ -69,23 +71,36 @@ def test_whatever_happens(steps: list[tuple]) -> None:
                 assert all(each.delayed for each in late if each.level == 3)
                 standing = [each for each in standing if each not in expired]
         assert len(queue) == len(standing)
-        assert queue.items == sum(each.items for each in standing)
-        # Those that were delayed stand behind the others in the order in which that happened, which is of deadlines.
+        for level in (1, 2, 3):
+            before = sum(each.items for each in standing if each.level <= level and not each.delayed)
+            assert queue.items_before(level) == before
         for kind in "ab":
-            found = list(queue.of_kind(kind))
-            assert set(found) == {each for each in standing if each.kind == kind}
-            assert [place(each)[:2] for each in found] == sorted(place(each)[:2] for each in found)
-            prompt = [place(each) for each in found if not each.delayed]
-            assert prompt == sorted(prompt)
-            assert queue.items_of(kind) == sum(each.items for each in found)
-        first = queue.first()
-        assert (first is None) == (not standing)
-        if first is not None:
-            assert place(first)[:2] == min(place(each)[:2] for each in standing)
-            if not first.delayed:
-                assert place(first) == min(map(place, standing))
+            expected = sorted((each for each in standing if each.kind == kind), key=place)
+            assert list(queue.of_kind(kind)) == expected
+            assert queue.items_of(kind) == sum(each.items for each in expected)
+        assert queue.first() is min(standing, key=place, default=None)
         waits_until = [each.deadline for each in standing if not each.delayed]
         assert queue.next_deadline == min(waits_until, default=math.inf)
+
+
+def test_nothing_is_kept_of_what_has_left() -> None:
+    class Big:
+        pass
+
+    queue: Queue[Big] = Queue(Batching(max_batch_size=8))
+    kept = []
+    for number in range(1000):
+        big = Big()
+        kept.append(weakref.ref(big))
+        waiting = queue.push(big, now=float(number), timeout=1e9)
+        if number % 2:
+            queue.remove(waiting)
+        else:
+            queue.push(Big(), kind=number, now=float(number))
+            queue.remove(waiting)
+        del big, waiting
+    gc.collect()
+    assert not any(each() for each in kept)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +110,7 @@ def test_whatever_happens(steps: list[tuple]) -> None:
         ({"preferred_batch_sizes": (4, 9)}, "preferred_batch_sizes has 9; give sizes from 1 to max_batch_size, 8"),
         ({"max_queue_delay": -1.0}, "max_queue_delay is -1 s"),
         ({"max_queue_delay": math.nan}, "max_queue_delay is nan s"),
+        ({"latency_target": math.nan}, "latency_target is nan s"),
         ({"priority_levels": -1}, "priority_levels is -1"),
         ({"priority_levels": 2}, "default_priority_level is 0; there are levels 1 to 2"),
         ({"policies": {1: QueuePolicy()}}, "there is a policy for level 1, but levels 1 to 0"),

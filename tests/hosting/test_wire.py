@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +50,21 @@ def test_replies() -> None:
     assert [message for message, _ in Frames(replies).feed(data)] == sent
 
 
+def test_tensors_are_any_buffers() -> None:
+    arrays = [np.arange(4, dtype=np.float32), np.zeros((0, 3)), np.ones((2, 3), np.int64)]
+    parts = tuple(Part("x", "FP32", each.shape, each.nbytes) for each in arrays)
+    data = b"".join(frame(Infer(1, parts), [each.ravel().data for each in arrays])) + b"".join(frame(Cancel(2)))
+    [(infer, tensors), (cancel, _)] = Frames(requests).feed(data)
+    assert (infer, cancel) == (Infer(1, parts), Cancel(2))
+    assert bytes(tensors) == b"".join(each.tobytes() for each in arrays)
+
+
+def test_what_is_too_long_is_not_sent() -> None:
+    with pytest.raises(ValueError, match="a message of"):
+        frame(Failed(1, "internal", "x" * (MAX_HEAD + 1)))
+
+
 @pytest.mark.parametrize("data", [SIZES.pack(MAX_HEAD + 1, 0), SIZES.pack(3, 0) + b"\xc1\xc1\xc1"])
 def test_what_is_no_frame(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        list(Frames(requests).feed(data))
+        Frames(requests).feed(data)

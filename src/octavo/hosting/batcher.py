@@ -4,6 +4,7 @@ Nothing here waits or reads a clock: whoever calls says what time it is.
 """
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +24,21 @@ class Batch(Generic[T]):
     items: int
 
 
+@dataclass(slots=True)
+class _Hold:
+    """A batch that waits for one more, or has gone without one.
+
+    Attributes:
+        kind, items: what is there. since: when the last of them came, or an instance became free.
+        began: when it began to wait.
+    """
+
+    kind: Hashable
+    items: int
+    since: float
+    began: float
+
+
 class Batcher(Generic[T]):
     """Makes batches of the requests for one model.
 
@@ -37,19 +53,25 @@ class Batcher(Generic[T]):
         self.cost = Cost()
         self._batching = batching
         self._instances = instances
+        self._busy = 0
         self._queue: Queue[T] = Queue(batching)
+        self._expired: list[Waiting[T]] = []
         self._patience = Patience(self.cost)
         self._wanted = {batching.max_batch_size, *batching.preferred_batch_sizes}
-        # A batch waits for one more, or has gone without: with so many items, since then.
-        self._held: tuple[int, float] | None = None
-        self._gone: tuple[int, float] | None = None
+        self._held: _Hold | None = None
+        self._gone: _Hold | None = None
 
     def __len__(self) -> int:
         """Requests that wait."""
         return len(self._queue)
 
+    @property
+    def next_deadline(self) -> float:
+        """When the next one will have waited too long, and `expire` has it; infinite if none will."""
+        return -math.inf if self._expired else self._queue.next_deadline
+
     def push(
-        self, request: T, *, items: int = 1, kind: object = None, now: float, priority: int = 0, timeout: float = 0.0
+        self, request: T, *, items: int = 1, kind: Hashable = None, now: float, priority: int = 0, timeout: float = 0.0
     ) -> Waiting[T]:
         """Add a request; arguments are as for `Queue.push`.
 
@@ -62,21 +84,20 @@ class Batcher(Generic[T]):
             )
         level = self._batching.level(priority)
         policy = self._batching.policy(level)
-        seconds = policy.timeout(timeout)
-        if seconds and not policy.delays and self.expected_wait > seconds:
+        seconds, expected = policy.timeout(timeout), self.expected_wait(level)
+        if seconds and not policy.delays and expected > seconds:
             raise InferenceError(
-                f"Request timeout expired: it may wait for {seconds:g} s, and would for {self.expected_wait:.3g} s",
+                f"Request timeout expired: it may wait for {seconds:g} s, and would for {expected:.3g} s",
                 Code.UNAVAILABLE,
-                retry_after=self.expected_wait,
+                retry_after=expected,
             )
         try:
             waiting = self._queue.push(request, items=items, kind=kind, now=now, priority=priority, timeout=timeout)
         except InferenceError as error:
-            error.retry_after = self.expected_wait or None
+            error.retry_after = expected or None
             raise
-        if self._gone is not None:
-            count, since = self._gone
-            self._patience.note(count, now - since, came=True)
+        if self._gone is not None and self._gone.kind == kind:
+            self._patience.note(self._gone.items, now - self._gone.since, came=True)
             self._gone = None
         return waiting
 
@@ -86,42 +107,42 @@ class Batcher(Generic[T]):
 
     def expire(self, now: float) -> list[Waiting[T]]:
         """Those that have waited for too long, and are to be told so."""
-        return self._queue.expire(now)
+        expired = self._expired + self._queue.expire(now)
+        self._expired = []
+        return expired
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds until a request that comes now is begun, as far as it is known: what waits is computed before."""
-        batches = self._queue.items // self._batching.max_batch_size
+    def expected_wait(self, level: int = 1) -> float:
+        """Seconds until a request of a level of priority that comes now is begun, as far as it is known: what waits
+        and is as urgent is computed before, in whole batches."""
+        batches = self._queue.items_before(level) // self._batching.max_batch_size
         return batches * self.cost.of(self._batching.max_batch_size) / self._instances
 
     def take(self, now: float) -> Batch[T] | float:
-        """The next batch, for an instance that is free.
+        """The next batch, for an instance that is free. `note_done` when it was computed.
 
         Returns:
             The batch; or when to ask again at the latest, if nothing comes before: infinite if nothing waits.
         """
+        self._expired += self._queue.expire(now)
         first = self._queue.first()
         if first is None:
             self._held = None
             return math.inf
         batch = self._collect(first, self._size(self._queue.items_of(first.kind)))
-        if self._held is not None and self._held[0] != batch.items:
-            items, since = self._held
-            if batch.items > items:
-                self._patience.note(items, now - since, came=True)
-            self._held = None
         # Whoever else waits would wait with it.
-        if len(batch.requests) == len(self._queue) and batch.items not in self._wanted:
-            until = self._until(batch, now)
-            if until > now:
-                return min(until, self._queue.next_deadline)
+        may_wait = len(batch.requests) == len(self._queue) and batch.items not in self._wanted
+        self._note_change(first.kind, batch, now, alone=len(batch.requests) == len(self._queue))
+        if may_wait and (until := self._until(batch, first.kind, now)) > now:
+            return min(until, self._queue.next_deadline)
         self._held = None
         for waiting in batch.requests:
             self._queue.remove(waiting)
+        self._busy += 1
         return batch
 
     def note_done(self, batch: Batch[T], seconds: float) -> None:
-        """A batch was computed, in so many seconds."""
+        """A batch was computed, in so many seconds, whatever came of it."""
+        self._busy -= 1
         self.cost.note(batch.items, seconds)
 
     def _size(self, items: int) -> int:
@@ -140,19 +161,35 @@ class Batcher(Generic[T]):
             items += waiting.items
         return Batch(tuple(found), items)
 
-    def _until(self, batch: Batch[T], now: float) -> float:
+    def _note_change(self, kind: Hashable, batch: Batch[T], now: float, *, alone: bool) -> None:
+        """Learn from what became of the batch that was held."""
+        held = self._held
+        if held is None or (held.kind == kind and held.items == batch.items and alone):
+            return
+        waited = now - held.since
+        if held.kind == kind and batch.items > held.items:
+            self._patience.note(held.items, waited, came=True)
+            self._held = _Hold(kind, batch.items, now, held.began)
+        elif held.kind != kind or not alone:  # somebody came, but nobody to be computed with it
+            self._patience.note(held.items, waited, came=False)
+            self._held = None
+        else:  # some have left
+            self._held = _Hold(kind, batch.items, held.since, held.began)
+
+    def _until(self, batch: Batch[T], kind: Hashable, now: float) -> float:
         """When a batch that is not full has waited for long enough."""
         oldest = min(waiting.arrived for waiting in batch.requests)
         if self._batching.max_queue_delay is not None:
             return oldest + self._batching.max_queue_delay
-        if self._held is None:
-            self._held = (batch.items, now)
-        items, since = self._held
-        until = since + self._patience.window(items)
+        if self._busy + 1 < self._instances:  # another instance is free for whoever comes
+            return -math.inf
+        held = self._held = self._held or _Hold(kind, batch.items, now, now)
+        # Beyond the cost of a batch it never pays, however many come and leave meanwhile.
+        until = min(held.since + self._patience.window(held.items), held.began + self.cost.per_batch)
         if self._batching.latency_target:
-            until = min(until, oldest + self._batching.latency_target - self.cost.of(items + 1))
-        if until <= since:
-            self._gone = self._held
+            until = min(until, oldest + self._batching.latency_target - self.cost.of(held.items + 1))
+        if until <= held.since:
+            self._gone = held
         elif until <= now:
-            self._patience.note(items, now - since, came=False)
+            self._patience.note(held.items, now - held.since, came=False)
         return until

@@ -16,7 +16,7 @@ class QueuePolicy:
         max_queue_size: requests that may wait; 0 for any number.
         default_timeout: seconds that one may wait; 0 for ever.
         allow_timeout_override: whether a request may say so itself, if that is less.
-        delays: whether one that waited too long is computed after all others, instead of refused.
+        delays: whether one that waited too long is computed after the others of its level, instead of refused.
     """
 
     max_queue_size: int = 0
@@ -83,6 +83,8 @@ class Batching:
                 )
         if self.max_queue_delay is not None and not 0 <= self.max_queue_delay < float("inf"):
             raise ConfigError(f"max_queue_delay is {self.max_queue_delay:g} s; give 0 or more, or leave it out")
+        if not 0 <= self.latency_target < float("inf"):
+            raise ConfigError(f"latency_target is {self.latency_target:g} s; give 0 for none, or more")
         if not 0 <= self.priority_levels <= MAX_PRIORITY_LEVELS:
             raise ConfigError(f"priority_levels is {self.priority_levels}; give 0 to {MAX_PRIORITY_LEVELS}")
         if self.priority_levels and not 1 <= self.default_priority_level <= self.priority_levels:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc
 import inspect
 import logging
 import typing
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from octavo.errors import ConfigError, InvalidRequest
+from octavo.hosting.batching import Batching
 from octavo.hosting.errors import Code, InferenceError
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,7 @@ OPTIONS = "__octavo_model__"
 
 NOT_LOADED = "load it first"
 MAX_INSTANCES = 1024
-_LISTS = (list, Sequence, collections.abc.Sequence, collections.abc.Iterable)
+_LISTS = (list, collections.abc.Sequence)
 _STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
 
@@ -51,6 +53,7 @@ class ModelOptions:
             raise ConfigError(f"max_batch_size is {self.max_batch_size}; give 0 for none, or more")
         if not 1 <= self.instances <= MAX_INSTANCES:
             raise ConfigError(f"instances is {self.instances}; give 1 to {MAX_INSTANCES}")
+        Batching(max_batch_size=max(self.max_batch_size, 1), max_queue_delay=self.max_queue_delay).validate()
 
 
 @overload
@@ -62,7 +65,7 @@ def model(
 def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
     """Make a model of a function, or of a class with `predict`, and `load` for what it must do before.
 
-        @octavo.model(max_batch_size=32)
+        @model(max_batch_size=32)
         class Sentiment:
             def load(self): self.classify = pipeline("text-classification")
             def predict(self, text: list[str]) -> list[str]: return [each["label"] for each in self.classify(text)]
@@ -126,9 +129,10 @@ class OwnModel:
         self._what = getattr(target, "__qualname__", repr(target))
         predict = self._predict_of(target)
         hints = self._hints(predict)
-        self.asynchronous = inspect.iscoroutinefunction(predict) or inspect.isasyncgenfunction(predict)
+        called = inspect.unwrap(predict)
+        self.asynchronous = inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
         returned = hints.pop("return", Any)
-        self.streams = inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
+        self.streams = inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
         if self.streams and self.options.max_batch_size:
             raise ConfigError(f"{self._what} is a generator, which answers one request: leave max_batch_size out")
         self.parameters = {each.name: each for each in self._parameters(predict, hints)}
@@ -137,11 +141,23 @@ class OwnModel:
 
     def load(self) -> None:
         """Make the instance, and have it do what it must before its first request. Raises whatever the code does."""
-        if inspect.isclass(self._target):
-            made: Any = self._target()
-            if hasattr(made, "load"):
-                made.load()
-            self._call = made.predict
+        loading = self._make()
+        if inspect.isawaitable(loading):
+            asyncio.run(_awaited(loading))
+
+    async def aload(self) -> None:
+        """The same in the event loop that it is to be called in, for one that is asynchronous."""
+        loading = self._make()
+        if inspect.isawaitable(loading):
+            await loading
+
+    def _make(self) -> object:
+        """The instance; returns what its `load` does."""
+        if not inspect.isclass(self._target):
+            return None
+        made: Any = self._target()
+        self._call = made.predict
+        return made.load() if hasattr(made, "load") else None
 
     def compute(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
         """`acompute` of a model that is not asynchronous."""
@@ -192,7 +208,7 @@ class OwnModel:
     async def _invoke(self, arguments: Mapping[str, Any]) -> Any:
         assert self._call is not None, NOT_LOADED
         result = self._call(**arguments)
-        return await result if self.asynchronous else result
+        return await result if inspect.isawaitable(result) else result
 
     async def _alone(self, request: Mapping[str, Any]) -> Any:
         try:
@@ -227,25 +243,25 @@ class OwnModel:
         if isinstance(error, InferenceError):
             return error
         if isinstance(error, InvalidRequest):
-            return InferenceError(str(error))
+            return InferenceError(f"{error!s:.2000}")
         log.error("%s failed", self.name, exc_info=error)
         if isinstance(error, SystemExit):
             return InferenceError(f"{self.name} failed: it called sys.exit({error.code!r})", Code.INTERNAL)
-        return InferenceError(f"{self.name} failed: {type(error).__name__}: {error}", Code.INTERNAL)
+        return InferenceError(f"{self.name} failed: {type(error).__name__}: {error!s:.2000}", Code.INTERNAL)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     def _predict_of(self, target: Any) -> Callable[..., Any]:
         if not inspect.isclass(target):
-            if not inspect.isroutine(target):
+            if not inspect.isfunction(target):
                 raise ConfigError(f"{self._what} is {_kind(target)}, no function and no class with `predict`")
             return target
-        predict: Callable[..., Any] | None = getattr(target, "predict", None)
-        if not callable(predict):
-            raise ConfigError(f"the class {self._what} has no `predict`, which is what answers requests")
+        predict = inspect.getattr_static(target, "predict", None)
+        if not inspect.isfunction(predict):
+            raise ConfigError(f"the class {self._what} has no method `predict`, which is what answers requests")
         needed = [
             each.name
-            for each in inspect.signature(target).parameters.values()
+            for each in list(inspect.signature(target.__init__).parameters.values())[1:]
             if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         ]
         if needed:
@@ -260,9 +276,7 @@ class OwnModel:
 
     def _parameters(self, predict: Callable[..., Any], hints: Mapping[str, Any]) -> list[Parameter]:
         given = list(inspect.signature(predict).parameters.values())
-        if inspect.isclass(self._target) and not isinstance(
-            inspect.getattr_static(self._target, "predict"), staticmethod
-        ):
+        if inspect.isclass(self._target):
             given = given[1:]
         found = []
         for each in given:
@@ -301,6 +315,10 @@ class OwnModel:
         if self.streams and typing.get_origin(_plain(annotation)) in (*_STREAMS, *_ASYNC_STREAMS):
             return typing.get_args(_plain(annotation))[0]
         return Any if self.streams else annotation
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
 
 
 def _plain(annotation: Any) -> Any:

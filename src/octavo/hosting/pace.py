@@ -1,10 +1,19 @@
 """What batches cost, as it is measured, and when it pays to wait for one more request."""
 
+import itertools
+import math
 from collections import deque
 
 _SAMPLES = 50
+_REFIT = 8
+"""Batches from one fit to the next, once there are samples enough."""
+
+_OUTLIER = 4.0
 _WEIGHT = 0.15
 """Of the newest wait among those before it."""
+
+_MARGIN = 1.5
+"""What is saved is to be more than what is lost by so much: both are only estimated."""
 
 _SPREAD = 8.0
 """A request that is awaited has this many times the usual time."""
@@ -15,22 +24,34 @@ class Cost:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, float]] = deque(maxlen=_SAMPLES)
+        self._noted = 0
         self.per_item = self.per_batch = 0.0
-
-    @property
-    def known(self) -> bool:
-        """Whether any batch was measured."""
-        return bool(self._samples)
 
     def note(self, items: int, seconds: float) -> None:
         """A batch took so long."""
         self._samples.append((items, seconds))
-        count = len(self._samples)
-        mean_items = sum(items for items, _ in self._samples) / count
-        mean_seconds = sum(seconds for _, seconds in self._samples) / count
-        spread = sum((items - mean_items) ** 2 for items, _ in self._samples)
+        self._noted += 1
+        if self._noted < _SAMPLES or self._noted % _REFIT == 0:
+            self._fit(self._usual())
+
+    def _usual(self) -> list[tuple[int, float]]:
+        """The samples without those that took many times what as many items, or more, took once: the first batch of a
+        model that compiles something, or one beside which the machine was busy."""
+        usual: list[tuple[int, float]] = []
+        least = math.inf
+        for items, group in itertools.groupby(sorted(self._samples, reverse=True), key=lambda sample: sample[0]):
+            times = [seconds for _, seconds in group]
+            least = min(least, *times)
+            usual += [(items, seconds) for seconds in times if seconds <= _OUTLIER * least]
+        return usual
+
+    def _fit(self, samples: list[tuple[int, float]]) -> None:
+        count = len(samples)
+        mean_items = sum(items for items, _ in samples) / count
+        mean_seconds = sum(seconds for _, seconds in samples) / count
+        spread = sum((items - mean_items) ** 2 for items, _ in samples)
         if spread:
-            slope = sum((items - mean_items) * (seconds - mean_seconds) for items, seconds in self._samples) / spread
+            slope = sum((items - mean_items) * (seconds - mean_seconds) for items, seconds in samples) / spread
             self.per_item = min(max(slope, 0.0), mean_seconds / mean_items)
         else:  # of one size: nothing tells them apart
             self.per_item = 0.0
@@ -71,7 +92,7 @@ class Patience:
             longest = min(longest, _SPREAD * experience.usual)
         usual = min(experience.usual or longest / 2, longest)
         hope = experience.hope
-        return longest if hope * saved > items * (hope * usual + (1.0 - hope) * longest) else 0.0
+        return longest if hope * saved > _MARGIN * items * (hope * usual + (1.0 - hope) * longest) else 0.0
 
     def note(self, items: int, seconds: float, *, came: bool) -> None:
         """With so many items there, the next request came after so long; or did not come for so long."""

@@ -3,9 +3,9 @@
 import heapq
 import itertools
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from octavo.hosting.batching import Batching
@@ -22,8 +22,8 @@ class Waiting(Generic[T]):
         request: whatever is to be computed. items: it counts for so many in a batch.
         kind: requests of other kinds are not computed with it: those whose tensors have other sizes.
         arrived, deadline: on the clock of whoever calls; a deadline is infinite if it may wait for ever.
-        level: of priority. number: in the order of arrival. delayed: whether it has waited too long.
-        waits: whether it is in the queue.
+        level: of priority. number: in the order of waiting; one that is delayed gets another.
+        delayed: whether it has waited too long. waits: whether it is in the queue.
     """
 
     request: T
@@ -37,14 +37,35 @@ class Waiting(Generic[T]):
     waits: bool = True
 
 
-@dataclass(slots=True)
-class _Lines(Generic[T]):
-    """Those of one urgency, by kind; no line is empty."""
+class _Urgency(Generic[T]):
+    """Those that are equally urgent, in a line for each kind; no line is empty. Nothing takes longer with many."""
 
-    lines: dict[Hashable, deque[Waiting[T]]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.lines: dict[Hashable, OrderedDict[int, Waiting[T]]] = {}
+        self._heads: list[tuple[int, Hashable]] = []
 
-    def first(self) -> Waiting[T] | None:
-        return min((line[0] for line in self.lines.values()), key=lambda waiting: waiting.number, default=None)
+    def add(self, waiting: Waiting[T]) -> None:
+        line = self.lines.setdefault(waiting.kind, OrderedDict())
+        if not line:
+            heapq.heappush(self._heads, (waiting.number, waiting.kind))
+        line[waiting.number] = waiting
+
+    def remove(self, waiting: Waiting[T]) -> None:
+        line = self.lines[waiting.kind]
+        was_head = next(iter(line)) == waiting.number
+        del line[waiting.number]
+        if not line:
+            del self.lines[waiting.kind]
+        elif was_head:
+            heapq.heappush(self._heads, (next(iter(line)), waiting.kind))
+
+    def first(self) -> Waiting[T]:
+        while True:
+            number, kind = self._heads[0]
+            line = self.lines.get(kind)
+            if line is not None and next(iter(line)) == number:
+                return line[number]
+            heapq.heappop(self._heads)
 
 
 class Queue(Generic[T]):
@@ -54,23 +75,25 @@ class Queue(Generic[T]):
         self._batching = batching
         self._numbers = itertools.count()
         # By level, and those that waited too long behind the others of their level.
-        self._urgencies: dict[tuple[int, bool], _Lines[T]] = {}
+        self._urgencies: dict[tuple[int, bool], _Urgency[T]] = {}
         self._counts: dict[int, int] = {}
         self._items: dict[Hashable, int] = {}
-        self._deadlines: list[tuple[float, int, Waiting[T]]] = []
+        self._items_of_level: dict[int, int] = {}
+        self._length = 0
+        self._timed: dict[int, Waiting[T]] = {}
+        self._deadlines: list[tuple[float, int]] = []
 
     def __len__(self) -> int:
         """Requests that wait."""
-        return sum(self._counts.values())
-
-    @property
-    def items(self) -> int:
-        """Of all requests that wait."""
-        return sum(self._items.values())
+        return self._length
 
     def items_of(self, kind: Hashable) -> int:
         """Of the requests that could be computed together."""
         return self._items.get(kind, 0)
+
+    def items_before(self, level: int) -> int:
+        """Of the requests that are computed before one of a level that comes now."""
+        return sum(items for other, items in self._items_of_level.items() if other <= level)
 
     def push(
         self, request: T, *, items: int = 1, kind: Hashable = None, now: float, priority: int = 0, timeout: float = 0.0
@@ -93,10 +116,12 @@ class Queue(Generic[T]):
         deadline = now + seconds if seconds else math.inf
         waiting = Waiting(request, items, kind, now, deadline, level, next(self._numbers))
         self._insert(waiting)
+        self._length += 1
         self._counts[level] = self._counts.get(level, 0) + 1
         self._items[kind] = self._items.get(kind, 0) + items
         if deadline < math.inf:
-            heapq.heappush(self._deadlines, (deadline, waiting.number, waiting))
+            self._timed[waiting.number] = waiting
+            heapq.heappush(self._deadlines, (deadline, waiting.number))
         return waiting
 
     def remove(self, waiting: Waiting[T]) -> bool:
@@ -105,22 +130,26 @@ class Queue(Generic[T]):
             return False
         self._extract(waiting)
         waiting.waits = False
+        self._length -= 1
         self._counts[waiting.level] -= 1
         self._items[waiting.kind] -= waiting.items
         if not self._items[waiting.kind]:
             del self._items[waiting.kind]
+        self._timed.pop(waiting.number, None)
+        if len(self._deadlines) > 2 * len(self._timed) + 16:  # most of them are of requests that are gone
+            self._deadlines = [(each.deadline, number) for number, each in self._timed.items()]
+            heapq.heapify(self._deadlines)
         return True
 
     def expire(self, now: float) -> list[Waiting[T]]:
         """Take out those that waited too long, unless they are to be computed all the same, after the others."""
         expired = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, waiting = heapq.heappop(self._deadlines)
-            if not waiting.waits:
-                continue
+        while self.next_deadline <= now:
+            _, number = heapq.heappop(self._deadlines)
+            waiting = self._timed.pop(number)
             if self._batching.policy(waiting.level).delays:
                 self._extract(waiting)
-                waiting.delayed = True
+                waiting.delayed, waiting.number = True, next(self._numbers)
                 self._insert(waiting)
             else:
                 self.remove(waiting)
@@ -130,34 +159,29 @@ class Queue(Generic[T]):
     @property
     def next_deadline(self) -> float:
         """When the next one will have waited too long; infinite if none will."""
-        while self._deadlines and not self._deadlines[0][2].waits:
+        while self._deadlines and self._deadlines[0][1] not in self._timed:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else math.inf
 
     def first(self) -> Waiting[T] | None:
         """The one whose turn it is."""
-        for urgency in sorted(self._urgencies):
-            return self._urgencies[urgency].first()
-        return None
+        return self._urgencies[min(self._urgencies)].first() if self._urgencies else None
 
     def of_kind(self, kind: Hashable) -> Iterator[Waiting[T]]:
         """Those of one kind, in their order."""
         for urgency in sorted(self._urgencies):
-            yield from self._urgencies[urgency].lines.get(kind, ())
+            yield from self._urgencies[urgency].lines.get(kind, {}).values()
 
     def _insert(self, waiting: Waiting[T]) -> None:
-        lines = self._urgencies.setdefault((waiting.level, waiting.delayed), _Lines()).lines
-        lines.setdefault(waiting.kind, deque()).append(waiting)
+        self._urgencies.setdefault((waiting.level, waiting.delayed), _Urgency()).add(waiting)
+        if not waiting.delayed:
+            self._items_of_level[waiting.level] = self._items_of_level.get(waiting.level, 0) + waiting.items
 
     def _extract(self, waiting: Waiting[T]) -> None:
-        urgency = (waiting.level, waiting.delayed)
-        lines = self._urgencies[urgency].lines
-        line = lines[waiting.kind]
-        if line[0] is waiting:
-            line.popleft()
-        else:
-            line.remove(waiting)
-        if not line:
-            del lines[waiting.kind]
-        if not lines:
-            del self._urgencies[urgency]
+        place = (waiting.level, waiting.delayed)
+        urgency = self._urgencies[place]
+        urgency.remove(waiting)
+        if not urgency.lines:
+            del self._urgencies[place]
+        if not waiting.delayed:
+            self._items_of_level[waiting.level] -= waiting.items

@@ -5,7 +5,7 @@ behind the other, which are never copied into the former.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -72,11 +72,13 @@ _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")
 
 
-def frame(message: Request | Reply, tensors: Sequence[Buffer] = ()) -> list[Buffer]:
-    """A message as buffers to be written one after the other."""
+def frame(message: Request | Reply, tensors: Sequence[Buffer] = ()) -> list[bytes | memoryview]:
+    """A message as buffers to be written one after the other. Raises ValueError: what it says is too long."""
     head = _encoder.encode(message)
-    sizes = SIZES.pack(len(head), sum(len(each) for each in tensors))
-    return [sizes + head, *tensors]
+    if len(head) > MAX_HEAD:
+        raise ValueError(f"a message of {len(head)} bytes, more than {MAX_HEAD}")
+    views = [memoryview(each).cast("B") for each in tensors]
+    return [SIZES.pack(len(head), sum(view.nbytes for view in views)) + head, *views]
 
 
 class Frames(Generic[T]):
@@ -88,11 +90,11 @@ class Frames(Generic[T]):
 
     def __init__(self, decoder: "msgspec.msgpack.Decoder[T]") -> None:
         self._decoder = decoder
-        self._pending: list[Buffer] = []
+        self._pending: list[bytes] = []
         self._missing = 0
 
-    def feed(self, data: Buffer) -> Iterator[tuple[T, memoryview]]:
-        """The messages that are whole now, each with the bytes of its tensors.
+    def feed(self, data: bytes) -> list[tuple[T, memoryview]]:
+        """The messages that are whole now, each with the bytes of its tensors, which are those of `data`.
 
         Raises:
             msgspec.DecodeError: bytes that are no frame.
@@ -101,10 +103,11 @@ class Frames(Generic[T]):
             self._pending.append(data)
             self._missing -= len(data)
             if self._missing > 0:
-                return
+                return []
             data = b"".join(self._pending)  # once, however many pieces there are
             self._pending.clear()
         view, at, self._missing = memoryview(data), 0, 0
+        found = []
         while len(view) - at >= SIZES.size:
             head, tensors = SIZES.unpack_from(view, at)
             if head > MAX_HEAD:
@@ -114,10 +117,11 @@ class Frames(Generic[T]):
             if len(view) < ends:
                 self._missing = ends - len(view)
                 break
-            yield self._decoder.decode(view[begins : begins + head]), view[begins + head : ends]
+            found.append((self._decoder.decode(view[begins : begins + head]), view[begins + head : ends]))
             at = ends
         if at < len(view):
             self._pending.append(bytes(view[at:]))
+        return found
 
 
 requests: "msgspec.msgpack.Decoder[Request]" = msgspec.msgpack.Decoder(Request)
