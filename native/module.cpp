@@ -33,7 +33,9 @@ std::vector<const Kernels*> all_kernels() {
 #ifdef with_kernels_avx2
       &avx2_kernels(),
 #endif
+#ifdef with_kernels_portable
       &portable_kernels(),
+#endif
   };
 }
 

@@ -9,7 +9,9 @@ import pytest
 
 from octavo.backends.cpu.quantization import bits_by_weight, weight_bytes
 from octavo.backends.reference.executor import ReferenceExecutor
-from octavo.engine.config import KV_ITEMSIZE
+from octavo.engine.config import KV_ITEMSIZE, EngineConfig
+from octavo.engine.loader import open_backend
+from octavo.errors import ConfigError
 from octavo.graph.ops import ActivationFunction
 from octavo.models import build
 from octavo.weights.quantise import quantise
@@ -186,3 +188,9 @@ def test_quantised_weights_give_the_same_bits_whatever_surrounds_a_token(isa: st
     found += [crowd.step([*((other, 1) for other in others), (it, 1)])[-1] for _ in range(20)]
     found.append(crowd.step([(it, 10)])[0])
     assert np.array_equal(np.concatenate(found), alone)
+
+
+def test_kernels_of_another_machine_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "instruction_sets", list)
+    with pytest.raises(ConfigError, match=r"compiled on another machine.*install Octavo again here, or use --backend"):
+        open_backend(EngineConfig(model="tiny"))

@@ -193,6 +193,12 @@ class _Cpu:
     def __init__(self, config: EngineConfig) -> None:
         from octavo.backends.cpu._native import check_instruction_set
 
+        if not instruction_sets():
+            raise ConfigError(
+                "the native kernels were compiled on another machine, for instructions that this one lacks; install "
+                "Octavo again here, or use --backend reference",
+                "backend",
+            )
         if config.isa != "auto":
             try:
                 check_instruction_set(config.isa)
