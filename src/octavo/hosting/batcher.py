@@ -129,10 +129,9 @@ class Batcher(Generic[T]):
             self._held = None
             return math.inf
         batch = self._collect(first, self._size(self._queue.items_of(first.kind)))
-        # Whoever else waits would wait with it.
-        may_wait = len(batch.requests) == len(self._queue) and batch.items not in self._wanted
-        self._note_change(first.kind, batch, now, alone=len(batch.requests) == len(self._queue))
-        if may_wait and (until := self._until(batch, first.kind, now)) > now:
+        alone = len(batch.requests) == len(self._queue)  # or whoever else waits would wait with it
+        self._note_change(first.kind, batch, now, alone=alone)
+        if alone and batch.items not in self._wanted and (until := self._until(batch, first.kind, now)) > now:
             return min(until, self._queue.next_deadline)
         self._held = None
         for waiting in batch.requests:

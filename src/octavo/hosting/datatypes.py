@@ -36,11 +36,6 @@ class Datatype(StrEnum):
         """Bytes of an element on the wire; 0 if that differs between elements."""
         return 0 if self is Datatype.BYTES else _DTYPES[self].itemsize
 
-    @property
-    def config_name(self) -> str:
-        """In Triton's model configurations."""
-        return "TYPE_STRING" if self is Datatype.BYTES else f"TYPE_{self}"
-
     @classmethod
     def of(cls, dtype: np.dtype) -> "Datatype":
         """What holds an array's elements; objects are taken for `bytes`. Raises ValueError: nothing does."""

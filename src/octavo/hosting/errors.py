@@ -9,10 +9,7 @@ class Code(Enum):
     """Why, as gRPC and Triton tell it apart."""
 
     INVALID_ARGUMENT = "invalid argument"
-    NOT_FOUND = "not found"
     UNAVAILABLE = "unavailable"
-    UNIMPLEMENTED = "unimplemented"
-    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 

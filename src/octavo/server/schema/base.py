@@ -40,10 +40,9 @@ class Body(BaseModel):
             return data
         for old, names in cls.moved.items():
             value = data.get(old)
-            said = (
-                value is None or is_empty(value) or as_list(value) in [as_list(_member(data, name)) for name in names]
-            )
-            if not said:
+            if value is None or is_empty(value):
+                continue
+            if as_list(value) not in [as_list(_member(data, name)) for name in names]:
                 raise WrongElement(f"this API has {' or '.join(map(repr, names))} instead", old)
         return {name: value for name, value in data.items() if value is not None}
 
