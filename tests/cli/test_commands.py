@@ -233,6 +233,7 @@ def test_ctrl_c_at_any_moment_of_the_start_leaves_nothing_behind(tiny_model: Pat
     # On a busy machine it may be the interpreter that is still starting, and says so; none of our code is in that.
     assert not re.search(r'File ".*/octavo/\w', said), said
     assert "octavo:" not in said
+    assert "requests in flight" not in said or "is ready" in said, "before, there are none"
 
 
 def test_chat_answers_a_prompt_and_standard_input(tiny_model: Path) -> None:
