@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Done, Failed, Frames, Infer, Part, frame, replies, requests
+from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Failed, Frames, Infer, Output, Part, frame, replies, requests
 
 TEXT = st.text(max_size=8)
 PARTS = st.lists(st.tuples(TEXT, st.lists(st.integers(0, 2**62), max_size=3), st.binary(max_size=40)), max_size=3)
@@ -42,11 +42,11 @@ def test_what_is_sent_arrives_however_it_is_cut(messages: list, places: list[int
 
 def test_replies() -> None:
     sent = [
-        Done(1, (Part("a", "INT8", (2,), 2),)),
+        Output(1, (Part("a", "INT8", (2,), 2),)),
         Failed(2, "internal", "it failed"),
         Failed(3, "unavailable", "", 1.5),
     ]
-    data = b"".join(b"".join(frame(each, [b"xy"] if isinstance(each, Done) else [])) for each in sent)
+    data = b"".join(b"".join(frame(each, [b"xy"] if isinstance(each, Output) else [])) for each in sent)
     assert [message for message, _ in Frames(replies).feed(data)] == sent
 
 

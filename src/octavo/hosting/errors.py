@@ -19,9 +19,18 @@ class InferenceError(OctavoError):
     Attributes:
         code: whose fault it is, and whether trying again helps.
         retry_after: seconds after which it may, if that is known.
+        field: of a body that is to blame, if there is one.
     """
 
-    def __init__(self, message: str, code: Code = Code.INVALID_ARGUMENT, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: Code = Code.INVALID_ARGUMENT,
+        *,
+        retry_after: float | None = None,
+        field: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retry_after = retry_after
+        self.field = field

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
-from octavo.hosting.tensors import Tensor, written
+from octavo.hosting.tensors import Encoded, Tensor, written
 
 ANY = -1
 """A dimension of any size."""
@@ -17,21 +17,22 @@ class TensorSpec:
     """A tensor that a model takes or gives.
 
     Attributes:
-        dims: without the batch dimension; `ANY` for those of any size.
+        dims: without the batch dimension; `ANY` for those of any size; None if there may be any number of them.
         optional: whether a request may leave it out.
         ragged: whether requests with other sizes may share a batch.
     """
 
     name: str
     datatype: Datatype
-    dims: tuple[int, ...]
+    dims: tuple[int, ...] | None
     optional: bool = False
     ragged: bool = False
 
     def admits(self, dims: Sequence[int]) -> bool:
         """Whether a tensor of such dimensions is one."""
-        return len(dims) == len(self.dims) and all(
-            size in (ANY, given) for size, given in zip(self.dims, dims, strict=True)
+        return self.dims is None or (
+            len(dims) == len(self.dims)
+            and all(size in (ANY, given) for size, given in zip(self.dims, dims, strict=True))
         )
 
 
@@ -61,10 +62,11 @@ class Signature:
         return sum(not spec.optional for spec in self.inputs)
 
     def full_dims(self, spec: TensorSpec) -> tuple[int, ...]:
-        """A tensor's dimensions with that of the batch."""
-        return (ANY, *spec.dims) if self.max_batch_size else spec.dims
+        """A tensor's dimensions with that of the batch; of a tensor that may have any, one of any size stands for them."""
+        dims = (ANY,) if spec.dims is None else spec.dims
+        return (ANY, *dims) if self.max_batch_size else dims
 
-    def check(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = ()) -> int:
+    def check(self, inputs: Mapping[str, Tensor | Encoded], outputs: Sequence[str] = ()) -> int:
         """The items of a request: the size of its batch dimension, 1 without one.
 
         Args:
@@ -82,7 +84,7 @@ class Signature:
             self._check_tensor(self._inputs[name], tensor)
         return items
 
-    def _check_names(self, inputs: Mapping[str, Tensor]) -> None:
+    def _check_names(self, inputs: Mapping[str, Tensor | Encoded]) -> None:
         for name in inputs:
             if name not in self._inputs:
                 raise InferenceError(f"unexpected inference input '{name}' for model '{self.model}'")
@@ -96,16 +98,16 @@ class Signature:
                 f"but missing required input(s) {_quoted(missing)}. Please provide all required input(s)."
             )
 
-    def _items(self, inputs: Mapping[str, Tensor]) -> int:
+    def _items(self, inputs: Mapping[str, Tensor | Encoded]) -> int:
         items: int | None = None
         for name, tensor in inputs.items():
-            if not tensor.array.ndim:
+            if not tensor.shape:
                 raise InferenceError(
                     f"input '{name}' has no shape but model requires batch dimension for '{self.model}'"
                 )
-            if items is not None and tensor.array.shape[0] != items:
+            if items is not None and tensor.shape[0] != items:
                 raise InferenceError(f"input '{name}' batch size does not match other inputs for '{self.model}'")
-            items = tensor.array.shape[0]
+            items = tensor.shape[0]
         if not items:
             raise InferenceError(f"inference request batch-size must be >= 1 for '{self.model}'")
         if items > self.max_batch_size:
@@ -114,13 +116,13 @@ class Signature:
             )
         return items
 
-    def _check_tensor(self, spec: TensorSpec, tensor: Tensor) -> None:
+    def _check_tensor(self, spec: TensorSpec, tensor: Tensor | Encoded) -> None:
         if tensor.datatype is not spec.datatype:
             raise InferenceError(
                 f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{self.model}' expects "
                 f"'{spec.datatype}'"
             )
-        shape = tensor.array.shape
+        shape = tensor.shape
         if not spec.admits(shape[1:] if self.max_batch_size else shape):
             note = " The first dimension is that of the batch." if self.max_batch_size else ""
             raise InferenceError(

@@ -36,6 +36,43 @@ class Tensor:
     datatype: Datatype
     array: NDArray[Any]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self.array.shape
+
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A tensor in its binary form, as it goes from process to process: little-endian, row-major; of BYTES each element
+    behind its length in 4 bytes."""
+
+    datatype: Datatype
+    shape: tuple[int, ...]
+    data: Buffer
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Encoded":
+        """Raises TypeError: BYTES whose elements are no bytes."""
+        return cls(tensor.datatype, tensor.shape, to_bytes(tensor))
+
+    def check(self, place: "Place") -> None:
+        """See that there are as many bytes as the shape wants; the elements of BYTES are counted when they are decoded.
+
+        Raises:
+            InferenceError: there are others.
+        """
+        expected = element_count(self.shape, place) * self.datatype.itemsize
+        if self.datatype is not Datatype.BYTES and len(self.data) != expected:
+            raise InferenceError(f"input byte size mismatch for {place}. Expected {expected}, got {len(self.data)}")
+
+    def decode(self, place: "Place") -> Tensor:
+        """As `from_bytes`."""
+        return from_bytes(self.datatype, self.shape, memoryview(self.data), place)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

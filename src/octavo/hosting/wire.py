@@ -5,17 +5,18 @@ behind the other, which are never copied into the former.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
+
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.tensors import Buffer, Encoded
 
 SIZES = struct.Struct("<IQ")
 """Bytes of the msgpack, and of the tensors."""
 
 MAX_HEAD = 1 << 24
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -28,7 +29,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """Compute something.
+    """Compute something of tensors.
 
     Attributes:
         number: of the request, on this connection.
@@ -43,30 +44,77 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
     timeout: float = 0.0
 
 
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Call(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Compute something of a body, the bytes of the frame. The other attributes are as for `Infer`."""
+
+    number: int
+    media_type: str
+    priority: int = 0
+    timeout: float = 0.0
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Nobody waits for a request any more."""
 
     number: int
 
 
-class Done(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The outputs of a request."""
+class Timing(msgspec.Struct, frozen=True, array_like=True):
+    """How a request was computed.
+
+    Attributes:
+        queue, compute: nanoseconds that it waited, and that its batch took.
+        items: of the batch. lead: whether this request stands for the batch, where batches are counted.
+    """
+
+    queue: int
+    compute: int
+    items: int
+    lead: bool
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A result of a request, or one of many.
+
+    Attributes:
+        parts: of an `Infer`. media_type: of the body that answers a `Call`, the bytes of the frame.
+        last: whether no other follows. timing: of the last one.
+    """
 
     number: int
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
+    media_type: str = ""
+    last: bool = True
+    timing: Timing | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Why there are none. `code` is the value of a `Code`."""
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A request that streams has had its last result."""
+
+    number: int
+    timing: Timing | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Why there is no result. `code` is the value of a `Code`; `field` is the one of a body that is to blame."""
 
     number: int
     code: str
     message: str
     retry_after: float | None = None
+    field: str | None = None
+    timing: Timing | None = None
 
 
-Request = Infer | Cancel
-Reply = Done | Failed
+class Pace(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Seconds that a batch takes, as they are measured: so much, and so much for each item."""
+
+    per_batch: float
+    per_item: float
+
+
+Request = Infer | Call | Cancel
+Reply = Output | Ended | Failed | Pace
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")
@@ -79,6 +127,20 @@ def frame(message: Request | Reply, tensors: Sequence[Buffer] = ()) -> list[byte
         raise ValueError(f"a message of {len(head)} bytes, more than {MAX_HEAD}")
     views = [memoryview(each).cast("B") for each in tensors]
     return [SIZES.pack(len(head), sum(view.nbytes for view in views)) + head, *views]
+
+
+def parts_of(tensors: Mapping[str, Encoded]) -> tuple[Part, ...]:
+    """What a message says of tensors whose bytes follow in this order."""
+    return tuple(Part(name, each.datatype.value, tuple(each.shape), len(each.data)) for name, each in tensors.items())
+
+
+def tensors_of(parts: Sequence[Part], data: memoryview) -> dict[str, Encoded]:
+    """The tensors of a message, which share the memory of the frame's."""
+    found, at = {}, 0
+    for part in parts:
+        found[part.name] = Encoded(Datatype(part.datatype), part.shape, data[at : at + part.size])
+        at += part.size
+    return found
 
 
 class Frames(Generic[T]):

@@ -1,0 +1,24 @@
+"""A name that requests may use, and a hosted model behind it."""
+
+from dataclasses import dataclass
+
+from octavo.hosting.client import HostedClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedDeployment:
+    """A model that is no language model, and the names it answers to.
+
+    Attributes:
+        name: the name in replies and metrics. aliases: other names that requests may use.
+        root: where it came from. created: seconds since the epoch.
+        version: the one version that there is, as the Open Inference Protocol has it.
+        client: asks the processes that compute it.
+    """
+
+    name: str
+    client: HostedClient
+    created: int
+    aliases: tuple[str, ...] = ()
+    root: str = ""
+    version: str = "1"

@@ -1,0 +1,78 @@
+"""What frontends ask of a hosted model, and what they get."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from octavo.hosting.tensors import Buffer, Encoded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """A request of tensors.
+
+    Attributes:
+        inputs: by name. outputs: those that are wanted; none for all.
+        priority: 1 is the most urgent, 0 the model's default. timeout: seconds that it may wait; 0 for ever.
+    """
+
+    inputs: Mapping[str, Encoded]
+    outputs: Sequence[str] = ()
+    priority: int = 0
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyCall:
+    """A request as it came over HTTP, for a model that takes JSON (`HostedInfo.body`). The model's process reads it.
+
+    Attributes:
+        media_type: the whole Content-Type. priority, timeout: as for `Inference`.
+    """
+
+    media_type: str
+    body: Buffer
+    priority: int = 0
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A result as it goes over HTTP."""
+
+    media_type: str
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatistics:
+    """Batches of one size. Attributes: count: of batches. compute: nanoseconds of all of them."""
+
+    count: int = 0
+    compute: int = 0
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What a frontend has seen of a model since it was offered; durations are nanoseconds.
+
+    Attributes:
+        success, failure: requests. success_time, failure_time: from their arrival to their end.
+        rejected, canceled: requests of the failed ones that were never computed: refused, or left by their clients.
+        inferences: items that were computed. executions: batches.
+        queue, compute: of the computed requests together.
+        last: seconds since the epoch of the last one.
+        batches: by size.
+    """
+
+    success: int = 0
+    failure: int = 0
+    success_time: int = 0
+    failure_time: int = 0
+    rejected: int = 0
+    canceled: int = 0
+    inferences: int = 0
+    executions: int = 0
+    queue: int = 0
+    compute: int = 0
+    last: float = 0.0
+    batches: dict[int, BatchStatistics] = field(default_factory=dict)

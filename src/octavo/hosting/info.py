@@ -1,0 +1,49 @@
+"""What the worker of a hosted model says of it when it is ready."""
+
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from octavo.hosting.batching import Batching
+from octavo.hosting.signature import Signature, TensorSpec
+
+
+class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """A model that is no language model.
+
+    Attributes:
+        name: that requests use. runtime: what computes it: "python", "onnx", "torch", … platform: Triton's name for it.
+        inputs, outputs: as tensors.
+        batching: how requests are brought together; None computes each alone. instances: that compute at once.
+        streams: whether a request has any number of results.
+        body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
+        result: of one request, or of each piece if it streams, as JSON.
+        definitions: that both refer to, under "#/$defs/".
+        files: the fields of a body that are files or bytes.
+        text: the field that `/generate` calls "prompt"; empty if this model has no such field.
+    """
+
+    name: str
+    runtime: str
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batching: Batching | None = None
+    instances: int = 1
+    streams: bool = False
+    body: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    definitions: dict[str, Any] = {}
+    files: tuple[str, ...] = ()
+    text: str = ""
+
+    @property
+    def max_batch_size(self) -> int:
+        """Items of a request at most, along its first dimension; 0 if it has no batch dimension."""
+        return 0 if self.batching is None else self.batching.max_batch_size
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What requests are checked against."""
+        return Signature(self.name, self.inputs, self.outputs, self.max_batch_size)
