@@ -62,7 +62,7 @@ class Signature:
         return sum(not spec.optional for spec in self.inputs)
 
     def full_dims(self, spec: TensorSpec) -> tuple[int, ...]:
-        """A tensor's dimensions with that of the batch; of a tensor that may have any, one of any size stands for them."""
+        """A tensor's dimensions with that of the batch. One of any size stands for those that may be any number."""
         dims = (ANY,) if spec.dims is None else spec.dims
         return (ANY, *dims) if self.max_batch_size else dims
 
