@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.cli.command import Result, octavo, octavo_process, one_line
+
 OCTAVO = [sys.executable, "-m", "octavo"]
 MODELS = b'{"object": "list", "data": [{"id": "tiny"}]}'
 
@@ -72,17 +74,8 @@ def server(
             thread.join()
 
 
-def chat(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    command = [*OCTAVO, "chat", "-p", "hi", "--url", url, *arguments]
-    return subprocess.run(command, capture_output=True, timeout=60, env=os.environ | environment)
-
-
-def one_line(result: subprocess.CompletedProcess[bytes]) -> str:
-    """What a failed command said on standard error."""
-    assert result.returncode == 1
-    (line,) = result.stderr.decode().strip().splitlines()
-    assert line.startswith("octavo: ")
-    return line
+def chat(url: str, *arguments: str, **variables: str) -> Result:
+    return octavo("chat", "-p", "hi", "--url", url, *arguments, **variables)
 
 
 def test_every_way_to_write_a_stream() -> None:
@@ -96,7 +89,7 @@ def test_every_way_to_write_a_stream() -> None:
     separators = 'data: {"choices": [{"delta": {"content": "\x85\u2028\u2029"}}]}\n\n'.encode()
     with server(answer(stream + separators + chunk("Z") + b"data:[DONE]\n\nnonsense")) as url:
         result = chat(url)
-        assert result.stdout.decode() == "A\x85\u2028\u2029Z\n", result.stderr
+        assert result.stdout == "A\x85\u2028\u2029Z\n", result.stderr
         assert result.returncode == 0
         for base in (f"{url}/", f"{url}/v1", f"{url}/v1/"):
             assert chat(base).returncode == 0
@@ -133,9 +126,9 @@ def test_a_servers_second_model(arguments: list[str]) -> None:
     models = b'{"data": [{"id": "tiny"}, {"id": "second"}]}'
     asked: list[bytes] = []
     with server(answer(chunk("Hi") + b"data: [DONE]\n\n"), models, asked=asked) as url:
-        assert chat(url, *arguments).stdout == b"Hi\n"
+        assert chat(url, *arguments).stdout == "Hi\n"
         assert b'"model":"second"' in asked[-1]
-        assert chat(url).stdout == b"Hi\n"
+        assert chat(url).stdout == "Hi\n"
         assert b'"model":"tiny"' in asked[-1]
         assert "has no model 'third'; it has tiny, second" in one_line(chat(url, "third"))
 
@@ -149,7 +142,7 @@ def test_a_reset_in_the_middle_keeps_what_was_said() -> None:
     with server(answer(chunk("Par")), reset=True) as url:
         result = chat(url)
     assert result.returncode == 1
-    assert b"Traceback" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("models", [b"<html>", b"[]", b"{}", b'{"data": []}', b'{"data": [1]}', b'{"data": null}'])
@@ -171,8 +164,8 @@ def test_loopback_needs_no_proxy() -> None:
     nowhere = "http://127.0.0.1:9"
     proxies = {"HTTP_PROXY": nowhere, "http_proxy": nowhere, "ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": ""}
     with server(answer(chunk("A") + b"data: [DONE]\n\n")) as url:
-        assert chat(url, **proxies).stdout == b"A\n"
-        assert chat(url.replace("127.0.0.1", "localhost"), **proxies).stdout == b"A\n"
+        assert chat(url, **proxies).stdout == "A\n"
+        assert chat(url.replace("127.0.0.1", "localhost"), **proxies).stdout == "A\n"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://x", "http://a:b"])
@@ -189,8 +182,9 @@ def test_a_proxy_that_is_not_there() -> None:
 
 def test_text_that_the_terminal_cannot_show() -> None:
     with server(answer(chunk("größer 😀") + b"data: [DONE]\n\n")) as url:
-        result = chat(url, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
-    assert result.stdout == b"gr??er ?\n", result.stderr
+        encoding = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+        result = octavo_process("chat", "-p", "hi", "--url", url, **encoding)
+    assert result.stdout == "gr??er ?\n", result.stderr
     assert result.returncode == 0
 
 

@@ -1,9 +1,6 @@
 """Settings come from the command line, the environment and a file, and are right before anything is loaded."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,21 +14,12 @@ from octavo.server.keys import KeySettings
 from octavo.server.settings import ServerSettings
 from octavo.settings import Setting, one_of, settings_of
 from octavo.weights.catalogue import DEFAULT_MODEL
-
-
-def octavo(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OCTAVO_")}
-    command = [sys.executable, "-m", "octavo", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept | variables)
+from tests.cli.command import octavo, one_line
 
 
 def refusal(*arguments: str, **variables: str) -> str:
     """The one line with which it is refused."""
-    result = octavo(*arguments, **variables)
-    assert result.returncode in (1, 2), result
-    assert result.stdout == ""
-    [line] = result.stderr.splitlines()
-    return line
+    return one_line(octavo(*arguments, **variables))
 
 
 def shown(*arguments: str, **variables: str) -> list[str]:
