@@ -9,7 +9,10 @@ class Code(Enum):
     """Why, as gRPC and Triton tell it apart."""
 
     INVALID_ARGUMENT = "invalid argument"
+    NOT_FOUND = "not found"
+    ALREADY_EXISTS = "already exists"
     UNAVAILABLE = "unavailable"
+    UNSUPPORTED = "unsupported"
     INTERNAL = "internal"
 
 

@@ -20,6 +20,7 @@ class TensorSpec:
         dims: without the batch dimension; `ANY` for those of any size; None if there may be any number of them.
         optional: whether a request may leave it out.
         ragged: whether requests with other sizes may share a batch.
+        labels: what the classes are called that an output's values are for, in their order; none if nobody said.
     """
 
     name: str
@@ -27,6 +28,7 @@ class TensorSpec:
     dims: tuple[int, ...] | None
     optional: bool = False
     ragged: bool = False
+    labels: tuple[str, ...] = ()
 
     def admits(self, dims: Sequence[int]) -> bool:
         """Whether a tensor of such dimensions is one."""

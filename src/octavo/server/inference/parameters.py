@@ -1,0 +1,60 @@
+"""The parameters of a request that the server itself heeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from octavo.hosting.errors import InferenceError
+
+UINT64 = 2**64
+RESERVED = "triton_"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a request says of its own treatment.
+
+    Attributes:
+        priority: 1 is the most urgent, 0 the model's default. timeout: seconds that it may wait; 0 for ever.
+    """
+
+    priority: int = 0
+    timeout: float = 0.0
+
+
+DEFAULT = Options()
+
+
+def options(parameters: Mapping[str, object]) -> Options:
+    """The options among a request's parameters. Others are for the model, and need a value that one can have.
+
+    Raises:
+        InferenceError: a value of the wrong type, or a name that is the server's.
+    """
+    for name, value in parameters.items():
+        if name.startswith(RESERVED):
+            raise InferenceError(
+                f"parameter keys starting with '{RESERVED}' are reserved for Triton usage and should not be specified."
+            )
+        if not isinstance(value, str | int | float):
+            raise InferenceError(
+                f"parameter '{name:.100}' has invalid type. It should be either 'int', 'bool', or 'string'."
+            )
+    sequence = parameters.get("sequence_id", 0)
+    if not isinstance(sequence, str) and not _is_unsigned(sequence):
+        raise InferenceError(f"Unable to parse 'sequence_id': {sequence} is no whole number from 0 on, and no string")
+    for name in ("sequence_start", "sequence_end"):
+        if not isinstance(parameters.get(name, False), bool):
+            raise InferenceError(f"Unable to parse '{name}': {parameters[name]} is neither true nor false")
+    return Options(_unsigned(parameters, "priority"), _unsigned(parameters, "timeout") / 1e6)
+
+
+def _unsigned(parameters: Mapping[str, object], name: str) -> int:
+    value = parameters.get(name, 0)
+    if not _is_unsigned(value):
+        raise InferenceError(f"Unable to parse '{name}': {value!s:.100} is no whole number from 0 to {UINT64 - 1}")
+    assert isinstance(value, int)
+    return value
+
+
+def _is_unsigned(value: object) -> bool:
+    return type(value) is int and 0 <= value < UINT64
