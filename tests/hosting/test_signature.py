@@ -5,7 +5,7 @@ import pytest
 
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
-from octavo.hosting.signature import ANY, Signature, TensorSpec
+from octavo.hosting.signature import ANY, Signature, TensorSpec, first_dims_are_free, without_batch
 from octavo.hosting.tensors import Tensor
 
 A = TensorSpec(name="A", datatype=Datatype.FP32, dims=(ANY, 3))
@@ -58,3 +58,31 @@ def test_what_does_not(signature: Signature, inputs: dict[str, Tensor], message:
 def test_an_unknown_output() -> None:
     with pytest.raises(InferenceError, match="unexpected inference output 'X' for model 'm'"):
         PLAIN.check({"A": fp32(1, 3)}, ["OUT", "X"])
+
+
+def test_what_a_model_does_not_say() -> None:
+    free = TensorSpec(name="A", datatype=None, dims=None)
+    for size, items in ((0, 1), (4, 3)):
+        signature = Signature("m", (free,), (OUT,), max_batch_size=size)
+        assert signature.check({"A": fp32(3, 5)}) == items
+        assert signature.check({"A": int64(3)}) == items
+
+
+@pytest.mark.parametrize(
+    ("dims", "free"),
+    [
+        ([(ANY, 3), (ANY,), (ANY, ANY)], True),
+        ([(ANY, 3), (2,)], False),
+        ([(ANY, 3), ()], False),
+        ([(ANY, 3), None], None),
+        ([(2, 3), None], False),
+        ([None], None),
+    ],
+)
+def test_whether_the_first_dimensions_can_be_that_of_a_batch(
+    dims: list[tuple[int, ...] | None], free: bool | None
+) -> None:
+    specs = [TensorSpec(name="A", datatype=Datatype.FP32, dims=each) for each in dims]
+    assert first_dims_are_free(specs) is free
+    if free:
+        assert [spec.dims for spec in without_batch(specs)] == [(3,), (), (ANY,)]

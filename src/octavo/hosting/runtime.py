@@ -16,7 +16,8 @@ class RuntimeOptions:
 
     Attributes:
         threads: that one call computes with; None leaves it to the runtime.
-        device: "auto" takes a GPU if there is one that the runtime can use; or "cpu", "cuda", "cuda:1".
+        device: "auto" takes a GPU if there is one that the runtime can use; or "cpu", "cuda", "cuda:1"; for ONNX also
+            "tensorrt", "tensorrt:1".
         trust_pickle: whether files may be loaded that run code when they are.
         task: of a Hugging Face pipeline; empty is what its repository says.
         model_class: "file.py:Class" or "module:Class" of the model that a state dict belongs to.
@@ -35,7 +36,8 @@ class Runtime(Protocol):
     Attributes:
         platform: Triton's name for it, such as "onnxruntime_onnx" or "pytorch_libtorch".
         inputs, outputs: read from the model; with `batches` their dims are without the first one.
-        batches: whether the first dimension of every input and output is that of the batch, and of any size.
+        batches: whether the first dimension of every input and output is that of the batch, and of any size; None if
+            the model does not say, and whoever serves it must.
         concurrent: whether `execute` may be called in several threads at once, and computes without the GIL.
     """
 
@@ -49,7 +51,7 @@ class Runtime(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
     @property
-    def batches(self) -> bool: ...
+    def batches(self) -> bool | None: ...
 
     @property
     def concurrent(self) -> bool: ...
@@ -61,11 +63,11 @@ class Runtime(Protocol):
             inputs: by name, with the dtypes of their datatypes (`Datatype.dtype`: BF16 is its bits in UInt16, BYTES are
                 objects, each `bytes`), contiguous and with the batch dimension if there is one. They may be read-only.
                 Optional ones may be missing.
-            outputs: the names of those that are wanted.
+            outputs: the names of those that are wanted, one or more.
 
         Returns:
-            The outputs, in the same way; they may share memory with what the runtime overwrites at its next call only
-            if it is not `concurrent`.
+            The outputs, in the same way, those without a datatype as what their dtype says (`Datatype.of`); they may
+            share memory with what the runtime overwrites at its next call only if it is not `concurrent`.
 
         Raises:
             InferenceError: with INVALID_ARGUMENT, the inputs are to blame. Whatever else it raises is the model's.

@@ -1,7 +1,7 @@
 """What a model takes and gives, and whether a request keeps to it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from octavo.hosting.datatypes import Datatype
@@ -17,14 +17,15 @@ class TensorSpec:
     """A tensor that a model takes or gives.
 
     Attributes:
+        datatype: None if the model does not say: it may be any, and so may that of each answer.
         dims: without the batch dimension; `ANY` for those of any size; None if there may be any number of them.
-        optional: whether a request may leave it out.
+        optional: whether a request may leave it out; of an output, whether only those get it who name it.
         ragged: whether requests with other sizes may share a batch.
         labels: what the classes are called that an output's values are for, in their order; none if nobody said.
     """
 
     name: str
-    datatype: Datatype
+    datatype: Datatype | None
     dims: tuple[int, ...] | None
     optional: bool = False
     ragged: bool = False
@@ -119,7 +120,7 @@ class Signature:
         return items
 
     def _check_tensor(self, spec: TensorSpec, tensor: Tensor | Encoded) -> None:
-        if tensor.datatype is not spec.datatype:
+        if spec.datatype not in (None, tensor.datatype):
             raise InferenceError(
                 f"inference input '{spec.name}' data-type is '{tensor.datatype}', but model '{self.model}' expects "
                 f"'{spec.datatype}'"
@@ -131,6 +132,17 @@ class Signature:
                 f"unexpected shape for input '{spec.name}' for model '{self.model}'. Expected "
                 f"{written(self.full_dims(spec))}, got {written(shape)}.{note}"
             )
+
+
+def first_dims_are_free(specs: Iterable[TensorSpec]) -> bool | None:
+    """Whether the first dimension of all tensors may be of any size, as that of a batch; None if nobody knows."""
+    first = [None if spec.dims is None else spec.dims[:1] == (ANY,) for spec in specs]
+    return False if False in first else None if None in first else True
+
+
+def without_batch(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The same without their first dimension."""
+    return tuple(replace(spec, dims=None if spec.dims is None else spec.dims[1:]) for spec in specs)
 
 
 def _quoted(names: Mapping[str, object] | Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def model_metadata(deployment: HostedDeployment, info: HostedInfo) -> dict[str, 
 
 def _tensors(info: HostedInfo, specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     full = info.signature.full_dims
-    return [{"name": each.name, "datatype": each.datatype.value, "shape": list(full(each))} for each in specs]
+    return [{"name": each.name, "datatype": each.datatype or "", "shape": list(full(each))} for each in specs]
 
 
 _STATES = {

@@ -54,8 +54,10 @@ def model_config(deployment: HostedDeployment, info: HostedInfo) -> dict[str, An
     return config
 
 
-def type_name(datatype: Datatype) -> str:
-    """A datatype as configurations name it."""
+def type_name(datatype: Datatype | None) -> str:
+    """A datatype as configurations name it; without one, as they do if nothing is set."""
+    if datatype is None:
+        return "TYPE_INVALID"
     return "TYPE_STRING" if datatype is Datatype.BYTES else f"TYPE_{datatype.value}"
 
 

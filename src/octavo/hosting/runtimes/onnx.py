@@ -1,0 +1,179 @@
+"""ONNX models, computed by ONNX Runtime."""
+
+import ctypes
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.errors import ConfigError
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.runtime import RuntimeOptions
+from octavo.hosting.runtimes.devices import Device
+from octavo.hosting.runtimes.files import existing, library, unreadable
+from octavo.hosting.runtimes.strings import decoded, encoded
+from octavo.hosting.signature import ANY, TensorSpec, first_dims_are_free, without_batch
+
+log = logging.getLogger(__name__)
+
+EXTRA = "onnx"
+FATAL = 4
+"""Of ONNX Runtime's log levels. Errors are raised: a client's mistakes need no lines of their own in the log."""
+
+BFLOAT16 = 16
+"""`onnx.TensorProto.BFLOAT16`."""
+
+_DATATYPES = {
+    "bool": Datatype.BOOL,
+    "uint8": Datatype.UINT8,
+    "uint16": Datatype.UINT16,
+    "uint32": Datatype.UINT32,
+    "uint64": Datatype.UINT64,
+    "int8": Datatype.INT8,
+    "int16": Datatype.INT16,
+    "int32": Datatype.INT32,
+    "int64": Datatype.INT64,
+    "float16": Datatype.FP16,
+    "bfloat16": Datatype.BF16,
+    "float": Datatype.FP32,
+    "double": Datatype.FP64,
+    "string": Datatype.BYTES,
+}
+_TENSOR = re.compile(r"(optional\()?tensor\((\w+)\)\)?")
+_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|Status Message: |Name:'' ")
+_SOURCE = re.compile(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z(\w])")
+"""Where in its sources ONNX Runtime found something, which says nothing to those who read an error."""
+
+
+class OnnxRuntime:
+    """A session of ONNX Runtime; see `Runtime`. It has one pool of threads, which all that call it share."""
+
+    platform = "onnxruntime_onnx"
+    concurrent = True
+
+    def __init__(self, path: Path, options: RuntimeOptions) -> None:
+        self._ort = library("onnxruntime", path, EXTRA)
+        self._session = self._load(existing(path), options)
+        given = self._session.get_inputs()
+        preset = self._session.get_overridable_initializers()
+        inputs = [*(self._spec(path, each) for each in given), *(self._spec(path, each, True) for each in preset)]
+        outputs = [self._spec(path, each) for each in self._session.get_outputs() if self._is_tensor(path, each)]
+        if not outputs:
+            raise ConfigError(f"{path} has no output that is a tensor")
+        self.batches = first_dims_are_free([*inputs, *outputs])
+        self.inputs = without_batch(inputs) if self.batches else tuple(inputs)
+        self.outputs = without_batch(outputs) if self.batches else tuple(outputs)
+        self._types = {each.name: each.datatype for each in (*self.inputs, *self.outputs)}
+        self._has_bf16 = Datatype.BF16 in self._types.values()
+        if self._has_bf16 and Datatype.BYTES in self._types.values():
+            raise ConfigError(f"{path} has both bfloat16 and string tensors, which onnxruntime does not take together")
+        self._optional = [each.name for each in given if each.type.startswith("optional(")]
+        self._on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
+
+    def _load(self, path: Path, options: RuntimeOptions) -> Any:
+        settings = self._ort.SessionOptions()
+        settings.log_severity_level = FATAL
+        settings.intra_op_num_threads = options.threads or 0
+        wanted = _providers(Device.of(options.device, "tensorrt"), self._ort.get_available_providers(), path)
+        try:
+            session = self._ort.InferenceSession(path, settings, providers=wanted)
+        except Exception as error:  # its classes have no common one but this
+            raise unreadable(path, "onnxruntime", _plain(error)) from error
+        chosen = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+        if chosen not in session.get_providers():
+            trouble = f"onnxruntime {self._ort.__version__} has its {chosen}, but cannot use it"
+            if options.device != "auto":
+                raise ConfigError(f"{trouble}: are the GPU's driver, CUDA and cuDNN there? --device cpu needs none")
+            log.warning("%s: %s is computed on the CPU", trouble, path.name)
+        return session
+
+    def _is_tensor(self, path: Path, node: Any) -> bool:
+        if _TENSOR.fullmatch(node.type):
+            return True
+        log.warning("%s: output '%s' is left out: it is no tensor but a %s", path.name, node.name, node.type)
+        return False
+
+    def _spec(self, path: Path, node: Any, preset: bool = False) -> TensorSpec:
+        tensor = _TENSOR.fullmatch(node.type)
+        datatype = _DATATYPES.get(tensor[2]) if tensor else None
+        if tensor is None or datatype is None:
+            raise ConfigError(f"{path}: '{node.name}' is a {node.type}, which no request and no response can have")
+        # A scalar and a tensor of any number of dimensions look the same.
+        dims = tuple(size if isinstance(size, int) else ANY for size in node.shape) if node.shape else None
+        return TensorSpec(name=node.name, datatype=datatype, dims=dims, optional=preset or bool(tensor[1]))
+
+    def execute(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        try:
+            if self._has_bf16:
+                return self._execute_values(inputs, outputs)
+            feed: dict[str, Any] = dict.fromkeys(self._optional)
+            feed.update((name, self._given(name, array)) for name, array in inputs.items())
+            computed = self._session.run(list(outputs), feed)
+        except self._ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+            raise InferenceError(_plain(error)) from error
+        except self._ort.capi.onnxruntime_pybind11_state.Fail as error:
+            # Computing an operator that could be loaded fails on a CPU if its inputs do not fit; on others, also if
+            # the device does.
+            if self._on_cpu and "while running" in str(error):
+                raise InferenceError(_plain(error)) from error
+            raise
+        return {
+            name: encoded(array) if self._types[name] is Datatype.BYTES else np.asarray(array)
+            for name, array in zip(outputs, computed, strict=True)
+        }
+
+    def _given(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        return decoded(name, array) if self._types[name] is Datatype.BYTES else array
+
+    def _execute_values(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """With ONNX Runtime's own values, for numpy's arrays cannot be of BF16."""
+        made = self._ort.OrtValue
+        feed = {
+            name: made.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+            if self._types[name] is Datatype.BF16
+            else made.ortvalue_from_numpy(array)
+            for name, array in inputs.items()
+        }
+        computed = self._session.run_with_ort_values(list(outputs), feed)
+        return {
+            name: _bits(value) if self._types[name] is Datatype.BF16 else value.numpy()
+            for name, value in zip(outputs, computed, strict=True)
+        }
+
+
+def _providers(device: Device, available: Sequence[str], path: Path) -> list[Any]:
+    """What computes, best first. Raises ConfigError: this onnxruntime has no provider for that device."""
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    if device.kind == "cpu" or (device.kind == "auto" and cuda not in available):
+        return [cpu]
+    placed = {"device_id": str(device.number)}
+    first = "TensorrtExecutionProvider" if device.kind == "tensorrt" else cuda
+    if first not in available:
+        raise ConfigError(
+            f"{path.name} cannot be computed on '{device.kind}': this onnxruntime has no {first}: "
+            "pip install onnxruntime-gpu in place of onnxruntime, or give --device cpu",
+            "device",
+        )
+    gpu: list[Any] = [(each, placed) for each in dict.fromkeys((first, cuda)) if each in available]
+    return [*gpu, cpu]
+
+
+def _bits(value: Any) -> NDArray[Any]:
+    """Of a value of BF16 that lies in ONNX Runtime's memory."""
+    shape = value.shape()
+    count = math.prod(shape)
+    if not count:
+        return np.empty(shape, np.uint16)
+    lent = np.ctypeslib.as_array((ctypes.c_uint16 * count).from_address(value.data_ptr()))
+    return lent.reshape(shape).copy()
+
+
+def _plain(error: Exception) -> str:
+    """What ONNX Runtime says, without what only its developers can read."""
+    return _NOISE.sub("", _SOURCE.sub("", " ".join(str(error).split()))).strip()
