@@ -50,6 +50,7 @@ class Batching:
         latency_target: seconds from arrival to reply beyond which nobody is made to wait for others; 0 for none.
         priority_levels: of requests, 1 being the most urgent; 0 for none. default_priority_level: of those without.
         default_policy: of all levels that `policies` has none for.
+        preserve_ordering: whether replies come in the order of the requests, however many instances there are.
     """
 
     max_batch_size: int
@@ -60,6 +61,7 @@ class Batching:
     default_priority_level: int = 0
     default_policy: QueuePolicy = QueuePolicy()
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
+    preserve_ordering: bool = False
 
     def level(self, priority: int) -> int:
         """The level of a request: Triton takes one that there is none of for the default."""

@@ -43,7 +43,7 @@ class Body:
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchStatistics:
     """Batches of one size. Attributes: count: of batches. compute: nanoseconds of all of them."""
 

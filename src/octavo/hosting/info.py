@@ -15,7 +15,9 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Attributes:
         name: that requests use. runtime: what computes it: "python", "onnx", "torch", … platform: Triton's name for it.
         inputs, outputs: as tensors.
-        batching: how requests are brought together; None computes each alone. instances: that compute at once.
+        batching: how requests are brought together; None computes each alone.
+        instances: that compute at once, in `processes` processes.
+        execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
         body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
         result: of one request, or of each piece if it streams, as JSON.
@@ -31,6 +33,8 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     outputs: tuple[TensorSpec, ...]
     batching: Batching | None = None
     instances: int = 1
+    processes: int = 1
+    execution_timeout: float = 0.0
     streams: bool = False
     body: dict[str, Any] | None = None
     result: dict[str, Any] | None = None

@@ -1,0 +1,125 @@
+"""The loop of a hosted model's process whose code is asynchronous: batches are computed beside each other."""
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol
+
+from octavo.hosting.batcher import Batch
+from octavo.hosting.computation import Answer, Computation, Task
+from octavo.hosting.endpoint import Endpoint
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.intake import Asked, Intake, failed, send, send_answers, timing_of
+from octavo.hosting.running import Running
+from octavo.hosting.watch import Watch
+from octavo.hosting.wire import Ended, Output, Reply
+
+log = logging.getLogger(__name__)
+
+MAX_AT_ONCE = 256
+"""Requests that code without batches computes beside each other."""
+
+
+class AsyncComputation(Computation, Protocol):
+    """A computation whose code is asynchronous."""
+
+    async def acompute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
+        """`compute`, in the running event loop."""
+        ...
+
+    def astream(self, task: Task) -> AsyncIterator[Answer]:
+        """`stream`, in the running event loop."""
+        ...
+
+
+class AsyncModelServer:
+    """Serves one model in the running event loop.
+
+    Args:
+        at_once: batches that are computed beside each other.
+    """
+
+    def __init__(
+        self, computation: AsyncComputation, info: HostedInfo, endpoint: Endpoint, running: Running, at_once: int
+    ) -> None:
+        self._computation = computation
+        self._endpoint = endpoint
+        self._running = running
+        self._info = info
+        self._free = list(range(at_once))
+        self._watch = Watch(info.execution_timeout, at_once)
+        self._intake = Intake(endpoint, computation, info.batching, at_once)
+        self._tasks: dict[asyncio.Task[None], Batch[Asked]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve for ever."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._endpoint.fileno(), self._receive)
+        await loop.create_future()
+
+    def _receive(self) -> None:
+        for asked in self._intake.receive(0.0):
+            for task, batch in self._tasks.items():
+                if any(each.request is asked for each in batch.requests) and all(
+                    each.request.left for each in batch.requests
+                ):
+                    task.cancel()
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._free:
+            found = self._intake.take()
+            if not isinstance(found, Batch):
+                if found != math.inf:
+                    self._timer = asyncio.get_running_loop().call_later(found, self._begin)
+                return
+            slot = self._free.pop()
+            work = self._stream if self._info.streams else self._compute
+            task = asyncio.create_task(self._serve(slot, found, work(slot, found, time.monotonic())))
+            self._tasks[task] = found
+            task.add_done_callback(self._tasks.pop)
+
+    async def _serve(self, slot: int, batch: Batch[Asked], work: Coroutine[Any, Any, None]) -> None:
+        began = time.monotonic()
+        self._running.begin(slot, [each.request.number for each in batch.requests], began)
+        self._watch.begin(slot, began)
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not all(each.request.left for each in batch.requests):
+                raise
+        except BaseException:
+            log.exception("a defect of Octavo; the process ends")
+            os._exit(1)
+        finally:
+            self._watch.end(slot)
+            self._running.end(slot)
+            self._free.append(slot)
+            self._intake.note_done(batch, time.monotonic() - began)
+        self._begin()
+
+    async def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
+        answers = await self._computation.acompute([each.request.task for each in batch.requests])
+        send_answers(batch, answers, began, time.monotonic() - began)
+
+    async def _stream(self, slot: int, batch: Batch[Asked], began: float) -> None:
+        [waiting] = batch.requests
+        asked = waiting.request
+        error: InferenceError | None = None
+        try:
+            async for answer in self._computation.astream(asked.task):
+                send(asked.peer, Output(asked.number, answer.parts, answer.media_type, False), answer)
+                self._watch.begin(slot, time.monotonic())
+        except InferenceError as found:
+            error = found
+        timing = timing_of(waiting, began, time.monotonic() - began, 1, lead=True)
+        end: Reply = Ended(asked.number, timing) if error is None else failed(asked.number, error, timing)
+        asked.peer.send(end)

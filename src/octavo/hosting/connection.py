@@ -1,0 +1,80 @@
+"""A frontend's connection to one process of a hosted model."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import msgspec
+
+from octavo.hosting.tensors import Buffer
+from octavo.hosting.wire import Frames, Reply, Request, frame, replies
+
+log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """Whom a connection tells what happens."""
+
+    def on_reply(self, reply: Reply, data: memoryview) -> None:
+        """The process said something."""
+        ...
+
+    def on_lost(self) -> None:
+        """The connection has ended, and with it what the process was asked for on it."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """Frames over a Unix socket."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._frames: Frames[Reply] = Frames(replies)
+        self._transport: asyncio.Transport | None = None
+
+    @classmethod
+    async def open(cls, path: str, owner: Owner) -> "Connection":
+        """Connect. Raises OSError."""
+        _, connection = await asyncio.get_running_loop().create_unix_connection(lambda: cls(owner), path)
+        return connection
+
+    def send(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
+        """Never waits. What the process does not read yet stays here."""
+        assert self._transport is not None
+        buffers = frame(message, tensors)
+        if len(buffers) == 1:
+            self._transport.write(buffers[0])
+        else:
+            self._transport.writelines(buffers)
+
+    def close(self) -> None:
+        """End it. The owner is not told."""
+        self._owner = _Nobody()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is there."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are of no class of asyncio's
+
+    def data_received(self, data: bytes) -> None:
+        """Frames, or pieces of them."""
+        try:
+            received = self._frames.feed(data)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            log.exception("cannot read what a model's process says")
+            assert self._transport is not None
+            self._transport.abort()
+            return
+        for reply, tensors in received:
+            self._owner.on_reply(reply, tensors)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended."""
+        self._owner.on_lost()
+
+
+class _Nobody:
+    on_reply: Callable[[Reply, memoryview], None] = staticmethod(lambda reply, data: None)
+    on_lost: Callable[[], None] = staticmethod(lambda: None)

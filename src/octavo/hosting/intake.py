@@ -1,0 +1,148 @@
+"""What frontends have asked a hosted model's process for, from its arrival until it was computed."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from octavo.hosting.batcher import Batch, Batcher
+from octavo.hosting.batching import Batching
+from octavo.hosting.computation import Answer, Computation, Task
+from octavo.hosting.endpoint import Endpoint, Left, Message, Peer
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.queue import Waiting
+from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Timing
+
+PACE_CHANGE = 0.2
+"""Frontends hear of what a batch costs when it has changed by so much of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request that a frontend waits for.
+
+    Attributes:
+        number: the frontend's. waiting: its place in the queue. left: whether nobody waits for it any more.
+    """
+
+    peer: Peer
+    number: int
+    task: Task
+    waiting: "Waiting[Asked] | None" = None
+    left: bool = False
+
+
+class Intake:
+    """Receives, and makes batches. One thread at a time uses it.
+
+    Args:
+        reader: makes tasks of requests.
+        at_once: batches that may be computed at the same time.
+    """
+
+    def __init__(self, endpoint: Endpoint, reader: Computation, batching: Batching | None, at_once: int) -> None:
+        self._endpoint = endpoint
+        self._reader = reader
+        self._batcher: Batcher[Asked] = Batcher(batching or Batching(max_batch_size=1), at_once)
+        self._asked: dict[int, Asked] = {}
+        self._told = Pace(0.0, 0.0)
+
+    def receive(self, timeout: float | None) -> list[Asked]:
+        """Take what frontends send. Returns what is computed already, and nobody waits for any more."""
+        left = []
+        for event in self._endpoint.receive(timeout):
+            match event:
+                case Message(peer, Cancel(number), _):
+                    left += self._cancel(number)
+                case Message(peer, (Infer() | Call()) as request, data):
+                    self._add(peer, request, data)
+                case Left(peer):
+                    for asked in [each for each in self._asked.values() if each.peer is peer]:
+                        left += self._cancel(asked.number)
+        return left
+
+    def take(self) -> Batch[Asked] | float:
+        """The next batch. If there is none now: the seconds after which to ask again, if nothing comes before."""
+        now = time.monotonic()
+        for expired in self._batcher.expire(now):
+            del self._asked[expired.request.number]
+            error = InferenceError("Request timeout expired", Code.UNAVAILABLE)
+            expired.request.peer.send(failed(expired.request.number, error))
+        found = self._batcher.take(now)
+        if isinstance(found, Batch):
+            return found
+        return max(min(found, self._batcher.next_deadline) - now, 0.0)
+
+    def note_done(self, batch: Batch[Asked], seconds: float) -> None:
+        """A batch was computed, in so many seconds, whatever came of it."""
+        self._batcher.note_done(batch, seconds)
+        for waiting in batch.requests:
+            self._asked.pop(waiting.request.number, None)
+        cost, told = self._batcher.cost, self._told
+        if abs(cost.per_batch - told.per_batch) > PACE_CHANGE * told.per_batch or (
+            abs(cost.per_item - told.per_item) > PACE_CHANGE * told.per_item
+        ):
+            self._told = Pace(cost.per_batch, cost.per_item)
+            for peer in self._endpoint.peers:
+                peer.send(self._told)
+
+    def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:
+        try:
+            task = self._reader.read(message, data)
+            asked = Asked(peer, message.number, task)
+            asked.waiting = self._batcher.push(
+                asked,
+                items=task.items,
+                kind=task.kind,
+                now=time.monotonic(),
+                priority=message.priority,
+                timeout=message.timeout,
+            )
+        except InferenceError as error:
+            peer.send(failed(message.number, error))
+        else:
+            self._asked[message.number] = asked
+
+    def _cancel(self, number: int) -> list[Asked]:
+        asked = self._asked.get(number)
+        if asked is None:
+            return []
+        asked.left = True
+        assert asked.waiting is not None
+        if self._batcher.cancel(asked.waiting):
+            del self._asked[number]
+            return []
+        return [asked]
+
+
+def send_answers(batch: Batch[Asked], answers: Sequence[Answer | InferenceError], began: float, seconds: float) -> None:
+    """Tell everybody what came of a batch."""
+    for position, (waiting, answer) in enumerate(zip(batch.requests, answers, strict=True)):
+        asked, timing = waiting.request, timing_of(waiting, began, seconds, batch.items, lead=position == 0)
+        if isinstance(answer, InferenceError):
+            asked.peer.send(failed(asked.number, answer, timing))
+        else:
+            send(asked.peer, Output(asked.number, answer.parts, answer.media_type, True, timing), answer)
+
+
+def timing_of(waiting: Waiting[Asked], began: float, seconds: float, items: int, *, lead: bool) -> Timing:
+    """How a request was computed."""
+    return Timing(int((began - waiting.arrived) * 1e9), int(seconds * 1e9), items, lead)
+
+
+def send(peer: Peer, output: Output, answer: Answer) -> None:
+    """Send a result; one that cannot be written is an error of the request's."""
+    try:
+        peer.send(output, answer.buffers)
+    except ValueError as error:
+        peer.send(Failed(output.number, Code.INTERNAL.value, f"the result cannot be sent: {error}"))
+
+
+def failed(number: int, error: InferenceError, timing: Timing | None = None) -> Failed:
+    """An error as it is sent."""
+    return Failed(number, error.code.value, str(error), error.retry_after, error.field, timing)
+
+
+def wait_of(seconds: float) -> float | None:
+    """For `Intake.receive`."""
+    return None if seconds == math.inf else seconds

@@ -1,0 +1,20 @@
+"""How a supervisor starts the processes of a hosted model."""
+
+from octavo.hosting.config import HostingConfig
+from octavo.hosting.start import HostingStart
+from octavo.worker.control import raw
+from octavo.worker.launcher import WorkerSpec
+
+
+def hosting_spec(worker: str, name: str, config: HostingConfig) -> WorkerSpec:
+    """A process of the model of that name as a worker."""
+    return WorkerSpec(
+        name=worker,
+        module="octavo.hosting.process",
+        configuration=bytes(raw(HostingStart(name=name, config=config))),
+    )
+
+
+def workers_of(worker: str, processes: int) -> tuple[str, ...]:
+    """The names of all processes of a model, the first of which is `worker`."""
+    return (worker, *(f"{worker} instance {number}" for number in range(2, processes + 1)))

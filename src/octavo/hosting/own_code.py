@@ -1,0 +1,95 @@
+"""Finding somebody's own code: "app.py:Sentiment" or "package.module:Sentiment"."""
+
+import importlib
+import importlib.util
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from octavo.errors import ConfigError
+from octavo.hosting.own import OPTIONS
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".py"
+
+
+def names_code(model: str) -> bool:
+    """Whether this is how code is named."""
+    return model.partition(":")[0].endswith(SUFFIX)
+
+
+def default_name(model: str) -> str:
+    """What a model is called that is named so, unless the code says otherwise."""
+    place, _, name = model.rpartition(":") if ":" in model else (model, "", "")
+    return (name or Path(place).stem).lower()
+
+
+def find_code(model: str) -> Callable[..., Any]:
+    """The function or class of that name; the one model of a module if none is named.
+
+    Raises:
+        ConfigError: there is none, or its module cannot be imported.
+    """
+    place, _, name = model.partition(":")
+    module = _import_file(Path(place)) if place.endswith(SUFFIX) else _import(place)
+    if not name:
+        found = {key: value for key, value in vars(module).items() if hasattr(value, OPTIONS)}
+        if len(found) != 1:
+            listed = f"{len(found)} models: {', '.join(found)}" if found else "no model (@octavo.model)"
+            raise ConfigError(f"{place} has {listed}; name one, as {place}:NAME")
+        [target] = found.values()
+    else:
+        target = module
+        for part in name.split("."):
+            target = getattr(target, part, None)
+            if target is None:
+                there = ", ".join(key for key, value in vars(module).items() if hasattr(value, OPTIONS))
+                raise ConfigError(f"{place} has no {name}" + (f"; there are: {there}" if there else ""))
+    if not callable(target):
+        raise ConfigError(f"{model} is a {type(target).__name__}, no function and no class")
+    return target  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    sys.path.insert(0, str(path.parent.resolve()))
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"octavo_own_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pydantic and pickles look types up there
+    _run(str(path), lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _import(name: str) -> ModuleType:
+    sys.path.insert(0, "")
+    found: list[ModuleType] = []
+    _run(name, lambda: found.append(importlib.import_module(name)))
+    return found[0]
+
+
+def _run(what: str, work: Callable[[], object]) -> None:
+    try:
+        work()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise refusal(f"{what} cannot be imported", error) from error
+
+
+def refusal(what: str, error: BaseException) -> ConfigError:
+    """What somebody's code did, in one line; the log has the rest."""
+    log.error("%s", what, exc_info=error)
+    if isinstance(error, SystemExit):
+        return ConfigError(f"{what}: it called sys.exit({error.code!r})")
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return ConfigError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}{where}")

@@ -1,0 +1,62 @@
+"""The process of a hosted model.
+
+Started as `python -m octavo.hosting.process ADDRESS NAME` by a supervisor (`octavo.worker.supervisor`). It holds
+nothing that must be saved, so that it may be ended at any time.
+"""
+
+import logging
+import sys
+
+import msgspec
+import uvloop
+
+from octavo.errors import OctavoError
+from octavo.hosting.async_server import AsyncComputation, AsyncModelServer
+from octavo.hosting.endpoint import Endpoint
+from octavo.hosting.loading import Loaded, load_model
+from octavo.hosting.running import Running, path_beside
+from octavo.hosting.server import ModelServer
+from octavo.hosting.start import HostingStart
+from octavo.worker.control import Failed, Ready, raw
+from octavo.worker.process import Parent
+
+log = logging.getLogger(__name__)
+
+
+def work(parent: Parent, path: str) -> int:
+    """Serve a model as the supervisor asks. Returns the exit status when it cannot be loaded."""
+    start = msgspec.json.decode(parent.configuration, type=HostingStart)
+    try:
+        loaded = load_model(start)
+        endpoint = Endpoint(path)
+        capacity = loaded.info.max_batch_size or 1
+        running = Running(path_beside(path), loaded.at_once, capacity)
+        if loaded.load is not None:
+            uvloop.run(_serve_async(parent, loaded, endpoint, running))
+        else:
+            parent.report(Ready(raw(loaded.info)))
+            ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once).run()
+    except (OctavoError, MemoryError) as error:
+        parent.report(Failed(str(error) or "there is not enough memory to load the model"))
+        return 1
+    return 0
+
+
+async def _serve_async(parent: Parent, loaded: Loaded, endpoint: Endpoint, running: Running) -> None:
+    assert loaded.load is not None
+    await loaded.load()
+    parent.report(Ready(raw(loaded.info)))
+    computation: AsyncComputation = loaded.computation  # type: ignore[assignment]
+    await AsyncModelServer(computation, loaded.info, endpoint, running, loaded.at_once).run()
+
+
+def main() -> int:
+    """Serve a model in this process."""
+    parent = Parent()
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {sys.argv[2]}: %(message)s")
+    parent.follow()
+    return work(parent, sys.argv[1].removeprefix("ipc://"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Which requests a process is computing: written where others can read it when the process has died of one of them.
+
+The file has a slot for each batch that may be computed at once. It is memory that is shared, so that to keep it costs
+no call of the operating system.
+"""
+
+import mmap
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+_HEAD = struct.Struct("<II")
+"""Slots, and the numbers that each has room for."""
+
+_SLOT = struct.Struct("<dQ")
+"""`time.monotonic()` when the batch began, and how many numbers follow; 0 if nothing is computed."""
+
+_NUMBER = struct.Struct("<Q")
+
+
+def path_beside(socket: str) -> Path:
+    """Where the process that listens at a socket writes it."""
+    return Path(f"{socket}.running")
+
+
+class Running:
+    """The end of the process that computes.
+
+    Args:
+        slots: batches at once. capacity: requests of a batch.
+    """
+
+    def __init__(self, path: Path, slots: int, capacity: int) -> None:
+        self._size = _SLOT.size + capacity * _NUMBER.size
+        with open(path, "w+b") as file:
+            file.truncate(_HEAD.size + slots * self._size)
+            self._memory = mmap.mmap(file.fileno(), 0)
+        _HEAD.pack_into(self._memory, 0, slots, capacity)
+
+    def begin(self, slot: int, numbers: Sequence[int], now: float) -> None:
+        """A batch is begun."""
+        at = _HEAD.size + slot * self._size
+        struct.pack_into(f"<{len(numbers)}Q", self._memory, at + _SLOT.size, *numbers)
+        _SLOT.pack_into(self._memory, at, now, len(numbers))
+
+    def end(self, slot: int) -> None:
+        """It was computed."""
+        _SLOT.pack_into(self._memory, _HEAD.size + slot * self._size, 0.0, 0)
+
+
+def read_running(path: Path) -> dict[int, float]:
+    """The numbers of the requests that are computed, or were when the process died, each with when its batch began."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # it has computed nothing yet
+        return {}
+    if len(data) < _HEAD.size:
+        return {}
+    slots, capacity = _HEAD.unpack_from(data)
+    found: dict[int, float] = {}
+    for slot in range(slots):
+        at = _HEAD.size + slot * (_SLOT.size + capacity * _NUMBER.size)
+        began, count = _SLOT.unpack_from(data, at)
+        for number in struct.unpack_from(f"<{count}Q", data, at + _SLOT.size):
+            found[number] = began
+    return found

@@ -1,0 +1,124 @@
+"""The loop of a hosted model's process: receive, make a batch, compute, send.
+
+Each instance is a thread that does all four, one after the other; there is none besides. Who receives holds the lock,
+so that one thread at most waits for frontends, while the others compute. With one instance nothing is ever handed from
+thread to thread.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from octavo.hosting.batcher import Batch
+from octavo.hosting.computation import Computation
+from octavo.hosting.endpoint import Endpoint
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.intake import Asked, Intake, failed, send, send_answers, timing_of, wait_of
+from octavo.hosting.running import Running
+from octavo.hosting.watch import Watch
+from octavo.hosting.wire import Ended, Output, Reply
+
+log = logging.getLogger(__name__)
+
+
+class ModelServer:
+    """Serves one model with one or more threads.
+
+    Args:
+        instances: threads that compute at the same time.
+    """
+
+    def __init__(
+        self, computation: Computation, info: HostedInfo, endpoint: Endpoint, running: Running, instances: int
+    ) -> None:
+        self._computation = computation
+        self._endpoint = endpoint
+        self._running = running
+        self._instances = instances
+        self._serve_batch = self._stream if info.streams else self._compute
+        self._watch = Watch(info.execution_timeout, instances)
+        self._intake = Intake(endpoint, computation, info.batching, instances)
+        self._receiving = threading.Lock()
+        self._held = False
+        self._done: deque[tuple[Batch[Asked], float]] = deque()
+
+    def run(self) -> None:
+        """Serve for ever."""
+        for slot in range(1, self._instances):
+            threading.Thread(target=self._serve, args=(slot,), name=f"instance {slot}", daemon=True).start()
+        self._serve(0)
+
+    def _serve(self, slot: int) -> None:
+        try:
+            while True:
+                with self._receiving:
+                    batch = self._next()
+                began = time.monotonic()
+                self._running.begin(slot, [each.request.number for each in batch.requests], began)
+                self._watch.begin(slot, began)
+                self._serve_batch(slot, batch, began)
+                self._watch.end(slot)
+                self._done.append((batch, time.monotonic() - began))
+                for waiting in batch.requests:
+                    waiting.request.task.content = None  # it may be large, and is forgotten only by who receives next
+                if self._held:
+                    self._endpoint.wake()  # whoever is made to wait for others need not do so when an instance is free
+        except BaseException:
+            log.exception("a defect of Octavo; the process ends")
+            os._exit(1)
+
+    def _next(self) -> Batch[Asked]:
+        """Wait for a batch, and meanwhile do what frontends want."""
+        wait: float | None = 0.0
+        while True:
+            self._intake.receive(wait)
+            while self._done:
+                self._intake.note_done(*self._done.popleft())
+            found = self._intake.take()
+            self._held = isinstance(found, float) and found != math.inf
+            if isinstance(found, Batch):
+                return found
+            wait = wait_of(found)
+
+    def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
+        answers = self._computation.compute([each.request.task for each in batch.requests])
+        seconds = time.monotonic() - began
+        self._running.end(slot)
+        send_answers(batch, answers, began, seconds)
+
+    def _stream(self, slot: int, batch: Batch[Asked], began: float) -> None:
+        """Send what comes as it comes. What frontends want is heard in between: one may want no more of this."""
+        [waiting] = batch.requests
+        asked = waiting.request
+        error: InferenceError | None = None
+        results = self._computation.stream(asked.task)
+        try:
+            for answer in results:
+                send(asked.peer, Output(asked.number, answer.parts, answer.media_type, False), answer)
+                self._watch.begin(slot, time.monotonic())
+                self._listen()
+                if asked.left:
+                    break
+        except InferenceError as found:
+            error = found
+        finally:
+            close: Callable[[], None] | None = getattr(results, "close", None)
+            if close is not None:
+                close()
+        timing = timing_of(waiting, began, time.monotonic() - began, 1, lead=True)
+        end: Reply = Ended(asked.number, timing) if error is None else failed(asked.number, error, timing)
+        self._running.end(slot)
+        asked.peer.send(end)
+
+    def _listen(self) -> None:
+        """Take what frontends have sent, unless another thread does."""
+        with contextlib.ExitStack() as held:
+            if self._receiving.acquire(blocking=False):
+                held.callback(self._receiving.release)
+                self._intake.receive(0.0)

@@ -1,0 +1,252 @@
+"""Values of Python code as tensors: which tensor an annotation stands for, and how its values become rows of it."""
+
+import base64
+import dataclasses
+import io
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from octavo.errors import ConfigError
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.signature import ANY, TensorSpec
+
+OUTPUT = "output"
+"""The name of a result that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How values of a type are elements of a tensor.
+
+    Attributes:
+        datatype, dims: of one value's tensor. to_value: makes a value of it. to_row: makes it of a value.
+    """
+
+    datatype: Datatype
+    dims: tuple[int, ...] | None
+    to_value: Callable[[NDArray[Any]], Any]
+    to_row: Callable[[Any], NDArray[Any]]
+
+    def spec(self, name: str, *, optional: bool = False) -> TensorSpec:
+        """The tensor of that name."""
+        return TensorSpec(name=name, datatype=self.datatype, dims=self.dims, optional=optional)
+
+
+def codec_of(annotation: Any) -> Codec:
+    """How values of an annotated type are tensors. What has no other form is JSON in an element of BYTES.
+
+    Raises:
+        ConfigError: no tensor has such elements.
+    """
+    plain = _plain(annotation)
+    if is_array(plain):
+        return _array(dtype_of(plain))
+    if is_image(plain):
+        return Codec(Datatype.BYTES, (1,), lambda row: open_image(row.item()), lambda value: _objects([png(value)]))
+    if plain in _SCALARS:
+        return _scalar(plain)
+    arguments = typing.get_args(plain)
+    if typing.get_origin(plain) in (list, Sequence) and len(arguments) == 1 and _plain(arguments[0]) in _SCALARS:
+        return _list(_plain(arguments[0]))
+    return _json(annotation)
+
+
+def fields_of(annotation: Any) -> dict[str, Any] | None:
+    """The fields of a type that has named ones, each an output of its own; None if it is one output."""
+    plain = _plain(annotation)
+    if not isinstance(plain, type):
+        return None
+    if issubclass(plain, BaseModel):
+        return {name: field.annotation for name, field in plain.model_fields.items()}
+    if dataclasses.is_dataclass(plain) or typing.is_typeddict(plain) or hasattr(plain, "_fields"):
+        return typing.get_type_hints(plain, include_extras=True)
+    return None
+
+
+def named_values(value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A result by the names of its outputs. Raises TypeError: it has no such fields."""
+    if isinstance(value, Mapping):
+        if missing := [name for name in names if name not in value]:
+            raise TypeError(f"the result lacks {', '.join(missing)}")
+        return {name: value[name] for name in names}
+    try:
+        return {name: getattr(value, name) for name in names}
+    except AttributeError as error:
+        raise TypeError(f"the result has no field {error.name}") from None
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation without what `Annotated` adds to it, and without None."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    rest = [each for each in typing.get_args(annotation) if each is not type(None)]
+    if typing.get_origin(annotation) in _UNIONS and len(rest) == 1:
+        return _plain(rest[0])
+    return annotation
+
+
+def is_array(annotation: Any) -> bool:
+    """Whether values are numpy's arrays."""
+    origin = typing.get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, np.ndarray)
+
+
+def dtype_of(annotation: Any) -> np.dtype:
+    """Of the arrays of a type; Float32 if it does not say. Raises ConfigError: no tensor has it."""
+    for argument in typing.get_args(annotation):
+        scalars = typing.get_args(argument)
+        if typing.get_origin(argument) is np.dtype and scalars and isinstance(scalars[0], type):
+            dtype = np.dtype(scalars[0])
+            try:
+                return Datatype.of(dtype).dtype
+            except ValueError as error:
+                raise ConfigError(f"{error}: annotate arrays with a dtype that tensors have") from None
+    return np.dtype(np.float32)
+
+
+def is_image(annotation: Any) -> bool:
+    """Whether values are Pillow's images. It is not imported for this: whoever annotates them has done so."""
+    return isinstance(annotation, type) and any(
+        each.__module__ == "PIL.Image" and each.__name__ == "Image" for each in annotation.__mro__
+    )
+
+
+def open_image(data: bytes) -> Any:
+    """An image from a file's bytes. Raises InferenceError."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except Exception as error:  # whatever a damaged file makes of its reader
+        raise InferenceError(f"this is no image that can be read: {error}") from None
+    return image
+
+
+def png(image: Any) -> bytes:
+    """An image as a file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+# --- codecs -----------------------------------------------------------------------------------------------------------
+
+
+def _array(dtype: np.dtype) -> Codec:
+    def to_row(value: Any) -> NDArray[Any]:
+        array = np.asarray(value)
+        if dtype.kind == "O":
+            return _bytes_array(array)
+        if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise TypeError(f"the result is of {array.dtype}, and is annotated as {dtype}")
+        return array.astype(dtype, copy=False)
+
+    return Codec(Datatype.of(dtype), None, lambda row: row, to_row)
+
+
+def _scalar(kind: type) -> Codec:
+    datatype = _SCALARS[kind]
+    if datatype is Datatype.BYTES:
+        read = _text if kind is str else bytes
+        return Codec(datatype, (1,), lambda row: read(row.item()), lambda value: _objects([_raw(value)]))
+    return Codec(datatype, (1,), lambda row: kind(row.item()), lambda value: np.array([value], datatype.dtype))
+
+
+def _list(kind: type) -> Codec:
+    datatype = _SCALARS[kind]
+    if datatype is Datatype.BYTES:
+        read = _text if kind is str else bytes
+        return Codec(
+            datatype, (ANY,), lambda row: [read(each) for each in row], lambda value: _objects(map(_raw, value))
+        )
+    return Codec(datatype, (ANY,), lambda row: row.tolist(), lambda value: np.array(value, datatype.dtype).reshape(-1))
+
+
+def _json(annotation: Any) -> Codec:
+    adapter = TypeAdapter(Any if annotation is None else annotation)
+
+    def to_value(row: NDArray[Any]) -> Any:
+        try:
+            return adapter.validate_json(row.item())
+        except ValidationError as error:
+            raise InferenceError(f"{described(error)} (a value in JSON)") from None
+
+    return Codec(Datatype.BYTES, (1,), to_value, lambda value: _objects([to_json(value)]))
+
+
+def described(error: ValidationError) -> str:
+    """The first thing that is wrong with a value."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON: arrays as lists, models as objects, bytes and images in base 64. Raises TypeError."""
+    try:
+        return orjson.dumps(value, default=_plainer, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise TypeError(f"the result cannot be written as JSON: {error.__cause__ or error}") from None
+
+
+def _plainer(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if is_image(type(value)):
+        return base64.b64encode(png(value)).decode()
+    if isinstance(value, set | frozenset):
+        return list(value)
+    if hasattr(value, "tolist"):  # numpy's other scalars and arrays, and tensors of torch
+        return value.tolist()
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InferenceError(f"a text is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def _raw(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"the result has {type(value).__name__}, and is annotated as str or bytes")
+
+
+def _bytes_array(array: NDArray[Any]) -> NDArray[Any]:
+    return _objects(map(_raw, array.ravel().tolist())).reshape(array.shape)
+
+
+def _objects(values: Any) -> NDArray[Any]:
+    found = list(values)
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array
+
+
+_UNIONS = (typing.Union, type(int | None))
+
+_SCALARS: dict[Any, Datatype] = {
+    bool: Datatype.BOOL,
+    int: Datatype.INT64,
+    float: Datatype.FP64,
+    str: Datatype.BYTES,
+    bytes: Datatype.BYTES,
+}
