@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octavo.errors import InvalidRequest, OctavoError
+    from octavo.hosting.own import model
     from octavo.llm.app import Application, create_app
     from octavo.llm.generation import BatchError
     from octavo.llm.llm import LLM
@@ -35,6 +36,7 @@ __all__ = [
     "StructuredOutputsParams",
     "Usage",
     "create_app",
+    "model",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "StructuredOutputsParams": "octavo.llm.params",
     "Usage": "octavo.llm.outputs",
     "create_app": "octavo.llm.app",
+    "model": "octavo.hosting.own",
 }
 
 

@@ -8,12 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from octavo.deployments.settings import (
-    DEPLOYMENT_SETTINGS,
-    DeploymentSettings,
-    require_distinct_names,
-    resolve_deployment,
+from octavo.deployments.hosted_settings import (
+    EVERY_SETTING,
+    HOSTED_SETTINGS,
+    ONE_MODEL,
+    AnySettings,
+    HostedSettings,
+    expand,
+    is_hosted,
+    resolve_hosted,
 )
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
 from octavo.errors import ConfigError
 from octavo.server.keys import ApiKey, read_named_keys
 from octavo.server.settings import ServerSettings
@@ -49,7 +54,7 @@ class Selection:
 SERVE_SETTINGS: Mapping[str, Setting] = {
     **settings_of(Selection),
     **settings_of(ServerSettings),
-    **DEPLOYMENT_SETTINGS,
+    **EVERY_SETTING,
 }
 """Every setting of `octavo serve`, by name."""
 
@@ -66,7 +71,7 @@ class Configuration:
     """
 
     server: ServerSettings
-    deployments: tuple[DeploymentSettings, ...]
+    deployments: tuple[AnySettings, ...]
     sources: tuple[Source, ...]
     server_values: Values
     deployment_values: tuple[Values, ...]
@@ -95,24 +100,26 @@ def configure(
     if not named and not described:
         named = {DEFAULT_MODEL: None}
     if len(named) + len(described) != 1:
-        _require_one_name(sources)
-    deployments = []
+        _require_one_model(sources)
+    deployments: list[tuple[AnySettings, Values]] = []
     for called, origin in named.items():
-        settings, values = resolve_deployment(None, called, *sources)
-        values["model"] = Value(called, origin)
-        deployments.append((settings, values))
+        deployments += _named_deployments(called, origin, sources)
     for name, table in described.items():
         place = f"{where}deployments.{name}."
         _require_place(table, settings_of(ServerSettings), place, "the server", "[server]")
-        require_known(table, (*DEPLOYMENT_SETTINGS, "model"), place)
+        require_known(table, (*EVERY_SETTING, "model"), place)
         model = table.get("model")
         if model is None:
             raise ConfigError(f"{place}model is missing; it names the model that this deployment serves")
         if not isinstance(model, str) or not model.strip():
             raise ConfigError(f"{place}model is {model!r:.80}, but must be the name of a model")
-        settings, values = resolve_deployment(name, model, *sources, from_table(table, place))
+        written = from_table(table, place)
+        resolve_one = resolve_hosted if is_hosted(model, *sources, written) else resolve_deployment
+        settings, values = resolve_one(name, model, *sources, written)
+        _require_kind(settings, table, place)
         values["model"] = Value(model, f"{place}model")
         deployments.append((settings, values))
+    _require_users(sources[0], [settings for settings, _ in deployments])
     require_distinct_names([settings for settings, _ in deployments])
     warnings = [
         f"nothing reads the environment variable {name}; did you mean {match}?"
@@ -126,6 +133,46 @@ def configure(
         tuple(values for _, values in deployments),
         tuple(warnings),
     )
+
+
+def _named_deployments(model: str, origin: str | None, sources: Sequence[Source]) -> list[tuple[AnySettings, Values]]:
+    """What a model that is named on the command line is served as; a file of code may have several."""
+    if not is_hosted(model, *sources):
+        found: list[tuple[AnySettings, Values]] = [resolve_deployment(None, model, *sources)]
+    else:
+        models = expand(model)
+        if len(models) > 1:
+            _require_one_model(sources)
+        found = [resolve_hosted(None, each, *sources) for each in models]
+    for settings, values in found:
+        values["model"] = Value(settings.model, origin)
+    return found
+
+
+def _require_kind(settings: AnySettings, table: Mapping[str, object], place: str) -> None:
+    """Refuse a table's settings that are those of models of the other kind. Raises ConfigError."""
+    hosted = isinstance(settings, HostedSettings)
+    known = HOSTED_SETTINGS if hosted else DEPLOYMENT_SETTINGS
+    for name in table:
+        if name != "model" and name not in known:
+            raise ConfigError(f"{place}{name} is a setting of {_kind(hosted=not hosted)}, and {settings.model} is none")
+
+
+def _require_users(flags: Source, deployments: Sequence[AnySettings]) -> None:
+    """Refuse flags that no deployment uses. Raises ConfigError."""
+    for hosted, own, others in (
+        (True, HOSTED_SETTINGS, DEPLOYMENT_SETTINGS),
+        (False, DEPLOYMENT_SETTINGS, HOSTED_SETTINGS),
+    ):
+        if any(isinstance(each, HostedSettings) is hosted for each in deployments):
+            continue
+        for name, described in own.items():
+            if name not in others and (found := flags(described)):
+                raise ConfigError(f"{found[1]} is about {_kind(hosted=hosted)}, and none is served")
+
+
+def _kind(*, hosted: bool) -> str:
+    return "models that are no language models" if hosted else "language models"
 
 
 def _named_models(arguments: Sequence[str], option: Value) -> dict[str, str | None]:
@@ -165,7 +212,7 @@ def _named(model: str) -> str:
 def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[ServerSettings, Values]:
     table = _table(table, where.rstrip("."))
     known = settings_of(ServerSettings)
-    _require_place(table, DEPLOYMENT_SETTINGS, where, "a deployment", "[deployments.NAME]")
+    _require_place(table, EVERY_SETTING, where, "a deployment", "[deployments.NAME]")
     require_known(table, (*known, "keys"), where)
     values = resolve(known.values(), *sources, from_table(table, where))
     try:
@@ -222,13 +269,15 @@ def _table(value: object, where: str, *, keep: bool = False) -> dict[str, Any]:
     return table
 
 
-def _require_one_name(sources: Sequence[Source]) -> None:
+def _require_one_model(sources: Sequence[Source]) -> None:
     for source in sources:
-        if found := source(DEPLOYMENT_SETTINGS["served_model_name"]):
-            raise ConfigError(
-                "served_model_name names one deployment, and there are several; give each its name in a file, as "
-                f"[deployments.NAME] ({found[1]})"
-            )
+        for name in ONE_MODEL:
+            if found := source(EVERY_SETTING[name]):
+                what = "names" if name == "served_model_name" else "is about"
+                raise ConfigError(
+                    f"{name} {what} one deployment, and there are several; give each its own in a file, as "
+                    f"[deployments.NAME] ({found[1]})"
+                )
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
@@ -239,7 +288,8 @@ def show(configuration: Configuration) -> Iterator[str]:
     yield from _show_table("[server]", settings_of(ServerSettings), configuration.server_values)
     for settings, values in zip(configuration.deployments, configuration.deployment_values, strict=True):
         yield ""
-        known = {"model": settings_of(Selection)["model"], **DEPLOYMENT_SETTINGS}
+        own = HOSTED_SETTINGS if isinstance(settings, HostedSettings) else DEPLOYMENT_SETTINGS
+        known = {"model": settings_of(Selection)["model"], **own}
         yield from _show_table(f"[deployments.{json.dumps(settings.name)}]", known, values)
 
 

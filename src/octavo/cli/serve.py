@@ -19,11 +19,13 @@ import msgspec
 from octavo.cli.configuration import Configuration
 from octavo.cli.console import counting, fetch
 from octavo.deployments.control import Table
-from octavo.deployments.manager import DeploymentManager, engine_info
+from octavo.deployments.hosted_settings import AnySettings, HostedSettings
+from octavo.deployments.manager import DeploymentManager, engine_info, hosted_info
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
+from octavo.hosting.info import HostedInfo
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_unix
 from octavo.server.settings import ServerSettings
@@ -50,7 +52,7 @@ def serve_models(configuration: Configuration) -> None:
     started = time.monotonic()
     settings = configuration.server
     _listen(settings).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
-    deployments = divide([each.located(fetch(each.model)) for each in configuration.deployments])
+    deployments = _located(configuration.deployments)
     listener = _listen(settings)
     try:
         status = asyncio.run(ServerProcesses(deployments, configuration, listener).run(started))
@@ -61,6 +63,14 @@ def serve_models(configuration: Configuration) -> None:
     sys.exit(status)
 
 
+def _located(deployments: Sequence[AnySettings]) -> list[AnySettings]:
+    """The deployments with where their models lie, and with what of the machine the language models have."""
+    located = [each.located() if isinstance(each, HostedSettings) else None for each in deployments]
+    language = [each for each in deployments if isinstance(each, DeploymentSettings)]
+    divided = iter(divide([each.located(fetch(each.model)) for each in language]) if language else [])
+    return [next(divided) if each is None else each for each in located]
+
+
 def _listen(settings: ServerSettings) -> socket.socket:
     return bind_unix(settings.uds) if settings.uds else bind(settings.host, settings.port)
 
@@ -69,7 +79,7 @@ class ServerProcesses:
     """The processes of one server, from their start to their end."""
 
     def __init__(
-        self, deployments: Sequence[DeploymentSettings], configuration: Configuration, listener: socket.socket
+        self, deployments: Sequence[AnySettings], configuration: Configuration, listener: socket.socket
     ) -> None:
         self._deployments = deployments
         self._configuration = configuration
@@ -169,23 +179,13 @@ class ServerProcesses:
         # Whoever reads that a model is ready may ask for it at once: every frontend knows it.
         await asyncio.gather(*map(self._supervisor.synced, self._frontends))
         self._loaded = True
-        for worker, name in engines.items():
-            self._log_ready(name, engine_info(self._supervisor.status(worker)), started)
-
-    def _log_ready(self, name: str, info: ModelInfo, started: float) -> None:
-        log.info("%s is ready on %s after %.1f s", name, address_of(self._listener), time.monotonic() - started)
-        log.info(
-            "%s: %s backend (%s, %d thread%s), up to %d tokens a sequence, %d sequence%s at once",
-            name,
-            info.backend,
-            info.isa or "numpy",
-            info.threads,
-            "" if info.threads == 1 else "s",
-            info.max_model_len,
-            info.max_num_seqs,
-            "" if info.max_num_seqs == 1 else "s",
-        )
-        log.info("%s: KV cache for %d tokens in %s", name, info.num_pages * info.page_size, info.kv_cache_dtype)
+        for entry in self._manager.table.entries:
+            status, name = self._supervisor.status(entry.worker), entry.settings.name
+            log.info("%s is ready on %s after %.1f s", name, address_of(self._listener), time.monotonic() - started)
+            if entry.hosted is None:
+                _log_engine(name, engine_info(status))
+            else:
+                _log_hosted(hosted_info(status))
 
     async def _watch_frontends(self) -> None:
         """Wait until a frontend cannot be kept alive. An engine that cannot is told to clients by the frontends."""
@@ -218,3 +218,31 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, object]) -> bo
         for each in (task, interruption):
             each.cancel()
         await asyncio.gather(task, interruption, return_exceptions=True)
+
+
+def _log_engine(name: str, info: ModelInfo) -> None:
+    log.info(
+        "%s: %s backend (%s, %d thread%s), up to %d tokens a sequence, %d sequence%s at once",
+        name,
+        info.backend,
+        info.isa or "numpy",
+        info.threads,
+        "" if info.threads == 1 else "s",
+        info.max_model_len,
+        info.max_num_seqs,
+        "" if info.max_num_seqs == 1 else "s",
+    )
+    log.info("%s: KV cache for %d tokens in %s", name, info.num_pages * info.page_size, info.kv_cache_dtype)
+
+
+def _log_hosted(info: HostedInfo) -> None:
+    log.info(
+        "%s: %s, %d instance%s, %s; inputs %s, outputs %s",
+        info.name,
+        info.runtime,
+        info.instances,
+        "" if info.instances == 1 else "s",
+        f"batches of up to {info.max_batch_size}" if info.max_batch_size else "each request alone",
+        ", ".join(map(str, info.inputs)),
+        ", ".join(map(str, info.outputs)),
+    )

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from octavo.deployments.defaults import GenerationDefaults
     from octavo.deployments.deployment import Deployment
-    from octavo.deployments.registry import Deployments
+    from octavo.deployments.hosted import HostedDeployment
+    from octavo.deployments.registry import AnyDeployment, Deployments
 
-_HOMES = {"Deployment": "deployment", "Deployments": "registry", "GenerationDefaults": "defaults"}
+_HOMES = {
+    "AnyDeployment": "registry",
+    "Deployment": "deployment",
+    "Deployments": "registry",
+    "GenerationDefaults": "defaults",
+    "HostedDeployment": "hosted",
+}
 
-__all__ = ["Deployment", "Deployments", "GenerationDefaults"]
+__all__ = ["AnyDeployment", "Deployment", "Deployments", "GenerationDefaults", "HostedDeployment"]
 
 
 def __getattr__(name: str) -> object:

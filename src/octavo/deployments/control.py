@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.settings import DeploymentSettings
 
 
@@ -30,13 +31,30 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a deployment.
 
     Attributes:
-        worker: the name of what computes it. version: counted from 1 for every name.
+        worker: the name of what computes it, or of the first of several processes that do.
+        version: counted from 1 for every name.
+        language, hosted: its settings, one of the two.
     """
 
     worker: str
     version: int
-    settings: DeploymentSettings
     role: Role
+    language: DeploymentSettings | None = None
+    hosted: HostedSettings | None = None
+
+    @property
+    def settings(self) -> AnySettings:
+        """Of whichever kind it is."""
+        settings = self.language or self.hosted
+        assert settings is not None
+        return settings
+
+    @classmethod
+    def of(cls, worker: str, version: int, role: Role, settings: AnySettings) -> "Entry":
+        """An entry of either kind."""
+        if isinstance(settings, HostedSettings):
+            return cls(worker=worker, version=version, role=role, hosted=settings)
+        return cls(worker=worker, version=version, role=role, language=settings)
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +99,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: "loading", "ready", "restarting", "failed" or "retiring". progress: of loading, as (done, total).
-        engine: what its engine came to (`octavo.engine.config.ModelInfo`), once it is loaded.
+        engine: what the engine of a language model came to (`octavo.engine.config.ModelInfo`), once it is loaded.
+        hosting: what a hosted model is (`octavo.hosting.info.HostedInfo`), once it is loaded.
     """
 
     name: str
@@ -92,6 +111,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     progress: tuple[int, int] | None = None
     failure: str | None = None
     engine: dict[str, Any] | None = None
+    hosting: dict[str, Any] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

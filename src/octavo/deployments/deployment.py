@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from octavo.deployments.defaults import GenerationDefaults
-from octavo.engine.client import EngineClient
+from octavo.engine.client import EngineClient, EngineState
 from octavo.grammar.compiler import GrammarCompiler
 from octavo.grammar.vocabulary import Vocabulary
 from octavo.text import Tokenizer
@@ -44,9 +44,18 @@ class Deployment:
         object.__setattr__(self, "grammars", GrammarCompiler(self._vocabulary))
         self.engine.vocabulary = lambda: self.grammars.vocabulary
 
+    def close(self) -> None:
+        """Let go of what it holds; its last request has ended."""
+        self.grammars.close()
+
     def _vocabulary(self) -> Vocabulary:
         info = self.engine.info
         return self.tokenizer.vocabulary(self.tokenizer.vocab_size if info is None else info.vocab_size)
+
+    @property
+    def state(self) -> EngineState:
+        """What its engine can do now."""
+        return self.engine.state
 
     @property
     def context_length(self) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from octavo.hosting.client import HostedClient
+from octavo.worker.control import WorkerState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +23,12 @@ class HostedDeployment:
     aliases: tuple[str, ...] = ()
     root: str = ""
     version: str = "1"
+
+    @property
+    def state(self) -> WorkerState:
+        """What its processes can do now."""
+        return self.client.state
+
+    def close(self) -> None:
+        """Let go of what it holds; its last request has ended."""
+        self.client.close()

@@ -25,16 +25,21 @@ from octavo.deployments.control import (
     Wish,
     decode_message,
 )
-from octavo.deployments.resources import divide
-from octavo.deployments.settings import (
-    DEPLOYMENT_SETTINGS,
-    DeploymentSettings,
-    require_distinct_names,
-    resolve_deployment,
+from octavo.deployments.hosted_settings import (
+    HOSTED_SETTINGS,
+    AnySettings,
+    HostedSettings,
+    expand,
+    is_hosted,
+    resolve_hosted,
 )
+from octavo.deployments.resources import divide
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
 from octavo.engine.config import ModelInfo
 from octavo.engine.launch import engine_spec
 from octavo.errors import OctavoError
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.settings import Source, from_table, require_known
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.supervisor import Supervisor
@@ -65,7 +70,7 @@ class DeploymentManager:
     def __init__(
         self,
         supervisor: Supervisor,
-        deployments: Sequence[DeploymentSettings],
+        deployments: Sequence[AnySettings],
         *,
         sources: Sequence[Source],
         locate: Callable[[str], Path],
@@ -78,6 +83,7 @@ class DeploymentManager:
         self._revision = 0
         self._versions: dict[str, int] = {}
         self._entries: dict[str, Entry] = {}
+        self._processes: dict[str, list[str]] = {}
         self._applied: dict[str, Applied | None] = {}
         self._news = asyncio.Condition()
         self._changing: str | None = None
@@ -134,19 +140,24 @@ class DeploymentManager:
         """A frontend that has died uses nothing; its heir says what it has made of the table."""
         if status.name in self._applied and status.state is not WorkerState.READY:
             self._applied[status.name] = None
+        entry = self._entries.get(status.name)
+        if entry is not None and entry.hosted is not None and status.state is WorkerState.READY:
+            asyncio.get_running_loop().call_soon(self._start_others, entry)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     async def _load(self, wish: Load) -> Description:
-        require_known(wish.settings, DEPLOYMENT_SETTINGS, "settings.")
-        settings, _ = resolve_deployment(wish.name, wish.model, from_table(wish.settings, "settings."), *self._sources)
+        settings = self._resolve(wish)
         predecessor = self._offered(wish.name)
         offered = [entry.settings for entry in self._entries.values() if entry.role is Role.OFFERED]
         require_distinct_names([*(each for each in offered if each.name != wish.name), settings])
         staying, leaving = self._running(predecessor)
-        path = await _in_thread(lambda: self._locate(wish.model))
-        [settings] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
-        entry = self._start(settings, Role.PREPARED)
+        if isinstance(settings, HostedSettings):
+            entry = self._start(settings.located(), Role.PREPARED)
+        else:
+            path = await _in_thread(lambda: self._locate(wish.model))
+            [located] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
+            entry = self._start(located, Role.PREPARED)
         try:
             status = await self._supervisor.settled(entry.worker)
             if status.state is not WorkerState.READY:
@@ -165,6 +176,17 @@ class DeploymentManager:
         log.info("%s is served, version %d: %s", wish.name, entry.version, wish.model)
         return self._describe(entry)
 
+    def _resolve(self, wish: Load) -> AnySettings:
+        written = from_table(wish.settings, "settings.")
+        if not is_hosted(wish.model, written):
+            require_known(wish.settings, DEPLOYMENT_SETTINGS, "settings.")
+            return resolve_deployment(wish.name, wish.model, written, *self._sources)[0]
+        require_known(wish.settings, HOSTED_SETTINGS, "settings.")
+        [model, *more] = expand(wish.model)
+        if more:
+            raise Refused(f"{wish.model} has several models: name one of {', '.join([model, *more])}", 400)
+        return resolve_hosted(wish.name, model, written, *self._sources)[0]
+
     async def _unload(self, name: str) -> Description:
         entry = self._offered(name)
         if entry is None:
@@ -176,13 +198,27 @@ class DeploymentManager:
         log.info("%s is no longer served", name)
         return description
 
-    def _start(self, settings: DeploymentSettings, role: Role) -> Entry:
+    def _start(self, settings: AnySettings, role: Role) -> Entry:
         version = self._versions[settings.name] = self._versions.get(settings.name, 0) + 1
         # No other process has a name of this form.
-        entry = Entry(worker=f"{settings.name} v{version}", version=version, settings=settings, role=role)
+        entry = Entry.of(f"{settings.name} v{version}", version, role, settings)
         self._entries[entry.worker] = entry
-        self._supervisor.add(engine_spec(entry.worker, settings.engine))
+        self._processes[entry.worker] = [entry.worker]
+        if isinstance(settings, HostedSettings):
+            self._supervisor.add(hosting_spec(entry.worker, settings.name, settings.hosting))
+        else:
+            self._supervisor.add(engine_spec(entry.worker, settings.engine))
         return entry
+
+    def _start_others(self, entry: Entry) -> None:
+        """Start the other processes of a hosted model: how many there are is known when the first one is loaded."""
+        started = self._processes.get(entry.worker)
+        if started is None or entry.hosted is None:  # it has been discarded meanwhile
+            return
+        for worker in workers_of(entry.worker, hosted_info(self._supervisor.status(entry.worker)).processes):
+            if worker not in started:
+                started.append(worker)
+                self._supervisor.add(hosting_spec(worker, entry.settings.name, entry.hosted.hosting))
 
     def _assign(self, entry: Entry, role: Role) -> Entry:
         entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
@@ -212,13 +248,12 @@ class DeploymentManager:
         await self._discard(worker)
 
     async def _discard(self, worker: str) -> None:
-        """End an engine that nobody uses."""
+        """End the processes of a deployment that nobody uses."""
         del self._entries[worker]
+        processes = self._processes.pop(worker)
         self._announce()
-        try:
-            await self._supervisor.remove(worker)
-        except KeyError:  # the whole server ends
-            return
+        with contextlib.suppress(KeyError):  # the whole server ends
+            await asyncio.gather(*map(self._supervisor.remove, processes))
 
     def _announce(self) -> None:
         """Tell the frontends of the table as it is now."""
@@ -256,7 +291,7 @@ class DeploymentManager:
             status = self._supervisor.status(worker)
             if status.state is WorkerState.LOADING:
                 raise Refused(f"{worker} is still loading; wait until it is ready", 409)
-            if status.state in (WorkerState.READY, WorkerState.RESTARTING):
+            if entry.language is not None and status.state in (WorkerState.READY, WorkerState.RESTARTING):
                 stays = entry.role is Role.OFFERED and entry is not predecessor
                 (staying if stays else leaving)[worker] = engine_info(status)
         return staying, leaving
@@ -275,7 +310,8 @@ class DeploymentManager:
             state=state,
             progress=status.progress if state == "loading" else None,
             failure=status.failure,
-            engine=asdict(engine_info(status)) if loaded else None,
+            engine=asdict(engine_info(status)) if loaded and entry.language else None,
+            hosting=msgspec.to_builtins(hosted_info(status)) if loaded and entry.hosted else None,
         )
 
 
@@ -310,3 +346,8 @@ async def _in_thread(work: Callable[[], T]) -> T:
 def engine_info(status: WorkerStatus) -> ModelInfo:
     """What an engine said of itself when it was ready."""
     return msgspec.json.decode(status.payload, type=ModelInfo)
+
+
+def hosted_info(status: WorkerStatus) -> HostedInfo:
+    """What a hosted model's process said of itself when it was ready."""
+    return msgspec.json.decode(status.payload, type=HostedInfo)

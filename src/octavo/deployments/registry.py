@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 from octavo.deployments.deployment import Deployment
+from octavo.deployments.hosted import HostedDeployment
+
+AnyDeployment = Deployment | HostedDeployment
 
 
 class Use:
     """A request's hold on a deployment, from its arrival to its end."""
 
     def __init__(self, deployments: "Deployments") -> None:
-        self.deployment: Deployment | None = None
+        self.deployment: AnyDeployment | None = None
         self._deployments = deployments
 
-    def choose(self, deployment: Deployment) -> None:
+    def choose(self, deployment: AnyDeployment) -> None:
         """The request has found out which deployment it is for."""
         self.deployment = deployment
         self._deployments.note_change()
@@ -33,28 +36,38 @@ class Deployments:
         uses: of the requests that are there.
     """
 
-    def __init__(self, deployments: Iterable[Deployment] = ()) -> None:
+    def __init__(self, deployments: Iterable[AnyDeployment] = ()) -> None:
         self.uses: set[Use] = set()
         self._changed = asyncio.Event()
-        self._subscribers: list[Callable[[Iterable[Deployment]], None]] = []
+        self._subscribers: list[Callable[[Iterable[AnyDeployment]], None]] = []
         self.offer(deployments)
 
-    def offer(self, deployments: Iterable[Deployment]) -> None:
+    def offer(self, deployments: Iterable[AnyDeployment]) -> None:
         """Offer these from now on, and no others."""
         self._offered = tuple(deployments)  # the first serves requests that name none
         self._by_name = {name: each for each in self._offered for name in (each.name, *each.aliases)}
         for subscriber in self._subscribers:
             subscriber(self._offered)
 
-    def subscribe(self, subscriber: Callable[[Iterable[Deployment]], None]) -> None:
+    def subscribe(self, subscriber: Callable[[Iterable[AnyDeployment]], None]) -> None:
         """Have what is offered told, now and whenever it changes."""
         self._subscribers.append(subscriber)
         subscriber(self._offered)
 
-    def __iter__(self) -> Iterator[Deployment]:
+    def __iter__(self) -> Iterator[AnyDeployment]:
         return iter(self._offered)
 
-    def get(self, name: str) -> Deployment | None:
+    @property
+    def language(self) -> list[Deployment]:
+        """The language models."""
+        return [each for each in self._offered if isinstance(each, Deployment)]
+
+    @property
+    def hosted(self) -> list[HostedDeployment]:
+        """The hosted models."""
+        return [each for each in self._offered if isinstance(each, HostedDeployment)]
+
+    def get(self, name: str) -> AnyDeployment | None:
         """The deployment of that name or alias."""
         return self._by_name.get(name)
 
@@ -64,7 +77,7 @@ class Deployments:
         self.uses.add(use)
         return use
 
-    async def unused(self, deployment: Deployment) -> None:
+    async def unused(self, deployment: AnyDeployment) -> None:
         """Wait until the last request that uses a deployment has ended, if no new ones come to it."""
         undecided = {use for use in self.uses if use.deployment is None}
         while any(use.deployment is deployment or (use.deployment is None and use in undecided) for use in self.uses):

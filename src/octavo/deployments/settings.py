@@ -47,13 +47,11 @@ REASONING_PARSERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentSettings:
-    """A deployment, as it is to be.
+class NamedSettings:
+    """What every deployment has.
 
     Attributes:
-        name: in replies, metrics and logs; requests may use it.
-        model: as the user calls it; `engine.model` is where that lies on this machine, empty until that is known.
-        engine: what computes, and within which bounds.
+        name: in replies, metrics and logs; requests may use it. model: as the user calls it.
     """
 
     name: str
@@ -61,6 +59,27 @@ class DeploymentSettings:
     served_model_name: tuple[str, ...] = setting(
         (), help="Name in requests and replies; repeat it for more names.", metavar="NAME", without="the model's"
     )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that requests may use, its own first."""
+        return tuple(dict.fromkeys((self.name, *self.served_model_name)))
+
+    def validate_names(self) -> None:
+        """Raises ConfigError: one that cannot be used."""
+        for name in self.names:
+            check_name(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentSettings(NamedSettings):
+    """A language model's deployment, as it is to be.
+
+    Attributes:
+        engine: what computes, and within which bounds; its `model` is where that lies on this machine, empty until that
+            is known.
+    """
+
     stall_timeout: float = setting(
         60.0,
         help="Seconds of silence from an engine with work, after which /health answers 503.",
@@ -89,11 +108,6 @@ class DeploymentSettings:
     )
     engine: EngineConfig
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every name that requests may use, its own first."""
-        return tuple(dict.fromkeys((self.name, *self.served_model_name)))
-
     def located(self, path: Path) -> "DeploymentSettings":
         """The same settings, once it is known where on this machine the model lies."""
         return replace(self, engine=replace(self.engine, model=str(path)))
@@ -101,13 +115,12 @@ class DeploymentSettings:
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""
         check(self)
-        for name in self.names:
-            check_name(name)
+        self.validate_names()
         self.engine.validate()
 
 
 DEPLOYMENT_SETTINGS: Mapping[str, Setting] = {**settings_of(DeploymentSettings), **settings_of(EngineConfig)}
-"""Every setting that a deployment has, by name."""
+"""Every setting that the deployment of a language model has, by name."""
 
 
 def check_name(name: str) -> None:
@@ -120,7 +133,7 @@ def check_name(name: str) -> None:
         )
 
 
-def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
+def require_distinct_names(deployments: Sequence[NamedSettings]) -> None:
     """Refuse deployments that answer to the same name. Raises ConfigError."""
     owners: dict[str, str] = {}
     for settings in deployments:
@@ -130,7 +143,7 @@ def require_distinct_names(deployments: Sequence[DeploymentSettings]) -> None:
             owners[name] = _described(settings)
 
 
-def _described(settings: DeploymentSettings) -> str:
+def _described(settings: NamedSettings) -> str:
     """For errors."""
     return settings.name if settings.name == settings.model else f"{settings.name} ({settings.model})"
 
@@ -145,12 +158,9 @@ def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[
         ConfigError: a setting that cannot work.
     """
     values = resolve(DEPLOYMENT_SETTINGS.values(), *sources)
-    names = values["served_model_name"].value
-    if name is None:
-        name = names[0] if names else model
     settings: DeploymentSettings = values.build(
         DeploymentSettings,
-        name=name,
+        name=chosen_name(name, values, model),
         model=model,
         engine=values.build(EngineConfig, model=""),
     )
@@ -159,3 +169,9 @@ def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[
     except ConfigError as error:
         raise values.explain(error) from None
     return settings, values
+
+
+def chosen_name(name: str | None, values: Values, usual: str) -> str:
+    """A deployment's name: the one that it has in a file, or else the first that is given for it, or its usual one."""
+    names = values["served_model_name"].value
+    return name if name is not None else names[0] if names else usual

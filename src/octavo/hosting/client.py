@@ -5,7 +5,7 @@ import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,17 +35,16 @@ class HostedClient:
         statistics: of this frontend's requests.
 
     Args:
-        workers: the names of its processes.
         on_culprit: called with a worker's name when it is known what it died of.
     """
 
-    def __init__(self, workers: Sequence[str], *, on_culprit: Callable[[str], None] = lambda worker: None) -> None:
+    def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None) -> None:
         self.state = WorkerState.LOADING
         self.failure: str | None = None
         self.info: HostedInfo | None = None
         self.statistics = Statistics()
         self._on_culprit = on_culprit
-        self._instances = {name: Instance(name, self) for name in workers}
+        self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()
         self._ordered: deque[tuple[Pending, Callable[[], None] | None]] = deque()
         self._pace = Pace(0.0, 0.0)
@@ -53,6 +52,15 @@ class HostedClient:
         # Numbers are never used twice, by whichever frontend: what is said of one is said of one request.
         self._numbers = itertools.count(secrets.randbits(31) << 32)
         self._settled = asyncio.Event()
+
+    @property
+    def workers(self) -> Collection[str]:
+        """The names of its processes."""
+        return self._instances.keys()
+
+    def add(self, worker: str) -> None:
+        """There is a process of that name, whose statuses will be told."""
+        self._instances[worker] = Instance(worker, self)
 
     @property
     def pending(self) -> int:

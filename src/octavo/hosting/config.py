@@ -1,11 +1,14 @@
 """The settings of one hosted model."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS, Batching, QueuePolicy
-from octavo.hosting.own import MAX_INSTANCES, ModelOptions
-from octavo.hosting.runtime import RuntimeOptions
+from octavo.hosting.options import MAX_INSTANCES, ModelOptions
 from octavo.settings import check, setting
+
+if TYPE_CHECKING:
+    from octavo.hosting.runtime import RuntimeOptions
 
 LONGEST = 366 * 24 * 3600.0
 """Seconds."""
@@ -121,8 +124,10 @@ class HostingConfig:
         )
 
     @property
-    def runtime_options(self) -> RuntimeOptions:
+    def runtime_options(self) -> "RuntimeOptions":
         """What a runtime is told."""
+        from octavo.hosting.runtime import RuntimeOptions  # with numpy, which a supervisor need not load
+
         return RuntimeOptions(
             threads=self.runtime_threads,
             device=self.device,

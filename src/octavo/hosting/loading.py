@@ -6,11 +6,12 @@ from pathlib import Path
 
 from octavo.errors import ConfigError
 from octavo.hosting.async_server import MAX_AT_ONCE
+from octavo.hosting.code_names import names_code
 from octavo.hosting.computation import Computation
 from octavo.hosting.config import DEFAULT_BATCH_SIZE
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.own import OwnModel
-from octavo.hosting.own_code import find_code, names_code, refusal
+from octavo.hosting.own_code import find_code, refusal
 from octavo.hosting.own_computation import OwnComputation, check_names
 from octavo.hosting.runtime_computation import RuntimeComputation
 from octavo.hosting.start import HostingStart

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from octavo.errors import ConfigError, InvalidRequest
-from octavo.hosting.batching import Batching
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.options import ModelOptions
 
 log = logging.getLogger(__name__)
 
@@ -25,35 +25,9 @@ OPTIONS = "__octavo_model__"
 """The attribute that a decorated model has."""
 
 NOT_LOADED = "load it first"
-MAX_INSTANCES = 1024
 _LISTS = (list, collections.abc.Sequence)
 _STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
-    """How a model of somebody's own is served.
-
-    Attributes:
-        name: that requests use; empty is the function's or class's, in lower case.
-        max_batch_size: requests that are computed in one call; 0 calls for each alone.
-        instances: of the class that compute at the same time.
-        max_queue_delay: seconds that a request waits for others; None finds out when it pays.
-    """
-
-    name: str = ""
-    max_batch_size: int = 0
-    instances: int = 1
-    max_queue_delay: float | None = None
-
-    def validate(self) -> None:
-        """Raises ConfigError."""
-        if self.max_batch_size < 0:
-            raise ConfigError(f"max_batch_size is {self.max_batch_size}; give 0 for none, or more")
-        if not 1 <= self.instances <= MAX_INSTANCES:
-            raise ConfigError(f"instances is {self.instances}; give 1 to {MAX_INSTANCES}")
-        Batching(max_batch_size=max(self.max_batch_size, 1), max_queue_delay=self.max_queue_delay).validate()
 
 
 @overload

@@ -11,22 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from octavo.errors import ConfigError
+from octavo.hosting.code_names import SUFFIX
 from octavo.hosting.own import OPTIONS
 
 log = logging.getLogger(__name__)
-
-SUFFIX = ".py"
-
-
-def names_code(model: str) -> bool:
-    """Whether this is how code is named."""
-    return model.partition(":")[0].endswith(SUFFIX)
-
-
-def default_name(model: str) -> str:
-    """What a model is called that is named so, unless the code says otherwise."""
-    place, _, name = model.rpartition(":") if ":" in model else (model, "", "")
-    return (name or Path(place).stem).lower()
 
 
 def find_code(model: str) -> Callable[..., Any]:

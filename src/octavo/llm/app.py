@@ -207,7 +207,12 @@ async def _serving(
 async def _loaded(app: FastAPI) -> None:
     """Wait until all models take requests. Raises EngineFailed."""
     server: Server = app.state.server
-    await asyncio.gather(*(model.engine.ready() for model in server.deployments))
+    deployments = server.deployments
+    waits = [
+        *(each.engine.ready() for each in deployments.language),
+        *(each.client.ready() for each in deployments.hosted),
+    ]
+    await asyncio.gather(*waits)
 
 
 async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:

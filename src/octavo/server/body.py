@@ -147,7 +147,7 @@ class JsonRequest(Request):
     @property
     def _longest_context(self) -> int:
         """Of the server's models, in tokens."""
-        return max((deployment.context_length for deployment in self.app.state.server.deployments), default=0)
+        return max((deployment.context_length for deployment in self.app.state.server.deployments.language), default=0)
 
     def _hold(self, size: int, before: int) -> None:
         """A body grows from one size to another."""

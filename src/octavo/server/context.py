@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
-from octavo.deployments import Deployment, Deployments
+from octavo.deployments import AnyDeployment, Deployment, Deployments
 from octavo.deployments.prepare import SEED_BITS
 from octavo.deployments.settings import MAX_NAME
 from octavo.engine.client import EngineState
@@ -61,9 +61,20 @@ class Server:
 
     def model(self, name: str) -> Deployment:
         """The deployment that a request names; the first one if it names none. Raises ApiError: 404."""
-        return self.named(name) if name else self.named(next((each.name for each in self.deployments), ""))
+        return self.named(name or next((each.name for each in self.deployments.language), ""))
 
     def named(self, name: str) -> Deployment:
+        """The language model of that name or alias. Raises ApiError: 404 for no model, 400 for one of another kind."""
+        deployment = self.any_named(name)
+        if not isinstance(deployment, Deployment):
+            raise invalid(
+                f"The model {name[:MAX_NAME]!r} is no language model; POST /v1/models/{deployment.name}/predict and "
+                f"/v2/models/{deployment.name}/infer take its requests.",
+                "model",
+            )
+        return deployment
+
+    def any_named(self, name: str) -> AnyDeployment:
         """The deployment of that name or alias. Raises ApiError: 404."""
         deployment = self.deployments.get(name)
         if deployment is None:
@@ -74,9 +85,10 @@ class Server:
             raise ApiError(404, message, param="model", code="model_not_found")
         return deployment
 
-    def _begin_series(self, deployments: Iterable[Deployment]) -> None:
+    def _begin_series(self, deployments: Iterable[AnyDeployment]) -> None:
         for each in deployments:
-            self.generation_metrics.add(each.name)
+            if isinstance(each, Deployment):
+                self.generation_metrics.add(each.name)
 
     def admit(self, name: str) -> tuple[Deployment, ModelInfo]:
         """The model for a new generation, and what is known of it once it is loaded.

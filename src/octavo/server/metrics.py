@@ -7,7 +7,7 @@ Requests are counted by choice, as vLLM does: a prompt with `n=4` is four. At an
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPMethod
 from itertools import accumulate
 
@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from octavo.deployments import Deployment
+from octavo.deployments import Deployments
 from octavo.engine.request import FinishReason, Output, Request
 
 # vLLM's bounds, and finer ones below them: a small model's step takes less than vLLM's first bucket.
@@ -75,7 +75,7 @@ class HttpMetrics:
 class EngineCollector(Collector):
     """Reads the engines' own figures at the moment of the scrape, so that steps cost nothing."""
 
-    def __init__(self, deployments: Iterable[Deployment]) -> None:
+    def __init__(self, deployments: Deployments) -> None:
         self._deployments = deployments
 
     def collect(self) -> Iterator[Metric]:
@@ -86,7 +86,7 @@ class EngineCollector(Collector):
             ("vllm:kv_cache_usage_perc", "Share of the KV pages in use, 0 to 1.", "kv_usage"),
         ):
             gauge = GaugeMetricFamily(name, text, labels=LABELS)
-            for each in self._deployments:
+            for each in self._deployments.language:
                 gauge.add_metric((each.name, ENGINE), getattr(each.engine.stats, attribute))
             yield gauge
         for name, text, attribute in (
@@ -96,19 +96,19 @@ class EngineCollector(Collector):
             ("octavo:engine_steps", "Steps the engine ran.", "steps"),
         ):
             counter = CounterMetricFamily(name, text, labels=LABELS)
-            for each in self._deployments:
+            for each in self._deployments.language:
                 counter.add_metric((each.name, ENGINE), getattr(each.engine.stats, attribute))
             yield counter
         restarts = CounterMetricFamily(
             "octavo:engine_restarts", "Times that the engine died and was started again.", labels=LABELS
         )
-        for each in self._deployments:
+        for each in self._deployments.language:
             restarts.add_metric((each.name, ENGINE), each.engine.restarts)
         yield restarts
         cache = GaugeMetricFamily(
             "vllm:cache_config_info", "The KV cache.", labels=(*LABELS, "block_size", "num_gpu_blocks")
         )
-        for each in self._deployments:
+        for each in self._deployments.language:
             if each.engine.info is not None:
                 info = each.engine.info
                 cache.add_metric((each.name, ENGINE, str(info.page_size), str(info.num_pages)), 1.0)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from octavo.deployments import Deployment
+from octavo.deployments import AnyDeployment, Deployment
 from octavo.deployments.prepare import encode
 from octavo.deployments.request import Conversation, RawPrompts
 from octavo.server.body import LONGEST_ARRAY, JsonRoute
@@ -29,10 +29,10 @@ def json_response(value: object) -> Response:
     return Response(orjson.dumps(value), media_type="application/json")
 
 
-def model_card(model: Deployment, name: str) -> dict[str, object]:
+def model_card(model: AnyDeployment, name: str) -> dict[str, object]:
     """A model as OpenAI describes it, with vLLM's `root` (what its tokenizer can be loaded by) and `max_model_len`, and
-    with Anthropic's names for the same."""
-    return {
+    with Anthropic's names for the same. A model that is no language model has no length."""
+    card: dict[str, object] = {
         "id": name,
         "object": "model",
         "type": "model",
@@ -42,9 +42,11 @@ def model_card(model: Deployment, name: str) -> dict[str, object]:
         "owned_by": "octavo",
         "root": model.root or model.name,
         "parent": None if name == model.name else model.name,
-        "max_model_len": model.context_length,
         "permission": [],
     }
+    if isinstance(model, Deployment):
+        card["max_model_len"] = model.context_length
+    return card
 
 
 def model_routes(server: Server) -> APIRouter:
@@ -63,7 +65,7 @@ def model_routes(server: Server) -> APIRouter:
         """One model."""
         if not model_id:
             raise HTTPException(404)
-        return json_response(model_card(server.named(model_id), model_id))
+        return json_response(model_card(server.any_named(model_id), model_id))
 
     @router.post("/tokenize", tags=["Tokenizer"])
     async def tokenize(body: TokenizeRequest) -> Response:

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from octavo.deployments import Deployment, Deployments
+from octavo.deployments import AnyDeployment, Deployments, HostedDeployment
 from octavo.deployments.control import Applied, Outcome, Role, Table, Wish, decode_outcome, decode_table
+from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.loading import open_deployment
-from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
+from octavo.hosting.client import HostedClient
+from octavo.hosting.launch import workers_of
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
 
@@ -31,7 +34,7 @@ class Offering:
         self._link = link
         self._deployments = deployments
         self._revision = -1
-        self._opened: dict[str, Deployment] = {}
+        self._opened: dict[str, AnyDeployment] = {}
         self._failures: dict[str, str] = {}
         self._leaving: set[str] = set()
         self._in_order = asyncio.Lock()
@@ -87,7 +90,10 @@ class Offering:
             self._revision = table.revision
             await self._tell()
 
-    async def _open(self, worker: str, settings: DeploymentSettings) -> None:
+    async def _open(self, worker: str, settings: AnySettings) -> None:
+        if isinstance(settings, HostedSettings):
+            self._opened[worker] = self._open_hosted(worker, settings)
+            return
         engine = EngineClient(
             stall_timeout=settings.stall_timeout, on_culprit=partial(self._link.culprit_found, worker)
         )
@@ -100,6 +106,31 @@ class Offering:
             log.exception("cannot open %s", settings.name)
             self._failures[worker] = f"{type(error).__name__}; the log says where"
 
+    def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
+        client = HostedClient(on_culprit=self._link.culprit_found)
+
+        def watch(name: str) -> None:
+            client.add(name)
+            self._link.watch(name, note)
+
+        def note(status: WorkerStatus) -> None:
+            client.update(status)
+            if status.state is WorkerState.STOPPED:
+                self._link.unwatch(status.name)
+            if client.info is not None:
+                for name in workers_of(worker, client.info.processes):
+                    if name not in client.workers:
+                        watch(name)
+
+        watch(worker)
+        return HostedDeployment(
+            name=settings.name,
+            client=client,
+            created=int(time.time()),
+            aliases=settings.names[1:],
+            root=settings.model,
+        )
+
     def _note_status(self, engine: EngineClient, status: WorkerStatus) -> None:
         engine.update(status)
         if status.state is WorkerState.STOPPED:
@@ -108,7 +139,7 @@ class Offering:
     async def _let_go(self, worker: str) -> None:
         """Wait until the last request has ended that a deployment took."""
         await self._deployments.unused(self._opened[worker])
-        self._opened.pop(worker).grammars.close()
+        self._opened.pop(worker).close()
         self._leaving.remove(worker)
         await self._tell()
 

@@ -9,11 +9,12 @@ from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
 from octavo import __version__
-from octavo.deployments import Deployment
+from octavo.deployments import AnyDeployment, HostedDeployment
 from octavo.engine.client import EngineState
 from octavo.server.context import Server
 from octavo.server.errors import error_body, unavailable
 from octavo.server.models import json_response
+from octavo.worker.control import WorkerState
 
 PROBE_RETRY_SECONDS = 2.0
 
@@ -25,12 +26,14 @@ class Problem(NamedTuple):
     sentence: str
 
 
-def liveness_problem(model: Deployment) -> Problem | None:
+def liveness_problem(model: AnyDeployment) -> Problem | None:
     """Why a model cannot make progress, as a status and a sentence; None if it can.
 
     An engine that is being restarted is no reason: its requests wait and go on by themselves, and killing the whole
     server would lose them.
     """
+    if isinstance(model, HostedDeployment):
+        return _hosted_problem(model)
     engine = model.engine
     match engine.state:
         case EngineState.LOADING:
@@ -46,15 +49,27 @@ def liveness_problem(model: Deployment) -> Problem | None:
     return None
 
 
-def readiness_problem(model: Deployment) -> Problem | None:
+def _hosted_problem(model: HostedDeployment) -> Problem | None:
+    match model.state:
+        case WorkerState.LOADING:
+            return Problem("loading", f"The model '{model.name}' is loading.")
+        case WorkerState.FAILED:
+            return Problem("failed", f"The model '{model.name}' failed: {model.client.failure}.")
+        case WorkerState.STOPPED:
+            return Problem("stopped", f"The model '{model.name}' is stopped.")
+    return None
+
+
+def readiness_problem(model: AnyDeployment) -> Problem | None:
     """Why a model would take no new work; None if it would."""
-    if model.engine.state is EngineState.RESTARTING:
-        return Problem("restarting", f"The engine of '{model.name}' died and is being restarted.")
+    what = f"The model '{model.name}'" if isinstance(model, HostedDeployment) else f"The engine of '{model.name}'"
+    if model.state is WorkerState.RESTARTING:
+        return Problem("restarting", f"{what} died and is being restarted.")
     return liveness_problem(model)
 
 
 def _probe(
-    server: Server, find: Callable[[Deployment], Problem | None], good: str, of_all: Problem | None = None
+    server: Server, find: Callable[[AnyDeployment], Problem | None], good: str, of_all: Problem | None = None
 ) -> Response:
     """The state of every deployment. A problem of one of them, or of all, is one of the server."""
     problems = {each.name: find(each) for each in server.deployments}

@@ -1,0 +1,33 @@
+"""How a model of somebody's own is served, as its code says."""
+
+from dataclasses import dataclass
+
+from octavo.errors import ConfigError
+from octavo.hosting.batching import Batching
+
+MAX_INSTANCES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """How a model of somebody's own is served.
+
+    Attributes:
+        name: that requests use; empty is the function's or class's, in lower case.
+        max_batch_size: requests that are computed in one call; 0 calls for each alone.
+        instances: of the class that compute at the same time.
+        max_queue_delay: seconds that a request waits for others; None finds out when it pays.
+    """
+
+    name: str = ""
+    max_batch_size: int = 0
+    instances: int = 1
+    max_queue_delay: float | None = None
+
+    def validate(self) -> None:
+        """Raises ConfigError."""
+        if self.max_batch_size < 0:
+            raise ConfigError(f"max_batch_size is {self.max_batch_size}; give 0 for none, or more")
+        if not 1 <= self.instances <= MAX_INSTANCES:
+            raise ConfigError(f"instances is {self.instances}; give 1 to {MAX_INSTANCES}")
+        Batching(max_batch_size=max(self.max_batch_size, 1), max_queue_delay=self.max_queue_delay).validate()
