@@ -247,5 +247,10 @@ def field_path(body: Any, location: Sequence[str | int], *, missing: bool) -> st
     return path[:MAX_MESSAGE] or None
 
 
+def retry_seconds(seconds: float | None) -> int:
+    """How long a client is told to wait, which knows whole seconds only."""
+    return min(max(math.ceil(seconds or 1.0), 1), MAX_RETRY_AFTER)
+
+
 def _retry_after(seconds: float | None) -> dict[str, str]:
-    return {"Retry-After": str(min(max(math.ceil(seconds or 1.0), 1), MAX_RETRY_AFTER))}
+    return {"Retry-After": str(retry_seconds(seconds))}

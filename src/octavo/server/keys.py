@@ -1,8 +1,9 @@
 """Who may ask: API keys, where they are read, and what each of them may."""
 
 import hashlib
+import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -60,6 +61,28 @@ class ApiKey:
     def tenant(self) -> str:
         """Whom its requests are counted for: never the key itself, which must not get into logs."""
         return self.name or hashlib.sha256(self.key.encode()).hexdigest()[:16]
+
+
+class Keyring:
+    """Keys that open something; without any, nothing is locked."""
+
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
+        self._keys = [(hashlib.sha256(key.key.encode()).digest(), key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def find(self, authorization: bytes, api_key: bytes) -> ApiKey | None:
+        """The key that a request comes with. Compares with every key, in constant time.
+
+        Args:
+            authorization, api_key: its header fields `authorization` and `x-api-key`; empty without.
+        """
+        scheme, _, token = authorization.partition(b" ")
+        sent = token.strip() if scheme.lower() == b"bearer" else api_key.strip()
+        digest = hashlib.sha256(sent).digest()
+        matches = [key for known, key in self._keys if hmac.compare_digest(digest, known)]
+        return matches[0] if matches else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

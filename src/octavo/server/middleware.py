@@ -1,7 +1,5 @@
 """What every request passes before it reaches a route: naming, logging, counting, and the key."""
 
-import hashlib
-import hmac
 import logging
 import re
 import time
@@ -13,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.errors import error_response, internal, unauthorized
-from octavo.server.keys import ApiKey
+from octavo.server.keys import ApiKey, Keyring
 from octavo.server.metrics import HttpMetrics
 from octavo.server.one_line import one_line
 from octavo.server.request_context import CLIENT_GONE, SCOPE_KEY, RequestContext
@@ -40,7 +38,7 @@ MAX_REASON = 300
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 """Where OpenAI's clients look for a request's name, and where Anthropic's do."""
 
-_USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RequestContextMiddleware:
@@ -58,7 +56,7 @@ class RequestContextMiddleware:
         if method == "HEAD":  # answered like GET, and the server leaves out the body
             scope = {**scope, "method": "GET"}
         wanted = Headers(scope=scope).get("x-request-id", "")
-        context = RequestContext(wanted if _USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
+        context = RequestContext(wanted if USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
         scope[SCOPE_KEY] = context
 
         async def send_named(message: Message) -> None:
@@ -123,32 +121,21 @@ class AuthenticationMiddleware:
 
     def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], admin_keys: Sequence[ApiKey]) -> None:
         self._app = app
-        self._keys = _with_digests(keys)
-        self._admin_keys = _with_digests(admin_keys)
+        self._keys = Keyring(keys)
+        self._admin_keys = Keyring(admin_keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] != "OPTIONS":
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             administration = path == ADMIN or path.startswith(f"{ADMIN}/")
-            keys = self._admin_keys if administration else () if path in PROBES else self._keys
-            if keys:
-                key = _find(Headers(scope=scope), keys)
+            keyring = self._admin_keys if administration else self._keys
+            if keyring and (administration or path not in PROBES):
+                headers = Headers(scope=scope)
+                sent = (headers.get(name, "").encode("latin-1") for name in ("authorization", "x-api-key"))
+                key = keyring.find(*sent)
                 if key is None:
                     await error_response(unauthorized(), scope)(scope, receive, send)
                     return
                 context = RequestContext.of(scope)
                 context.tenant, context.priorities = key.tenant, key.priorities
         await self._app(scope, receive, send)
-
-
-def _with_digests(keys: Sequence[ApiKey]) -> list[tuple[bytes, ApiKey]]:
-    return [(hashlib.sha256(key.key.encode()).digest(), key) for key in keys]
-
-
-def _find(headers: Headers, keys: Sequence[tuple[bytes, ApiKey]]) -> ApiKey | None:
-    """The key that a request comes with. Compares with every key, in constant time."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    sent = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
-    digest = hashlib.sha256(sent.encode("latin-1")).digest()
-    matches = [key for known, key in keys if hmac.compare_digest(digest, known)]
-    return matches[0] if matches else None

@@ -1,0 +1,1 @@
+"""HTTP/2 for servers whose requests are many and small: gRPC's."""

@@ -1,0 +1,103 @@
+"""What a client takes: how much of it, in which pieces, and when."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from octavo.server.http2 import frames
+from octavo.server.http2.stream import Buffer, Stream
+
+PIECE = 256 * 1024
+"""Bytes of a frame at most: streams take turns."""
+
+
+class Peer:
+    """The other end of a connection.
+
+    Attributes:
+        initial_window: bytes that it takes of a stream that begins. window: of all streams together.
+        max_frame: bytes of a frame that it takes.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.initial_window = self.window = frames.DEFAULT_WINDOW
+        self.max_frame = frames.DEFAULT_FRAME
+        self._write = transport.write
+        self._paused = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def write(self, data: Buffer) -> None:
+        """Send whole frames that need no window."""
+        self._write(data)
+
+    def takes(self, stream: Stream, size: int) -> bool:
+        """Whether it takes so many bytes of a stream at once, in one frame."""
+        return size <= self.window and size <= stream.window and size <= self.max_frame and not self._paused
+
+    def write_data(self, stream: Stream, data: bytes, before: bytes = b"", after: bytes = b"") -> None:
+        """Send data that it takes at once, between other frames."""
+        size = len(data)
+        self.window -= size
+        stream.window -= size
+        self._write(before + frames.head(size, frames.DATA, 0, stream.id) + data + after)
+
+    async def send_data(self, stream: Stream, buffers: Sequence[Buffer]) -> None:
+        """Send data, as it is taken. Ends early if the stream is closed meanwhile."""
+        for buffer in buffers:
+            view, at = memoryview(buffer), 0
+            while at < len(view):
+                size = min(self.window, stream.window, self.max_frame, PIECE, len(view) - at)
+                if size <= 0 or self._paused:
+                    await self._wait()
+                    size = 0
+                if stream.closed:
+                    return
+                if size:
+                    self.window -= size
+                    stream.window -= size
+                    self._write(frames.head(size, frames.DATA, 0, stream.id))
+                    self._write(view[at : at + size])
+                    at += size
+
+    def enlarge(self, stream: Stream | None, increment: int) -> bool:
+        """It takes so many bytes more, of one stream or of all together. Returns whether that is possible."""
+        if stream is None:
+            self.window += increment
+        else:
+            stream.window += increment
+        self.wake()
+        return (self.window if stream is None else stream.window) <= frames.MAX_WINDOW
+
+    def set_initial_window(self, size: int, streams: Iterable[Stream]) -> bool:
+        """It takes so many bytes of every stream; of those that have begun more or less than before. Returns whether
+        that is possible."""
+        change = size - self.initial_window
+        self.initial_window = size
+        for stream in streams:
+            stream.window += change
+        self.wake()
+        return all(stream.window <= frames.MAX_WINDOW for stream in streams)
+
+    def pause(self) -> None:
+        """It takes nothing for now."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """It goes on."""
+        self._paused = False
+        self.wake()
+
+    def close(self) -> None:
+        """It has gone: nobody waits for it."""
+        self.resume()
+
+    def wake(self) -> None:
+        """Have everybody look again whether something can be sent."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    async def _wait(self) -> None:
+        waits = asyncio.get_running_loop().create_future()
+        self._waiting.append(waits)
+        await waits
