@@ -20,7 +20,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n l
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
 
-.PHONY: serve test lint tidy types check-imports unit fuzz clients docs sanitize format clean
+.PHONY: serve test lint tidy types check-imports unit fuzz clients docs protos sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -73,6 +73,13 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.api_document >docs/api.md
 	$(BIN)/python -m tests.python_document >docs/python.md
+
+# The messages of gRPC, described in one file that every version of protobuf reads.
+PROTOS := src/octavo/server/grpc/protos
+
+protos: $(VENV)/.installed-test
+	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --include_imports --descriptor_set_out=$(PROTOS)/compiled.binpb \
+		inference.proto health.proto reflection.proto
 
 # The native kernels once more, with address and undefined-behaviour sanitizers, over shapes at random.
 sanitize: build/sanitize/.built

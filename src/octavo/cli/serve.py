@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
 from octavo.hosting.info import HostedInfo
 from octavo.server.launch import FrontendConfiguration, frontend_spec
-from octavo.server.listener import address_of, bind, bind_unix
+from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
 from octavo.server.settings import ServerSettings
 from octavo.worker.control import Stop, WorkerState, WorkerStatus, raw
 from octavo.worker.folder import PrivateFolder
@@ -51,13 +51,15 @@ def serve_models(configuration: Configuration) -> None:
     """Serve until a signal. What can go wrong goes wrong in this order: port, models, settings, weights."""
     started = time.monotonic()
     settings = configuration.server
-    _listen(settings).close()  # a port in use is found before a long download, but nobody waits at it meanwhile
+    hosted = any(isinstance(each, HostedSettings) for each in configuration.deployments)
+    # A port in use is found before a long download, but nobody waits at it meanwhile.
+    _listen(settings, hosted).close()
     deployments = _located(configuration.deployments)
-    listener = _listen(settings)
+    listeners = _listen(settings, hosted)
     try:
-        status = asyncio.run(ServerProcesses(deployments, configuration, listener).run(started))
+        status = asyncio.run(ServerProcesses(deployments, configuration, listeners).run(started))
     finally:
-        listener.close()
+        listeners.close()
         if settings.uds:
             Path(settings.uds).unlink(missing_ok=True)
     sys.exit(status)
@@ -71,16 +73,33 @@ def _located(deployments: Sequence[AnySettings]) -> list[AnySettings]:
     return [next(divided) if each is None else each for each in located]
 
 
-def _listen(settings: ServerSettings) -> socket.socket:
-    return bind_unix(settings.uds) if settings.uds else bind(settings.host, settings.port)
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The sockets of a server. Attributes: grpc: for hosted models, if it has one."""
+
+    http: socket.socket
+    grpc: socket.socket | None
+
+    def close(self) -> None:
+        """Let go of both."""
+        self.http.close()
+        if self.grpc is not None:
+            self.grpc.close()
+
+
+def _listen(settings: ServerSettings, hosted: bool) -> Listeners:
+    http = bind_unix(settings.uds) if settings.uds else bind(settings.host, settings.port)
+    try:
+        return Listeners(http, bind_grpc(settings, listen=hosted))
+    except OctavoError:
+        http.close()
+        raise
 
 
 class ServerProcesses:
     """The processes of one server, from their start to their end."""
 
-    def __init__(
-        self, deployments: Sequence[AnySettings], configuration: Configuration, listener: socket.socket
-    ) -> None:
+    def __init__(self, deployments: Sequence[AnySettings], configuration: Configuration, listeners: Listeners) -> None:
         self._deployments = deployments
         self._configuration = configuration
         self._settings = configuration.server
@@ -89,7 +108,7 @@ class ServerProcesses:
             # A client's next request may come to another frontend: they share a file that ends with the server.
             self._folder = PrivateFolder()
             self._settings = replace(self._settings, store=str(self._folder.path / "responses.db"))
-        self._listener = listener
+        self._listeners = listeners
         self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -142,7 +161,13 @@ class ServerProcesses:
             self._supervisor.reconfigure(name, bytes(raw(self._frontend_configuration(table))))
 
     def _frontend_configuration(self, table: Table) -> FrontendConfiguration:
-        return FrontendConfiguration(listener=self._listener.fileno(), settings=self._settings, table=table)
+        http, grpc = self._listeners.http, self._listeners.grpc
+        return FrontendConfiguration(
+            listener=http.fileno(),
+            grpc_listener=None if grpc is None else grpc.fileno(),
+            settings=self._settings,
+            table=table,
+        )
 
     def _on_signal(self) -> None:
         if not self._stop.is_set():
@@ -181,7 +206,10 @@ class ServerProcesses:
         self._loaded = True
         for entry in self._manager.table.entries:
             status, name = self._supervisor.status(entry.worker), entry.settings.name
-            log.info("%s is ready on %s after %.1f s", name, address_of(self._listener), time.monotonic() - started)
+            where, grpc = address_of(self._listeners.http), self._listeners.grpc
+            if grpc is not None and entry.hosted is not None:
+                where += f" and {grpc_address_of(grpc)} (gRPC)"
+            log.info("%s is ready on %s after %.1f s", name, where, time.monotonic() - started)
             if entry.hosted is None:
                 _log_engine(name, engine_info(status))
             else:

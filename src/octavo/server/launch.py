@@ -12,12 +12,13 @@ class FrontendConfiguration(msgspec.Struct, kw_only=True):
     """What a frontend is told.
 
     Attributes:
-        listener: the descriptor of the socket that it inherits.
+        listener: the descriptor of the socket that it inherits. grpc_listener: of the one for gRPC, if there is one.
         settings: how it behaves.
         table: the deployments.
     """
 
     listener: int
+    grpc_listener: int | None
     settings: ServerSettings
     table: Table
 
@@ -28,6 +29,6 @@ def frontend_spec(name: str, configuration: FrontendConfiguration) -> WorkerSpec
         name=name,
         module="octavo.server.process",
         configuration=bytes(raw(configuration)),
-        files=(configuration.listener,),
+        files=tuple(each for each in (configuration.listener, configuration.grpc_listener) if each is not None),
         informed=True,
     )

@@ -1,10 +1,14 @@
 """The socket that a server listens on, taken before anything else is done. Light: it loads nothing of the server."""
 
 import errno
+import logging
 import socket
 from pathlib import Path
 
 from octavo.errors import ConfigError
+from octavo.server.settings import ServerSettings
+
+log = logging.getLogger("octavo.server")
 
 BACKLOG = 2048
 
@@ -15,10 +19,48 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is in use, not ours, or not allowed.
     """
+    return _listen(_tcp(host), (host, port), f"{host} port {port}", "choose another with --host and --port")
+
+
+def bind_grpc(settings: ServerSettings, *, listen: bool) -> socket.socket | None:
+    """Take the port for gRPC; None without one.
+
+    Args:
+        listen: whether there is something to serve. Without, clients are refused, and the port may be somebody else's:
+            nothing is lost before a hosted model is loaded.
+
+    Raises:
+        ConfigError: the address is in use, not ours, or not allowed.
+    """
+    port = _grpc_port(settings)
+    if port is None:
+        return None
+    listener, where = _tcp(settings.host), f"{settings.host} port {port} for gRPC"
+    if listen:
+        return _listen(listener, (settings.host, port), where, "choose another with --grpc-port; 0 is none")
+    try:
+        listener.bind((settings.host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        log.debug("cannot take %s: %s", where, error)
+        return None
+    return listener
+
+
+def _grpc_port(settings: ServerSettings) -> int | None:
+    """The port that is wanted; 0 is any free one."""
+    if settings.grpc_port is not None:
+        return settings.grpc_port or None
+    if settings.uds is not None:
+        return None
+    return settings.port and settings.port + 1
+
+
+def _tcp(host: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     # A server may start while connections of the one before it linger.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return _listen(listener, (host, port), f"{host} port {port}", "choose another with --host and --port")
+    return listener
 
 
 def bind_unix(path: str) -> socket.socket:
@@ -50,5 +92,10 @@ def address_of(listener: socket.socket) -> str:
     name = listener.getsockname()
     if isinstance(name, str):
         return name
-    host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{grpc_address_of(listener)}"
+
+
+def grpc_address_of(listener: socket.socket) -> str:
+    """What to tell clients of gRPC: host and port."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -48,7 +48,9 @@ async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
         listener = socket.socket(fileno=configuration.listener)
         settings = settings_on(listener, configuration.settings)
         app = create_app(settings, deployments, offering.fulfil)
-        server = HttpServer(settings, app, listener, lambda: parent.report(Ready()))
+        grpc = configuration.grpc_listener
+        grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
+        server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))
         _prefer_short_pauses()
         await server.run()
 

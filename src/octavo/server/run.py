@@ -19,6 +19,7 @@ from octavo.server.acceptor import Acceptor
 from octavo.server.app import create_app
 from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
+from octavo.server.grpc_port import GrpcPort
 from octavo.server.hosts import local_hosts
 from octavo.server.listener import BACKLOG
 from octavo.server.protocol import HttpProtocol
@@ -102,7 +103,7 @@ class HttpServer:
 
     Args:
         app: made by `create_app`. The engines belong to the caller: started before or meanwhile, stopped afterwards.
-        listener: from `octavo.server.listener`; closed at the end.
+        listener: from `octavo.server.listener`; closed at the end. grpc_listener: for hosted models.
         on_started: called when requests are answered from now on.
     """
 
@@ -111,6 +112,7 @@ class HttpServer:
         settings: ServerSettings,
         app: FastAPI,
         listener: socket.socket,
+        grpc_listener: socket.socket | None = None,
         on_started: Callable[[], None] = lambda: None,
     ) -> None:
         raise_file_limit()
@@ -127,15 +129,21 @@ class HttpServer:
             timeout_graceful_shutdown=CLOSING_SECONDS,
         )
         self._server: Server = app.state.server
-        self._runner = _Uvicorn(config, connection_limits(settings), on_started)
+        limits = connection_limits(settings)
+        self._runner = _Uvicorn(config, limits, on_started)
         self._listener = listener
+        self._grpc = None if grpc_listener is None else GrpcPort(self._server, grpc_listener, limits.max_connections)
         self._drain: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until `stop`."""
         try:
+            if self._grpc is not None:
+                self._grpc.open_when_needed()
             await self._runner.serve(sockets=[self._listener])
         finally:
+            if self._grpc is not None:
+                await self._grpc.close()
             if self._drain is not None:
                 self._drain.cancel()
             self._listener.close()
@@ -154,13 +162,20 @@ class HttpServer:
         self._runner.should_exit = self._runner.force_exit = True
 
     async def _stop_when_drained(self, drain_seconds: float) -> None:
+        if self._grpc is not None:
+            self._grpc.drain()
         await self._server.in_flight.drain(drain_seconds)
         self._runner.should_exit = True
 
 
-async def serve(settings: ServerSettings, deployments: Deployments, listener: socket.socket) -> None:
+async def serve(
+    settings: ServerSettings,
+    deployments: Deployments,
+    listener: socket.socket,
+    grpc_listener: socket.socket | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; a second signal skips the wait for requests in flight. See `HttpServer`."""
-    server = HttpServer(settings, create_app(settings_on(listener, settings), deployments), listener)
+    server = HttpServer(settings, create_app(settings_on(listener, settings), deployments), listener, grpc_listener)
     loop = asyncio.get_running_loop()
     handled = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
     for number in handled:

@@ -24,6 +24,13 @@ class ServerSettings:
     uds: str | None = setting(
         None, help="Path of a Unix socket, instead of host and port.", metavar="PATH", without="none"
     )
+    grpc_port: int | None = setting(
+        None,
+        help="Port where hosted models are served over gRPC; 0 is none.",
+        least=0,
+        most=65535,
+        without="the one after --port, and none with --uds",
+    )
     api_key: tuple[str, ...] = setting(
         (),
         help="Required from clients on every route but /health and /ready; repeat it for more keys.",

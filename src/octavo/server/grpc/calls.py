@@ -1,0 +1,79 @@
+"""All calls of a server: which methods there are, and who may call them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from secrets import token_hex
+
+from octavo.server.context import Server
+from octavo.server.grpc.call import Call, Method
+from octavo.server.grpc.framing import ENCODINGS
+from octavo.server.grpc.head import CallHead, read_head
+from octavo.server.grpc.status import RpcError, Status
+from octavo.server.http2.connection import Connection
+from octavo.server.keys import Keyring
+
+ACCEPTED = (b"grpc-accept-encoding", ",".join(ENCODINGS).encode())
+
+
+class Calls:
+    """What requests on the port for gRPC are for. See `Application`.
+
+    Args:
+        methods: by path.
+
+    Attributes:
+        name: how the names of calls begin that clients have not named.
+    """
+
+    def __init__(self, server: Server, methods: Mapping[str, Method]) -> None:
+        self.name = token_hex(8)
+        self.in_flight = server.in_flight
+        self.large_bodies = server.large_bodies
+        self.max_bytes = server.settings.max_body_bytes
+        self._methods = methods
+        self._keyring = Keyring(server.settings.client_keys)
+        self._streams: set[Call] = set()
+
+    def read_head(self, fields: Sequence[tuple[bytes, bytes]]) -> CallHead:
+        """What a request with such fields calls. Whether its key is good is found out once."""
+        head = read_head(fields)
+        head.known = self._keyring.find(head.authorization, head.api_key) is not None
+        return head
+
+    def begin(self, connection: Connection, number: int, head: CallHead) -> Call:
+        """A call has begun."""
+        return Call(self, connection, number, head)
+
+    def admit(self, head: CallHead) -> Method:
+        """The method that is called. Raises RpcError: there is none, or it may not be called."""
+        method = self._methods.get(head.path)
+        if not head.known and self._keyring and not (method is not None and method.open):
+            raise RpcError(
+                Status.UNAUTHENTICATED,
+                "Incorrect API key provided. Send a valid key as 'authorization: Bearer KEY' or 'x-api-key: KEY'.",
+            )
+        if method is None:
+            raise RpcError(Status.UNIMPLEMENTED, f"There is no method {head.path}.")
+        if head.wrong:
+            raise RpcError(Status.INVALID_ARGUMENT, head.wrong)
+        if head.encoding not in ENCODINGS:
+            message = f"grpc-encoding is {head.encoding!r}, but must be one of {', '.join(ENCODINGS)}"
+            raise RpcError(Status.UNIMPLEMENTED, message, (ACCEPTED,))
+        if self.in_flight.draining and not method.open:
+            raise self.shutting_down()
+        return method
+
+    def shutting_down(self) -> RpcError:
+        """Nothing more is done, in Triton's words."""
+        message = "GRPC server is shutting down and has stopped accepting new requests."
+        return RpcError(Status.UNAVAILABLE, message, ((b"retry-after", b"1"),))
+
+    def follow(self, call: Call, work: "asyncio.Task[bytes]") -> None:
+        """A stream has begun, which lasts as long as the client likes, or until `drain`."""
+        self._streams.add(call)
+        work.add_done_callback(lambda _: self._streams.discard(call))
+
+    def drain(self) -> None:
+        """Streams end when what they have taken is answered."""
+        for call in self._streams:
+            call.take_no_more()

@@ -1,0 +1,107 @@
+"""Messages within the bodies of calls: each behind its length, some of them compressed ("gRPC over HTTP/2")."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+
+from octavo.server.grpc.status import RpcError, Status
+from octavo.server.http2.stream import Buffer
+
+PREFIX = struct.Struct(">?I")
+"""Whether a message is compressed, and its length."""
+
+ENCODINGS = {"identity": 0, "deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
+"""How messages may be compressed, as zlib knows it."""
+
+
+class MessageReader:
+    """Takes messages out of a body.
+
+    Args:
+        encoding: of those that are compressed. limit: of the bytes of one.
+    """
+
+    __slots__ = ("_encoding", "_have", "_limit", "_need", "_parts", "_prefix")
+
+    def __init__(self, encoding: str, limit: int) -> None:
+        self._encoding = encoding
+        self._limit = limit
+        self._parts: list[Buffer] = []
+        self._have = 0
+        self._prefix: tuple[bool, int] | None = None
+        self._need = PREFIX.size
+
+    @property
+    def inside(self) -> int:
+        """Bytes of a message whose end has not come."""
+        return self._have
+
+    @property
+    def announced(self) -> int:
+        """Bytes that this message has."""
+        return 0 if self._prefix is None else self._prefix[1]
+
+    def feed(self, data: Buffer) -> Iterator[Buffer]:
+        """The messages that are whole now. One that came in one piece shares its memory.
+
+        Raises:
+            RpcError: one is too long, or cannot be unpacked.
+        """
+        while True:
+            missing = self._need - self._have
+            if len(data) < missing:
+                if len(data):
+                    self._parts.append(data)
+                    self._have += len(data)
+                return
+            piece, data = data[:missing], data[missing:]
+            if self._parts:
+                self._parts.append(piece)
+                piece = b"".join(self._parts)
+                self._parts = []
+            self._have = 0
+            if self._prefix is None:
+                self._begin(piece)
+            else:
+                compressed, self._prefix, self._need = self._prefix[0], None, PREFIX.size
+                yield self._unpack(piece) if compressed else piece
+                if not len(data):
+                    return
+
+    def _begin(self, prefix: Buffer) -> None:
+        compressed, length = PREFIX.unpack(prefix)
+        if length > self._limit:
+            raise RpcError(
+                Status.RESOURCE_EXHAUSTED,
+                f"the request has {length} bytes, more than the {self._limit} that this server takes "
+                "(--max-body-bytes)",
+            )
+        self._prefix, self._need = (compressed, length), length
+
+    def _unpack(self, data: Buffer) -> bytes:
+        bits = ENCODINGS[self._encoding]
+        if not bits:
+            raise RpcError(Status.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
+        unpacker = zlib.decompressobj(bits)
+        try:
+            whole = unpacker.decompress(data, self._limit + 1)
+        except zlib.error as error:
+            raise RpcError(Status.INVALID_ARGUMENT, f"the request cannot be unpacked: {error}") from None
+        if len(whole) > self._limit:
+            raise RpcError(
+                Status.RESOURCE_EXHAUSTED,
+                f"the request has more than the {self._limit} bytes that this server takes (--max-body-bytes)",
+            )
+        if not unpacker.eof:
+            raise RpcError(Status.INVALID_ARGUMENT, "the request is compressed, and its end is missing")
+        return whole
+
+
+def prefixed(message: bytes) -> bytes:
+    """A message as it is sent."""
+    return PREFIX.pack(False, len(message)) + message
+
+
+def total(buffers: Sequence[Buffer]) -> int:
+    """The bytes of all."""
+    return sum(map(len, buffers))

@@ -1,0 +1,210 @@
+"""ModelInfer and ModelStreamInfer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.inference import Inference
+from octavo.hosting.tensors import Buffer, Encoded, Place
+from octavo.server.context import Server
+from octavo.server.grpc.call import Call
+from octavo.server.grpc.errors import rpc_error
+from octavo.server.grpc.infer_request import InferHead, parse_head, split
+from octavo.server.grpc.infer_response import response_head, stream_error, streamed, write_response
+from octavo.server.grpc.status import RpcError, Status
+from octavo.server.inference.classification import classify
+from octavo.server.inference.lookup import find
+from octavo.server.inference.shared_memory import SharedMemory
+from octavo.server.offload import off_loop
+
+INLINE_BYTES = 64 * 1024
+"""Heads up to this size are parsed on the event loop; larger ones have typed contents."""
+
+REMEMBERED_BYTES = 4096
+REMEMBERED = 256
+"""Heads of requests whose meaning is kept, up to so many bytes each: clients send the same again and again."""
+
+CONCURRENT = 256
+"""Requests of a stream that are computed at once; the next ones are taken when some of them have ended."""
+
+DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+
+
+class Inferences:
+    """Requests of inference."""
+
+    def __init__(self, server: Server, shared_memory: SharedMemory) -> None:
+        self._server = server
+        self._shared_memory = shared_memory
+        self._heads: dict[bytes, InferHead] = {}
+
+    async def infer(self, call: Call, message: Buffer) -> Sequence[Buffer]:
+        """ModelInfer: one result. Raises RpcError."""
+        try:
+            head, raw = await self._read(message)
+            deployment = find(self._server.deployments, head.model, head.version)
+            if _streams(deployment):
+                raise RpcError(Status.UNIMPLEMENTED, DECOUPLED)
+            outputs = await self._compute(call, deployment, head, raw)
+        except InferenceError as error:
+            raise rpc_error(error) from None
+        return write_response(response_head(deployment.name, deployment.version, head.id), outputs)
+
+    async def stream(self, call: Call) -> None:
+        """ModelStreamInfer: any number of requests, and of results for each, or an error.
+
+        They are computed concurrently. Models that have one result for each answer in the order of their requests, as
+        Triton's do.
+        """
+        running: set[asyncio.Task[bytes]] = set()
+        before: asyncio.Task[bytes] | None = None
+        try:
+            async with aclosing(call.messages()) as messages:
+                async for message in messages:
+                    work, ordered = await self._begin(call, message, before)
+                    task = self._server.in_flight.start(work)
+                    before = task if ordered else before
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    if len(running) >= CONCURRENT:
+                        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if running:
+                await asyncio.wait(running)
+        finally:
+            for each in running:
+                each.cancel()
+
+    async def _begin(
+        self, call: Call, message: Buffer, before: "asyncio.Task[bytes] | None"
+    ) -> tuple[Coroutine[Any, Any, bytes], bool]:
+        """What there is to do for a request of a stream, and whether later ones wait for it."""
+        try:
+            head, raw = await self._read(message)
+        except InferenceError as error:
+            return self._answer_in_order(call, _failed(error, ""), before), True
+        try:
+            deployment = find(self._server.deployments, head.model, head.version)
+        except InferenceError as error:
+            return self._answer_in_order(call, _failed(error, head.id), before), True
+        if _streams(deployment):
+            return self._answer_as_it_comes(call, self._results(call, deployment, head, raw)), False
+        return self._answer_in_order(call, self._result(call, deployment, head, raw), before), True
+
+    async def _answer_in_order(
+        self, call: Call, result: Coroutine[Any, Any, list[Buffer]], before: "asyncio.Task[bytes] | None"
+    ) -> bytes:
+        answer = await result
+        if before is not None and not before.done():
+            await asyncio.wait((before,))
+        await call.send(answer)
+        return b""
+
+    async def _answer_as_it_comes(self, call: Call, results: AsyncGenerator[list[Buffer], None]) -> bytes:
+        async with aclosing(results):
+            async for answer in results:
+                await call.send(answer)
+        return b""
+
+    async def _result(
+        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
+    ) -> list[Buffer]:
+        try:
+            outputs = await self._compute(call, deployment, head, raw)
+        except InferenceError as error:
+            return stream_error(str(error), head.id)
+        return streamed(write_response(response_head(deployment.name, deployment.version, head.id, True), outputs))
+
+    async def _results(
+        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
+    ) -> AsyncGenerator[list[Buffer], None]:
+        """All of a model that has any number of them: which one is the last is known only when there is no other."""
+        name, version = deployment.name, deployment.version
+        use = self._server.deployments.begin()
+        use.choose(deployment)
+        try:
+            inference = await self._inference(call, head, raw)
+            async for outputs in deployment.client.stream(inference):
+                finished = outputs if head.plain else await self._finish(deployment, head, outputs)
+                yield streamed(write_response(response_head(name, version, head.id, False), finished))
+        except InferenceError as error:
+            yield stream_error(str(error), head.id)
+            return
+        finally:
+            use.end()
+        if head.empty_final:
+            yield streamed([response_head(name, version, head.id, True)])
+
+    async def _read(self, message: Buffer) -> tuple[InferHead, list[Buffer]]:
+        """A request's head, and the raw bytes of its inputs. Raises InferenceError."""
+        written, raw = split(message)
+        head = self._heads.get(written)
+        if head is None:
+            head = await off_loop(parse_head, written) if len(written) > INLINE_BYTES else parse_head(written)
+            if len(written) <= REMEMBERED_BYTES:
+                if len(self._heads) >= REMEMBERED:
+                    self._heads.clear()
+                self._heads[written] = head
+        head.check_raw(len(raw))
+        return head, raw
+
+    async def _compute(
+        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
+    ) -> dict[str, Encoded]:
+        use = self._server.deployments.begin()
+        use.choose(deployment)
+        try:
+            outputs = await deployment.client.infer(await self._inference(call, head, raw))
+            return outputs if head.plain else await self._finish(deployment, head, outputs)
+        finally:
+            use.end()
+
+    async def _inference(self, call: Call, head: InferHead, raw: list[Buffer]) -> Inference:
+        """What is asked of the model. A client that leaves at a deadline does not wait longer in its queue."""
+        inputs: dict[str, Encoded] = {}
+        index = 0
+        for each in head.inputs:
+            data: Buffer
+            if each.data is not None:
+                data = each.data
+            elif each.region is not None:
+                window = self._shared_memory.window(each.region.name, each.region.offset, each.region.size)
+                data = await off_loop(window.read)
+            else:
+                data = raw[index]
+                index += 1
+            inputs[each.name] = Encoded(each.datatype, each.shape, data)
+        timeout, remaining = head.options.timeout, call.remaining
+        if remaining is not None:
+            timeout = min(timeout, remaining) if timeout else remaining
+        return Inference(inputs=inputs, outputs=head.names, priority=head.options.priority, timeout=timeout)
+
+    async def _finish(
+        self, deployment: HostedDeployment, head: InferHead, outputs: dict[str, Encoded]
+    ) -> dict[str, Encoded]:
+        """Outputs as they are wanted: as classes, or in regions, of which nothing but their shapes is sent."""
+        info = deployment.client.info
+        finished = dict(outputs)
+        for each in head.outputs:
+            output = outputs[each.name]
+            if each.classes:
+                batched = info is not None and info.max_batch_size > 0
+                place = Place(each.name, deployment.name)
+                finished[each.name] = await off_loop(classify, output, each.classes, place, batched=batched)
+            elif each.region is not None:
+                window = self._shared_memory.window(each.region.name, each.region.offset, each.region.size)
+                await off_loop(window.write, each.name, output.data)
+                finished[each.name] = Encoded(output.datatype, output.shape, b"")
+        return finished
+
+
+async def _failed(error: InferenceError, request: str) -> list[Buffer]:
+    return stream_error(str(error), request)
+
+
+def _streams(deployment: HostedDeployment) -> bool:
+    """Whether a model has any number of results; one that is not loaded will say so itself."""
+    info = deployment.client.info
+    return info is not None and info.streams

@@ -1,0 +1,150 @@
+"""`inference.GRPCInferenceService` but for inference itself: health, metadata, and the extensions of Triton."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+
+from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.tensors import Buffer
+from octavo.server.context import Server
+from octavo.server.grpc.call import Call, Method
+from octavo.server.grpc.errors import rpc_error
+from octavo.server.grpc.infer import Inferences
+from octavo.server.grpc.messages import message, service
+from octavo.server.grpc.status import RpcError, Status
+from octavo.server.inference import metadata
+from octavo.server.inference.lookup import find, is_ready, loaded
+from octavo.server.inference.model_config import model_config
+from octavo.server.inference.model_stats import model_stats
+from octavo.server.inference.shared_memory import SharedMemory
+
+NAME = "inference.GRPCInferenceService"
+
+OPEN = frozenset({"ServerLive", "ServerReady"})
+"""Methods that need no key: whoever watches over the process has none."""
+
+Answer = Callable[[Any], Mapping[str, Any]]
+"""Answers a message with the fields of another."""
+
+
+class InferenceService:
+    """The methods."""
+
+    def __init__(self, server: Server, shared_memory: SharedMemory, is_server_ready: Callable[[], bool]) -> None:
+        self._server = server
+        self._shared_memory = shared_memory
+        self._is_server_ready = is_server_ready
+        self._inferences = Inferences(server, shared_memory)
+
+    def methods(self) -> dict[str, Method]:
+        """By path."""
+        answers: dict[str, Answer] = {
+            "ServerLive": lambda _: {"live": True},
+            "ServerReady": lambda _: {"ready": self._is_server_ready()},
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _: metadata.server_metadata(),
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._refuse_control,
+            "RepositoryModelUnload": self._refuse_control,
+            "SystemSharedMemoryStatus": self._shared_memory_status,
+            "SystemSharedMemoryRegister": self._register_shared_memory,
+            "SystemSharedMemoryUnregister": self._unregister_shared_memory,
+            "CudaSharedMemoryStatus": lambda _: {"regions": {}},
+            "CudaSharedMemoryRegister": self._refuse_cuda,
+            "CudaSharedMemoryUnregister": lambda _: {},
+            "TraceSetting": self._trace_setting,
+            "LogSettings": self._log_settings,
+        }
+        methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
+        methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer)
+        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._inferences.stream)
+        return methods
+
+    def _find(self, request: Any) -> HostedDeployment:
+        return find(self._server.deployments, request.name, request.version)
+
+    def _model_ready(self, request: Any) -> Mapping[str, Any]:
+        return {"ready": is_ready(self._find(request))}
+
+    def _model_metadata(self, request: Any) -> Mapping[str, Any]:
+        deployment = self._find(request)
+        return metadata.model_metadata(deployment, loaded(deployment))
+
+    def _model_config(self, request: Any) -> Mapping[str, Any]:
+        deployment = self._find(request)
+        return {"config": model_config(deployment, loaded(deployment))}
+
+    def _model_statistics(self, request: Any) -> Mapping[str, Any]:
+        """Of one model, or of all."""
+        models = [self._find(request)] if request.name else self._server.deployments.hosted
+        return {"model_stats": [model_stats(each) for each in models]}
+
+    def _repository_index(self, request: Any) -> Mapping[str, Any]:
+        _refuse_repository(request)
+        return {"models": metadata.repository_index(self._server.deployments.hosted, ready=request.ready)}
+
+    def _refuse_control(self, request: Any) -> Mapping[str, Any]:
+        _refuse_repository(request)
+        raise RpcError(Status.UNAVAILABLE, metadata.REPOSITORY_IS_FIXED)
+
+    def _shared_memory_status(self, request: Any) -> Mapping[str, Any]:
+        return {"regions": {each["name"]: each for each in self._shared_memory.status(request.name)}}
+
+    def _register_shared_memory(self, request: Any) -> Mapping[str, Any]:
+        self._shared_memory.register(request.name, request.key, request.offset, request.byte_size)
+        return {}
+
+    def _unregister_shared_memory(self, request: Any) -> Mapping[str, Any]:
+        self._shared_memory.unregister(request.name)
+        return {}
+
+    def _refuse_cuda(self, request: Any) -> Mapping[str, Any]:
+        message = f"failed to register CUDA shared memory region: '{request.name:.100}', GPUs not supported"
+        raise RpcError(Status.INVALID_ARGUMENT, message)
+
+    def _trace_setting(self, request: Any) -> Mapping[str, Any]:
+        if request.model_name:
+            find(self._server.deployments, request.model_name)
+        if request.settings:
+            raise RpcError(Status.UNIMPLEMENTED, "the server does not support trace")
+        listed = {
+            name: value if isinstance(value, list) else [value] for name, value in metadata.TRACE_SETTINGS.items()
+        }
+        return {"settings": {name: {"value": value} for name, value in listed.items()}}
+
+    def _log_settings(self, request: Any) -> Mapping[str, Any]:
+        if request.settings:
+            raise RpcError(Status.UNIMPLEMENTED, "the server does not support dynamic logging")
+        return {"settings": {name: {_kind(value): value} for name, value in metadata.LOG_SETTINGS.items()}}
+
+
+def _kind(value: object) -> str:
+    return "bool_param" if isinstance(value, bool) else "uint32_param" if isinstance(value, int) else "string_param"
+
+
+def _refuse_repository(request: Any) -> None:
+    if request.repository_name:
+        raise RpcError(Status.UNIMPLEMENTED, "'repository_name' specification is not supported")
+
+
+def _unary(name: str, answer: Answer) -> Method:
+    """A method that reads and writes whole messages."""
+    method = service(NAME).methods_by_name[name]
+    request_class, response_class = message(method.input_type.full_name), message(method.output_type.full_name)
+
+    async def unary(call: Call, written: Buffer) -> Sequence[Buffer]:
+        try:
+            fields = answer(request_class.FromString(written))
+        except DecodeError:
+            raise RpcError(Status.INVALID_ARGUMENT, f"the request is no {method.input_type.full_name}") from None
+        except InferenceError as error:
+            raise rpc_error(error) from None
+        return [ParseDict(fields, response_class()).SerializeToString()]
+
+    return Method(unary=unary, open=name in OPEN)
