@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from octavo.cli.configuration import Configuration
 from octavo.cli.console import counting, fetch
 from octavo.deployments.control import Table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
-from octavo.deployments.manager import DeploymentManager, engine_info, hosted_info
+from octavo.deployments.manager import DeploymentManager, engine_info, hosted_facts
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
-from octavo.hosting.info import HostedInfo
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
 from octavo.server.settings import ServerSettings
@@ -213,7 +212,7 @@ class ServerProcesses:
             if entry.hosted is None:
                 _log_engine(name, engine_info(status))
             else:
-                _log_hosted(hosted_info(status))
+                _log_hosted(hosted_facts(status))
 
     async def _watch_frontends(self) -> None:
         """Wait until a frontend cannot be kept alive. An engine that cannot is told to clients by the frontends."""
@@ -263,14 +262,23 @@ def _log_engine(name: str, info: ModelInfo) -> None:
     log.info("%s: KV cache for %d tokens in %s", name, info.num_pages * info.page_size, info.kv_cache_dtype)
 
 
-def _log_hosted(info: HostedInfo) -> None:
+def _log_hosted(facts: Mapping[str, Any]) -> None:
+    batching = facts["batching"]
     log.info(
-        "%s: %s, %d instance%s, %s; inputs %s, outputs %s",
-        info.name,
-        info.runtime,
-        info.instances,
-        "" if info.instances == 1 else "s",
-        f"batches of up to {info.max_batch_size}" if info.max_batch_size else "each request alone",
-        ", ".join(map(str, info.inputs)),
-        ", ".join(map(str, info.outputs)),
+        "%s: %s, %d instance%s, %s; inputs: %s; outputs: %s",
+        facts["name"],
+        facts["runtime"],
+        facts["instances"],
+        "" if facts["instances"] == 1 else "s",
+        f"batches of up to {batching['max_batch_size']}" if batching else "each request alone",
+        _listed(facts["inputs"]),
+        _listed(facts["outputs"]),
+    )
+
+
+def _listed(tensors: Sequence[Mapping[str, Any]]) -> str:
+    """Tensors with their types and dimensions, those of any size as -1."""
+    return ", ".join(
+        f"{each['name']} {each['datatype'] or 'of any type'} {'of any shape' if each['dims'] is None else each['dims']}"
+        for each in tensors
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,7 +38,6 @@ from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_na
 from octavo.engine.config import ModelInfo
 from octavo.engine.launch import engine_spec
 from octavo.errors import OctavoError
-from octavo.hosting.info import HostedInfo
 from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.settings import Source, from_table, require_known
 from octavo.worker.control import WorkerState, WorkerStatus, raw
@@ -215,7 +214,7 @@ class DeploymentManager:
         started = self._processes.get(entry.worker)
         if started is None or entry.hosted is None:  # it has been discarded meanwhile
             return
-        for worker in workers_of(entry.worker, hosted_info(self._supervisor.status(entry.worker)).processes):
+        for worker in workers_of(entry.worker, hosted_facts(self._supervisor.status(entry.worker))["processes"]):
             if worker not in started:
                 started.append(worker)
                 self._supervisor.add(hosting_spec(worker, entry.settings.name, entry.hosted.hosting))
@@ -311,7 +310,7 @@ class DeploymentManager:
             progress=status.progress if state == "loading" else None,
             failure=status.failure,
             engine=asdict(engine_info(status)) if loaded and entry.language else None,
-            hosting=msgspec.to_builtins(hosted_info(status)) if loaded and entry.hosted else None,
+            hosting=hosted_facts(status) if loaded and entry.hosted else None,
         )
 
 
@@ -348,6 +347,7 @@ def engine_info(status: WorkerStatus) -> ModelInfo:
     return msgspec.json.decode(status.payload, type=ModelInfo)
 
 
-def hosted_info(status: WorkerStatus) -> HostedInfo:
-    """What a hosted model's process said of itself when it was ready."""
-    return msgspec.json.decode(status.payload, type=HostedInfo)
+def hosted_facts(status: WorkerStatus) -> dict[str, Any]:
+    """What a hosted model's process said of itself when it was ready: `octavo.hosting.info.HostedInfo`, which is not
+    imported here, for it takes numpy."""
+    return msgspec.json.decode(status.payload, type=dict[str, Any])

@@ -31,10 +31,6 @@ class TensorSpec:
     ragged: bool = False
     labels: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        dims = "any shape" if self.dims is None else written(self.dims)
-        return f"{self.name} {self.datatype or 'of any type'} {dims}"
-
     def admits(self, dims: Sequence[int]) -> bool:
         """Whether a tensor of such dimensions is one."""
         return self.dims is None or (
