@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 CLIENTS := .venv-clients
+RUNTIMES := .venv-runtimes
 BIN    := $(VENV)/bin
 MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
@@ -20,7 +21,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n l
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
 
-.PHONY: serve test lint tidy types check-imports unit fuzz clients docs protos sanitize format clean
+# What reads model files.
+EXTRAS := onnx torch
+
+.PHONY: serve test lint tidy types check-imports unit fuzz clients runtimes docs protos sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -70,6 +74,18 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt
 	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS)/bin/python --requirement tests/clients/requirements.txt
 	@touch $@
 
+# The loaders of model files, each with the library that reads them, in an environment of its own.
+runtimes: $(RUNTIMES)/.installed
+	OCTAVO_RUNTIMES=1 PYTHONPATH=src $(RUNTIMES)/bin/python -m pytest tests/hosting/runtimes --confcutdir=tests/hosting/runtimes
+
+# torch by pip, as it is set up to find it; the rest by uv, which is faster.
+$(RUNTIMES)/.installed: tests/hosting/runtimes/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(RUNTIMES)
+	$(RUNTIMES)/bin/pip install --quiet uv "$$(grep ^torch tests/hosting/runtimes/requirements.txt)"
+	$(RUNTIMES)/bin/uv pip install --quiet --python $(RUNTIMES)/bin/python --requirement tests/hosting/runtimes/requirements.txt \
+		--requirement pyproject.toml $(EXTRAS:%=--extra %)
+	@touch $@
+
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.api_document >docs/api.md
 	$(BIN)/python -m tests.python_document >docs/python.md
@@ -115,4 +131,4 @@ $(VENV)/.installed-test: pyproject.toml $(wildcard native/*) | $(VENV)/bin/pytho
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(RUNTIMES) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

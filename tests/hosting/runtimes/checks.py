@@ -1,5 +1,6 @@
 """What every loader of model files must do."""
 
+import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -90,3 +91,8 @@ def check_damaged(name: str, good: Path, folder: Path, options: RuntimeOptions |
     assert refusal(name, empty, options) == f"{empty} is empty"
     assert refusal(name, folder / "none" / good.name, options) == f"{folder / 'none' / good.name} does not exist"
     assert "is a folder" in refusal(name, folder, options)
+
+
+def everything_is_installed() -> bool:
+    """Whether this is `make runtimes`, where nothing is skipped."""
+    return "OCTAVO_RUNTIMES" in os.environ

@@ -26,6 +26,7 @@ class Kind:
 
 RUNTIMES = {
     "onnx": Kind("onnx", "OnnxRuntime", "onnx", (".onnx", ".ort")),
+    "torch": Kind("pytorch", "load_torch", "torch", (".pt", ".pth", ".pt2", ".jit", ".ts", ".safetensors")),
 }
 """By the names of `--runtime`."""
 
