@@ -90,8 +90,8 @@ def test_a_worker_becomes_ready_and_says_what_it_is() -> None:
     [
         (["fail", "there is no such model"], "there is no such model"),
         (["exit", 3], "the process of toy ended with status 3 while loading"),
-        (["write", "!"], "the process of toy ended with status -9 while loading"),
-        (["write", '{"type": "unheard of"}'], "the process of toy ended with status -9 while loading"),
+        (["write", "!"], "the process of toy was ended by SIGKILL while loading"),
+        (["write", '{"type": "unheard of"}'], "the process of toy was ended by SIGKILL while loading"),
     ],
 )
 def test_what_cannot_become_ready_is_not_tried_again(action: list[object], why: str) -> None:

@@ -1,7 +1,7 @@
 """How requests are brought together: the settings, under the names that Triton's model configurations have."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from octavo.errors import ConfigError
 
@@ -23,6 +23,10 @@ class QueuePolicy:
     default_timeout: float = 0.0
     allow_timeout_override: bool = True
     delays: bool = False
+
+    def with_room(self, requests: int) -> "QueuePolicy":
+        """The same with a queue that is so much longer, if it has a length."""
+        return replace(self, max_queue_size=self.max_queue_size + requests) if self.max_queue_size else self
 
     def timeout(self, own: float) -> float:
         """Seconds that a request may wait which says so much itself; 0 for ever."""
@@ -62,6 +66,14 @@ class Batching:
     default_policy: QueuePolicy = QueuePolicy()
     policies: Mapping[int, QueuePolicy] = field(default_factory=dict)
     preserve_ordering: bool = False
+
+    def with_room(self, requests: int) -> "Batching":
+        """The same with queues that are so much longer, if they have a length."""
+        return replace(
+            self,
+            default_policy=self.default_policy.with_room(requests),
+            policies={level: policy.with_room(requests) for level, policy in self.policies.items()},
+        )
 
     def level(self, priority: int) -> int:
         """The level of a request: Triton takes one that there is none of for the default."""

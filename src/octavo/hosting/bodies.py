@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import orjson
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -28,7 +29,7 @@ from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.own import Parameter
-from octavo.hosting.values import described, dtype_of, is_array, is_image, open_image
+from octavo.hosting.values import described, dtype_of, fields_of, is_array, is_image, open_image
 
 MAX_FORM_FIELDS = 1000
 
@@ -233,15 +234,16 @@ def _querystring(body: bytes) -> dict[str, list[bytes]]:
 
 def _result_schema(annotation: Any) -> dict[str, Any]:
     """Of results as JSON; of types that pydantic does not know nothing can be said."""
-    if annotation is inspect.Parameter.empty:
-        return {}
+    fields = fields_of(annotation)
+    if fields is not None and not issubclass(annotation, BaseModel):
+        schemas = {name: _result_schema(each) for name, each in fields.items()}
+        definitions = {key: value for each in schemas.values() for key, value in each.pop("$defs", {}).items()}
+        return {"type": "object", "properties": schemas, "required": list(schemas), "$defs": definitions}
     try:
-        adapter = TypeAdapter(_readable(annotation), config=_CONFIG)
-    except PydanticUserError:  # a model has a configuration of its own
-        adapter = TypeAdapter(_readable(annotation))
-    try:
+        config = None if fields else _CONFIG  # a model has a configuration of its own
+        adapter = TypeAdapter(_readable(annotation), config=config)
         return adapter.json_schema(mode="serialization", ref_template=_REFERENCE)
-    except PydanticInvalidForJsonSchema:
+    except (PydanticUserError, PydanticInvalidForJsonSchema):
         return {}
 
 

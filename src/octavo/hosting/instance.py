@@ -86,7 +86,9 @@ class Instance:
     def update(self, status: WorkerStatus) -> None:
         """Learn where the process stands."""
         self.state, self.failure = status.state, status.failure
-        if status.state is WorkerState.READY:
+        if status.state is WorkerState.READY and status.address is None:  # it has just ended, and it is told next how
+            self._lose()
+        elif status.state is WorkerState.READY:
             assert status.address is not None
             socket = status.address.removeprefix(_SCHEME)
             if socket != self._socket:

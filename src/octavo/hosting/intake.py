@@ -43,7 +43,10 @@ class Intake:
     def __init__(self, endpoint: Endpoint, reader: Computation, batching: Batching | None, at_once: int) -> None:
         self._endpoint = endpoint
         self._reader = reader
-        self._batcher: Batcher[Asked] = Batcher(batching or Batching(max_batch_size=1), at_once)
+        batching = batching or Batching(max_batch_size=1)
+        # What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
+        # not count it.
+        self._batcher: Batcher[Asked] = Batcher(batching.with_room(at_once * batching.max_batch_size), at_once)
         self._asked: dict[int, Asked] = {}
         self._told = Pace(0.0, 0.0)
 

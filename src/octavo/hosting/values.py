@@ -51,11 +51,13 @@ def codec_of(annotation: Any) -> Codec:
         return _array(dtype_of(plain))
     if is_image(plain):
         return Codec(Datatype.BYTES, (1,), lambda row: open_image(row.item()), lambda value: _objects([png(value)]))
-    if plain in _SCALARS:
-        return _scalar(plain)
+    if (kind := _scalar_kind(plain)) is not None:
+        return _validated(_scalar(kind), annotation, kind)
     arguments = typing.get_args(plain)
-    if typing.get_origin(plain) in (list, Sequence) and len(arguments) == 1 and _plain(arguments[0]) in _SCALARS:
-        return _list(_plain(arguments[0]))
+    if typing.get_origin(plain) in (list, Sequence) and len(arguments) == 1:
+        inner = _scalar_kind(_plain(arguments[0]))
+        if inner is not None:
+            return _validated(_list(inner), annotation, list[inner])  # type: ignore[valid-type]
     return _json(annotation)
 
 
@@ -94,6 +96,14 @@ def _plain(annotation: Any) -> Any:
     if typing.get_origin(annotation) in _UNIONS and len(rest) == 1:
         return _plain(rest[0])
     return annotation
+
+
+def _scalar_kind(annotation: Any) -> type | None:
+    """The type of single values, or of those that a Literal names."""
+    if typing.get_origin(annotation) is typing.Literal:
+        kinds = {type(each) for each in typing.get_args(annotation)}
+        annotation = kinds.pop() if len(kinds) == 1 else None
+    return annotation if annotation in _SCALARS else None
 
 
 def is_array(annotation: Any) -> bool:
@@ -154,6 +164,21 @@ def _array(dtype: np.dtype) -> Codec:
         return array.astype(dtype, copy=False)
 
     return Codec(Datatype.of(dtype), None, lambda row: row, to_row)
+
+
+def _validated(codec: Codec, annotation: Any, plain: Any) -> Codec:
+    """The same with what an annotation says beyond the type: bounds, or the values that there are."""
+    if annotation == plain:
+        return codec
+    adapter = TypeAdapter(annotation)
+
+    def to_value(row: NDArray[Any]) -> Any:
+        try:
+            return adapter.validate_python(codec.to_value(row))
+        except ValidationError as error:
+            raise InferenceError(described(error)) from None
+
+    return Codec(codec.datatype, codec.dims, to_value, codec.to_row)
 
 
 def _scalar(kind: type) -> Codec:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -279,7 +280,7 @@ class _Worker:
         shortage = False
         try:
             exit_status = await self._run_process()
-            why = self.status.failure or f"the process of {self.spec.name} ended with status {exit_status}"
+            why = self.status.failure or f"the process of {self.spec.name} {_ending(exit_status)}"
         except OSError as error:
             why = f"no process can be started for {self.spec.name}: {error}"
             shortage = error.errno in SHORTAGES
@@ -291,7 +292,7 @@ class _Worker:
                 return
             case WorkerState.READY:
                 self._died = time.monotonic()
-                self._move(WorkerState.RESTARTING)
+                self._move(WorkerState.RESTARTING, failure=why)
         if not shortage:
             self._note_death()
         deaths = len(self.unexplained)
@@ -374,3 +375,13 @@ class _Worker:
     def _change(self, **changes: object) -> None:
         self.status = msgspec.structs.replace(self.status, **changes)
         self._supervisor.publish(self.status)
+
+
+def _ending(exit_status: int) -> str:
+    """How a process has ended, for a person."""
+    if exit_status >= 0:
+        return f"ended with status {exit_status}"
+    try:
+        return f"was ended by {signal.Signals(-exit_status).name}"
+    except ValueError:  # a real-time signal, which has no name
+        return f"was ended by signal {-exit_status}"

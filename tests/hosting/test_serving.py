@@ -1,0 +1,308 @@
+"""Hosted models in processes of their own, from a frontend's end: what is asked comes back, whatever happens to them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.inference import BodyCall, Inference
+from tests.hosting.served import Served, ask, encoded, eventually, infer, serving
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with serving() as started:
+        yield started
+
+
+def strings(*values: str) -> np.ndarray:
+    return np.array([[value.encode()] for value in values], object)
+
+
+# --- what comes back --------------------------------------------------------------------------------------------------
+
+
+def test_a_body_is_one_item(served: Served) -> None:
+    client = served.model("Classify")
+    assert served.run(ask(client, text="hello there")) == {"label": "long", "score": 1.1}
+
+
+def test_the_same_model_takes_tensors(served: Served) -> None:
+    client = served.model("Classify")
+    found = served.run(infer(client, {"text": strings("hi", "hello there")}))
+    assert found["label"].tolist() == [[b"short"], [b"long"]]
+    assert found["score"].tolist() == [[0.2], [1.1]]
+    only = served.run(infer(client, {"text": strings("hi")}, outputs=("score",)))
+    assert only.keys() == {"score"}
+
+
+def test_arrays_of_any_shape(served: Served) -> None:
+    client = served.model("identity")
+    for shape in ((1, 16), (3, 2, 2), (2, 0), (1,), (8, 1)):
+        x = np.random.default_rng(0).random(shape, np.float32)
+        np.testing.assert_array_equal(served.run(infer(client, {"x": x}))["output"], x)
+    assert served.run(ask(client, x=[[1, 2], [3, 4.5]])) == [[1.0, 2.0], [3.0, 4.5]]
+
+
+def test_tensors_beside_each_other(served: Served) -> None:
+    client = served.model("sums")
+    x, times = np.ones((2, 3), np.float32), np.array([[1], [2]])
+    found = served.run(infer(client, {"x": x, "times": times}))
+    assert found["total"].tolist() == [[3.0], [6.0]]
+    assert found["count"].tolist() == [[3], [3]]
+
+
+def test_values_that_a_body_leaves_out(served: Served) -> None:
+    client = served.model("plain")
+    assert served.run(ask(client, number=2)) == {"number": 2.0, "name": "x", "flags": None}
+    assert served.run(ask(client, number=2, flags=[True], name="é")) == {"number": 2.0, "name": "é", "flags": [True]}
+
+
+def test_streams(served: Served) -> None:
+    async def collect(name_: Any, **body: Any) -> list[bytes]:
+        import orjson
+
+        call = BodyCall(media_type="application/json", body=orjson.dumps(body))
+        return [bytes(each.data) async for each in name_.stream_call(call)]
+
+    assert served.run(collect(served.model("words"), prompt="a b c")) == [b'"a"', b'"b"', b'"c"']
+    assert served.run(collect(served.model("counted"), n=3)) == [b"0", b"1", b"2"]
+    assert served.run(collect(served.model("identity"), x=[1])) == [b"[1.0]"]
+
+
+def test_a_stream_ends_when_nobody_reads_it(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "ended"
+    client = served.model("endless")
+
+    async def scenario() -> None:
+        call = BodyCall(media_type="application/json", body=b'{"path": "%b"}' % str(path).encode())
+        stream = client.stream_call(call)
+        async for each in stream:
+            if each.data == b"3":
+                break
+        await stream.aclose()
+        await eventually(path.exists)
+
+    served.run(scenario())
+    assert served.run(infer_nothing(client)) == 0
+
+
+async def infer_nothing(client: Any) -> int:
+    return client.pending  # type: ignore[no-any-return]
+
+
+def test_asynchronous_code_runs_beside_itself(served: Served) -> None:
+    client = served.model("patient")
+
+    async def scenario() -> float:
+        began = asyncio.get_running_loop().time()
+        assert await asyncio.gather(*(ask(client, seconds=0.3) for _ in range(20))) == [0.3] * 20
+        return asyncio.get_running_loop().time() - began
+
+    assert served.run(scenario()) < 20 * 0.3
+
+
+def test_requests_of_several_clients_are_computed_together(served: Served) -> None:
+    client = served.model("batches")
+
+    async def scenario() -> list[int]:
+        return list(await asyncio.gather(*(ask(client, x=n) for n in range(17))))
+
+    served.run(ask(client, x=0))
+    sizes = served.run(scenario())
+    assert max(sizes) == 8
+    statistics = client.statistics
+    assert statistics.inferences == statistics.success == 18
+    assert statistics.executions == sum(each.count for each in statistics.batches.values()) < 10
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_is_the_request_s_that_it_is_about(served: Served) -> None:
+    client = served.model("Fragile")
+
+    async def scenario() -> list[Any]:
+        told = ["pid", "refuse", "raise", "exit", "unwritable", "nan"]
+        return list(await asyncio.gather(*(ask(client, do=each) for each in told), return_exceptions=True))
+
+    pid, refused, *failed, nan = served.run(scenario())
+    assert isinstance(pid, int)
+    assert isinstance(refused, InferenceError)
+    assert (refused.code, str(refused)) == (Code.INVALID_ARGUMENT, "this is no good")
+    assert nan is None
+    words = ["RuntimeError: told to", "sys.exit(4)", "cannot be written as JSON"]
+    for error, word in zip(failed, words, strict=True):
+        assert isinstance(error, InferenceError)
+        assert error.code is Code.INTERNAL
+        assert word in str(error)
+    assert served.run(ask(client, do="pid")) == pid
+
+
+def test_the_wrong_number_of_rows(served: Served) -> None:
+    client = served.model("wrong_rows")
+    with pytest.raises(InferenceError, match="predict returned 2 rows for 1 requests") as failed:
+        served.run(ask(client, x=1))
+    assert failed.value.code is Code.INTERNAL
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "field"),
+    [
+        (b"", "not valid JSON", None),
+        (b"{", "not valid JSON", None),
+        (b"[]", "must be an object with the fields: text", None),
+        (b'{"txt": "a"}', "missing", "text"),
+        (b'{"text": "a", "more": 1}', "Unknown field 'more'; there are: text", "more"),
+        (b'{"text": 1}', "Input should be a valid string", "text"),
+        (b"\xff", "not valid JSON", None),
+        (b'{"text": "\\ud800"}', "not valid JSON", None),
+        (b"[" * 100_000, "not valid JSON", None),
+    ],
+)
+def test_bodies_that_are_none_of_the_model_s(served: Served, body: bytes, message: str, field: str | None) -> None:
+    client = served.model("Classify")
+    with pytest.raises(InferenceError, match=message) as refused:
+        served.run(client.call(BodyCall(media_type="application/json", body=body)))
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.field == field
+
+
+def test_forms_and_files(served: Served) -> None:
+    client = served.model("shout")
+
+    def call(media_type: str, body: bytes) -> tuple[str, bytes]:
+        found = served.run(client.call(BodyCall(media_type=media_type, body=body)))
+        return found.media_type, bytes(found.data)
+
+    form = b"\r\n".join(
+        [
+            b"--edge",
+            b'Content-Disposition: form-data; name="file"; filename="a.txt"',
+            b"Content-Type: text/plain",
+            b"",
+            b"a\r\n--edg",
+            b"--edge",
+            b'Content-Disposition: form-data; name="times"',
+            b"",
+            b"2",
+            b"--edge--",
+            b"",
+        ]
+    )
+    twice = b"A\r\n--EDG" * 2
+    assert call('multipart/form-data; boundary="edge"', form) == ("application/octet-stream", twice)
+    assert call("application/json", b'{"file": "YWI="}') == ("application/octet-stream", b"AB")
+    for wrong, message in (
+        (("multipart/form-data", form), "names no boundary"),
+        (("multipart/form-data; boundary=edge", form[:-12]), "ends too early"),
+        (("multipart/form-data; boundary=other", form), "cannot be read"),
+        (("application/json", b'{"file": "%"}'), "no base 64"),
+        (("text/html", b"x"), "Content-Type text/html is not what this model takes"),
+    ):
+        with pytest.raises(InferenceError, match=message):
+            call(*wrong)
+
+
+def test_a_death_fails_the_batch_that_it_came_of_and_no_other(served: Served) -> None:
+    client = served.model("Fragile", max_batch_size=1)
+
+    async def scenario() -> list[Any]:
+        first = asyncio.create_task(ask(client, do="sleep"))
+        await eventually(lambda: client.pending == 1)
+        told = ["pid", "crash", "pid", "die", "pid"]
+        return [await first, *await asyncio.gather(*(ask(client, do=each) for each in told), return_exceptions=True)]
+
+    first, before, crashed, between, died, after = served.run(scenario())
+    assert first == before
+    for error, why in ((crashed, "SIGSEGV"), (died, "status 3")):
+        assert isinstance(error, InferenceError)
+        assert error.code is Code.INTERNAL
+        assert why in str(error)
+    assert len({before, between, after}) == 3
+    assert client.pending == 0
+
+
+def test_what_never_returns_is_ended(served: Served) -> None:
+    client = served.model("Fragile", execution_timeout=0.5)
+    before = served.run(ask(client, do="pid"))
+    with pytest.raises(InferenceError, match=r"did not return within 0\.5 s"):
+        served.run(ask(client, do="hang"))
+    assert served.run(ask(client, do="pid")) != before
+
+
+# --- who waits --------------------------------------------------------------------------------------------------------
+
+
+def test_too_many_wait(served: Served) -> None:
+    client = served.model("Fragile", max_queue_size=2, max_batch_size=1)
+
+    async def scenario() -> list[Any]:
+        told = ["sleep", "pid", "pid", "pid"]
+        return list(await asyncio.gather(*(ask(client, do=each) for each in told), return_exceptions=True))
+
+    *taken, refused = served.run(scenario())
+    assert len(set(taken)) == 1
+    assert isinstance(refused, InferenceError)
+    assert refused.code is Code.UNAVAILABLE
+    assert "Exceeds maximum queue size" in str(refused)
+
+
+def test_whoever_may_not_wait_so_long_is_told_so_at_once(served: Served) -> None:
+    client = served.model("Fragile", max_batch_size=1, queue_timeout_action="reject")
+
+    async def scenario() -> tuple[float, Any]:
+        loop = asyncio.get_running_loop()
+        busy = asyncio.create_task(ask(client, do="sleep"))
+        await eventually(lambda: client.pending == 1)
+        began = loop.time()
+        call = BodyCall(media_type="application/json", body=b'{"do": "pid"}', timeout=0.05)
+        try:
+            await client.call(call)
+        except InferenceError as error:
+            return loop.time() - began, (error, await busy)
+        raise AssertionError("it waited")
+
+    seconds, (error, _) = served.run(scenario())
+    assert (error.code, str(error)) == (Code.UNAVAILABLE, "Request timeout expired")
+    assert seconds < 0.25
+
+
+def test_a_client_that_leaves_is_taken_out_of_the_queue(served: Served) -> None:
+    client = served.model("batches", max_batch_size=1)
+
+    async def scenario() -> None:
+        done = client.statistics.inferences
+        waiting = [asyncio.create_task(ask(client, x=n)) for n in range(10)]
+        await eventually(lambda: client.pending == 10)
+        for each in waiting[1:9]:
+            each.cancel()
+        assert await waiting[9] == 1
+        await waiting[0]
+        assert client.statistics.inferences - done == 2
+        assert client.statistics.canceled == 8
+        assert client.pending == 0
+
+    served.run(scenario())
+
+
+def test_urgent_requests_go_before_others(served: Served) -> None:
+    client = served.model("batches", max_batch_size=1, priority_levels=3)
+
+    async def scenario() -> list[int]:
+        order: list[int] = []
+
+        async def one(priority: int) -> None:
+            await client.infer(Inference(inputs={"x": encoded(np.array([[1]]))}, priority=priority))
+            order.append(priority)
+
+        first = asyncio.create_task(one(2))
+        await eventually(lambda: client.pending == 1)
+        await asyncio.gather(first, *(one(each) for each in (3, 2, 1, 0)))
+        return order
+
+    assert served.run(scenario()) == [2, 1, 2, 0, 3]
