@@ -1,4 +1,4 @@
-"""Hosted models in processes of their own, from a frontend's end: what is asked comes back, whatever happens to them."""
+"""Hosted models in processes of their own, as a frontend sees them: what happens is said to whom it concerns."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,7 +1,9 @@
 """A name that requests may use, and a hosted model behind it."""
 
+import time
 from dataclasses import dataclass
 
+from octavo.deployments.hosted_settings import HostedSettings
 from octavo.hosting.client import HostedClient
 from octavo.worker.control import WorkerState
 
@@ -23,6 +25,17 @@ class HostedDeployment:
     aliases: tuple[str, ...] = ()
     root: str = ""
     version: str = "1"
+
+    @classmethod
+    def of(cls, settings: HostedSettings, client: HostedClient) -> "HostedDeployment":
+        """Made of its settings."""
+        return cls(
+            name=settings.name,
+            client=client,
+            created=int(time.time()),
+            aliases=settings.names[1:],
+            root=settings.model,
+        )
 
     @property
     def state(self) -> WorkerState:

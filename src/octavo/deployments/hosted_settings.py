@@ -26,6 +26,8 @@ class HostedSettings(NamedSettings):
 
     def located(self) -> "HostedSettings":
         """The same settings, once it is seen that there is such a model. Raises ConfigError: there is none."""
+        if self.hosting.search_path:  # a module, which is found when it is imported
+            return replace(self, hosting=replace(self.hosting, model=self.model))
         place = Path(self.model.partition(":")[0] if names_code(self.model) else self.model).expanduser()
         if not place.exists():
             if self.hosting.task is None or len(place.parts) != 2:

@@ -21,9 +21,13 @@ class HostingConfig:
     """What is served (`model` is "file.py:Name", "module:Name", a file or a folder) and how.
 
     Names are those of Triton's model configurations where the meaning is the same; times are seconds.
+
+    Attributes:
+        search_path: where modules are looked for beside the usual places.
     """
 
     model: str
+    search_path: tuple[str, ...] = ()
     runtime: str | None = setting(
         None, help="What computes a hosted model.", metavar="NAME", without="what its file shows"
     )

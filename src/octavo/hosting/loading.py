@@ -44,7 +44,7 @@ def load_model(start: HostingStart) -> Loaded:
 
 
 def _load_own(start: HostingStart) -> Loaded:
-    own = OwnModel(find_code(start.config.model))
+    own = OwnModel(find_code(start.config.model, start.config.search_path))
     config = start.config.with_options(own.options)
     if bool(config.max_batch_size) is not bool(own.options.max_batch_size):
         takes = "lists over requests" if own.options.max_batch_size else "one request"

@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,13 +17,17 @@ from octavo.hosting.own import OPTIONS
 log = logging.getLogger(__name__)
 
 
-def find_code(model: str) -> Callable[..., Any]:
+def find_code(model: str, search_path: Sequence[str] = ()) -> Callable[..., Any]:
     """The function or class of that name; the one model of a module if none is named.
+
+    Args:
+        search_path: where modules are looked for beside the usual places.
 
     Raises:
         ConfigError: there is none, or its module cannot be imported.
     """
     place, _, name = model.partition(":")
+    sys.path.extend(each for each in search_path if each not in sys.path)
     module = _import_file(Path(place)) if place.endswith(SUFFIX) else _import(place)
     if not name:
         found = {key: value for key, value in vars(module).items() if hasattr(value, OPTIONS)}
@@ -81,3 +85,16 @@ def refusal(what: str, error: BaseException) -> ConfigError:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return ConfigError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}{where}")
+
+
+def place_of(target: Callable[..., Any]) -> str:
+    """How another process finds a function or class. Raises ConfigError: it cannot."""
+    name, module = getattr(target, "__qualname__", ""), getattr(target, "__module__", "")
+    if "<" in name or not name:
+        raise ConfigError(f"{name or target!r} is inside of a function, where no other process finds it")
+    if module != "__main__":
+        return f"{module}:{name}"
+    file = getattr(sys.modules[module], "__file__", None)
+    if file is None:
+        raise ConfigError(f"{name} is in no file, so that no other process finds it; write it into a module")
+    return f"{Path(file).resolve()}:{name}"

@@ -14,12 +14,22 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from octavo.deployments import Deployments
+from octavo.deployments.hosted_settings import EVERY_SETTING, HOSTED_SETTINGS, AnySettings, HostedSettings
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, require_distinct_names
 from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
+from octavo.hosting.errors import InferenceError
 from octavo.llm.background import Background, ClosedError
-from octavo.llm.loading import ModelLike, deployment_settings, find, running
+from octavo.llm.loading import (
+    ModelLike,
+    OwnCode,
+    deployment_settings,
+    find,
+    hosted_settings,
+    running,
+    running_hosted,
+)
 from octavo.server.app import ERROR_FORMATS
 from octavo.server.app import create_app as create_server
 from octavo.server.context import Server
@@ -56,7 +66,11 @@ class Application:
     """An ASGI application with its engines. See `create_app`."""
 
     def __init__(
-        self, deployments: Sequence[DeploymentSettings], settings: ServerSettings, *, in_process: bool
+        self,
+        deployments: Sequence[AnySettings],
+        settings: ServerSettings,
+        *,
+        in_process: bool,
     ) -> None:
         self._deployments = deployments
         self._settings = settings
@@ -101,7 +115,7 @@ class Application:
         """Find or fetch the models and start their engines, if that is not done yet. They go on loading meanwhile."""
         with self._starting:
             if self._background is None or not self._background.alive:  # not alive: this process was forked
-                found = divide([find(settings) for settings in self._deployments])
+                found = _found(self._deployments)
                 self._background = Background(
                     "application", partial(_serving, found, self._settings, in_process=self._in_process)
                 )
@@ -160,16 +174,16 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(*models: ModelLike, in_process: bool = False, **settings: Any) -> Application:
+def create_app(*models: ModelLike | OwnCode, in_process: bool = False, **settings: Any) -> Application:
     """The server as an ASGI application, to be mounted into one's own:
 
         app = FastAPI()
         app.mount("/ai", octavo.create_app("smollm2:135m", api_key=["secret"], max_num_seqs=8))
 
     Args:
-        models: each is a short name, a Hugging Face repository id, a folder or a .gguf file; the first one answers
-            requests that name none.
-        in_process: compute on threads of this process, and not in worker processes.
+        models: each is a short name, a Hugging Face repository id, a folder or a .gguf file, a class or function with
+            `@octavo.model`, or a file that `octavo serve` takes; the first one answers requests that name none.
+        in_process: language models compute on threads of this process, and not in worker processes.
         settings: those of the server and of its models, under the names of `octavo serve`'s flags.
 
     Raises:
@@ -177,26 +191,43 @@ def create_app(*models: ModelLike, in_process: bool = False, **settings: Any) ->
     """
     if not models:
         raise ConfigError(f"name at least one model, such as {DEFAULT_MODEL!r}")
-    require_known(settings, (*SERVER_SETTINGS, *DEPLOYMENT_SETTINGS), "the setting ")
+    require_known(settings, (*SERVER_SETTINGS, *EVERY_SETTING), "the setting ")
     given = {name: value for name, value in settings.items() if value is not None}
     source = from_table(given, "keyword argument ")
     server: ServerSettings = resolve(settings_of(ServerSettings).values(), source).build(ServerSettings).with_keys()
     server.validate()
     own = {name: value for name, value in given.items() if name in DEPLOYMENT_SETTINGS}
-    deployments = [deployment_settings(model, own) for model in models]
+    hosted = {name: value for name, value in given.items() if name in HOSTED_SETTINGS}
+    deployments = [hosted_settings(each, hosted) or deployment_settings(_name_of(each), own) for each in models]
     require_distinct_names(deployments)
     return Application(deployments, server, in_process=in_process)
 
 
+def _name_of(model: ModelLike | OwnCode) -> ModelLike:
+    assert not callable(model)
+    return model
+
+
+def _found(deployments: Sequence[AnySettings]) -> list[AnySettings]:
+    """The deployments with where their models lie on this machine."""
+    language = [find(each) for each in deployments if isinstance(each, DeploymentSettings)]
+    return [
+        *(divide(language) if language else []),
+        *(each.located() for each in deployments if isinstance(each, HostedSettings)),
+    ]
+
+
 @asynccontextmanager
 async def _serving(
-    found: Sequence[DeploymentSettings], settings: ServerSettings, *, in_process: bool
+    found: Sequence[AnySettings], settings: ServerSettings, *, in_process: bool
 ) -> AsyncIterator[FastAPI]:
     """Run the engines and what answers with them. At the end answers have a moment to say so to their clients."""
     offered = Deployments()
     try:
-        async with running(found, in_process=in_process) as deployments:
-            offered.offer(deployments)
+        language = [each for each in found if isinstance(each, DeploymentSettings)]
+        hosted = [each for each in found if isinstance(each, HostedSettings)]
+        async with running(language, in_process=in_process) as engines, running_hosted(hosted) as models:
+            offered.offer([*engines, *models])
             yield create_server(settings, offered)
     finally:
         with contextlib.suppress(TimeoutError):
@@ -218,7 +249,7 @@ async def _loaded(app: FastAPI) -> None:
 async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; one that needs a model waits until it is loaded."""
     if scope["path"].removeprefix(scope.get("root_path", "")) not in WITHOUT_ENGINE:
-        with contextlib.suppress(EngineFailed):  # the routes say it in their own words
+        with contextlib.suppress(EngineFailed, InferenceError):  # the routes say it in their own words
             await _loaded(app)
     await app(scope, receive, send)
 

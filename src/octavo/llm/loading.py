@@ -2,22 +2,29 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from octavo.cli.console import fetch
-from octavo.deployments import Deployment
+from octavo.deployments import Deployment, HostedDeployment
+from octavo.deployments.hosted_settings import HostedSettings, expand, is_hosted, resolve_hosted
 from octavo.deployments.loading import open_deployment
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
 from octavo.engine.local import LocalEngines
 from octavo.errors import ConfigError
+from octavo.hosting.local import LocalModels
 from octavo.settings import from_table, require_known
 from octavo.weights.hub import resolve
 
 ModelLike = str | os.PathLike[str]
 """A short name, a Hugging Face repository id, a folder or a .gguf file."""
+
+OwnCode = Callable[..., Any]
+"""A class or function with `@octavo.model`."""
 
 REPORT_SECONDS = 0.1
 """Between two reports of how far loading is."""
@@ -80,3 +87,37 @@ async def running(found: Sequence[DeploymentSettings], *, in_process: bool) -> A
         finally:
             for deployment in opened:
                 deployment.grammars.close()
+
+
+def hosted_settings(model: ModelLike | OwnCode, given: Mapping[str, Any]) -> HostedSettings | None:
+    """The same of a model that is no language model; None if this is one.
+
+    Raises:
+        ConfigError: as `deployment_settings`; or code that no other process finds.
+    """
+    source = from_table({name: value for name, value in given.items() if value is not None}, "keyword argument ")
+    if callable(model):
+        from octavo.hosting.own import OwnModel
+        from octavo.hosting.own_code import place_of
+
+        own = OwnModel(model)
+        settings, _ = resolve_hosted(own.name, place_of(model), source)
+        here = tuple(map(os.path.abspath, sys.path))
+        return replace(settings, hosting=replace(settings.hosting, search_path=here, runtime="python"))
+    name = os.fspath(model) if isinstance(model, os.PathLike) else model
+    if not isinstance(name, str) or not is_hosted(name, source):
+        return None
+    [one, *more] = expand(name)
+    if more:
+        raise ConfigError(f"{name} has several models: name each, {', '.join([one, *more])}")
+    return resolve_hosted(None, one, source)[0]
+
+
+@asynccontextmanager
+async def running_hosted(found: Sequence[HostedSettings]) -> AsyncIterator[list[HostedDeployment]]:
+    """Start hosted models, and stop them at the end of the context. They may still be loading."""
+    if not found:
+        yield []
+        return
+    async with LocalModels() as models:
+        yield [HostedDeployment.of(each, models.start(each.name, each.hosting)) for each in found]

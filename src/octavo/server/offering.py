@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -123,13 +122,7 @@ class Offering:
                         watch(name)
 
         watch(worker)
-        return HostedDeployment(
-            name=settings.name,
-            client=client,
-            created=int(time.time()),
-            aliases=settings.names[1:],
-            root=settings.model,
-        )
+        return HostedDeployment.of(settings, client)
 
     def _note_status(self, engine: EngineClient, status: WorkerStatus) -> None:
         engine.update(status)
