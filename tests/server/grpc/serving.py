@@ -91,7 +91,6 @@ class Served:
     address: str
     models: Mapping[str, HostedDeployment]
     server: Server
-    grpc: GrpcServer
     loop: asyncio.AbstractEventLoop
     stop: asyncio.Event
 
@@ -124,7 +123,7 @@ def serving(*models: HostedDeployment, shared_memory: bool = False, **settings: 
         server.deployments.offer(models)
         grpc = GrpcServer(server, SharedMemory(allowed=shared_memory), listener, 1000)
         by_name, stop = {each.name: each for each in models}, asyncio.Event()
-        started.append(Served(address, by_name, server, grpc, asyncio.get_running_loop(), stop))
+        started.append(Served(address, by_name, server, asyncio.get_running_loop(), stop))
         ready.set()
         await stop.wait()
         await grpc.close()

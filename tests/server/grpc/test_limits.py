@@ -1,0 +1,96 @@
+"""Who may call, how much they may send, and how it ends when the server does."""
+
+import logging
+
+import grpc
+import pytest
+import tritonclient.grpc as client
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from octavo.hosting.datatypes import Datatype
+from tests.server.grpc.serving import SAMPLES, Served, models, serving
+from tests.server.grpc.test_infer import tensor
+from tests.server.http2.raw import CALL, NOTHING, RawClient
+
+INPUTS = [tensor("IN", SAMPLES[Datatype.FP32], "FP32")]
+
+
+def test_keys() -> None:
+    with serving(*models(), api_key=("secret",)) as served, served.client() as own:
+        for headers in ({"authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+            assert own.infer("FP32", INPUTS, headers=headers).as_numpy("OUT") is not None
+        for wrong in (None, {"authorization": "Bearer other"}, {"x-api-key": ""}):
+            with pytest.raises(InferenceServerException, match="Incorrect API key") as refusal:
+                own.infer("FP32", INPUTS, headers=wrong)
+            assert refusal.value.status() == "StatusCode.UNAUTHENTICATED"
+        with grpc.insecure_channel(served.address) as channel:
+            assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1
+            with pytest.raises(grpc.RpcError) as unknown:
+                channel.unary_unary("/no.such/Method")(b"", timeout=20)
+            assert unknown.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_requests_that_are_too_long(compression: str | None) -> None:
+    """However they are sent; the connection goes on."""
+    long = tensor("IN", SAMPLES[Datatype.FP32].ravel()[:1].repeat(20_000), "FP32")
+    with serving(*models(), max_body_bytes=50_000) as served, served.client() as own:
+        with pytest.raises(InferenceServerException, match="more than the 50000") as refusal:
+            own.infer("FP32", [long], compression_algorithm=compression)
+        assert refusal.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        assert own.infer("FP32", INPUTS).as_numpy("OUT") is not None
+
+
+def test_a_request_that_stops_half_way() -> None:
+    with serving(*models(), request_body_timeout=0.1) as served, RawClient(served.address) as raw:
+        raw.head(1)
+        raw.data(1, NOTHING[:3], flags=0)
+        answer = raw.answer()
+        assert answer["grpc-status"] == str(grpc.StatusCode.CANCELLED.value[0])
+        assert "did not come in time" in answer["grpc-message"]
+
+
+def test_a_connection_that_says_nothing() -> None:
+    with serving(*models(), request_head_timeout=0.1) as served, RawClient(served.address, b"PRI") as raw:
+        while raw.next() is not None:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({":method": "GET"}, "405"),
+        ({"content-type": "application/json"}, "415"),
+        ({"grpc-timeout": "soon"}, "3"),
+        ({"grpc-encoding": "br"}, "12"),
+    ],
+)
+def test_heads_that_are_no_calls(served: Served, fields: dict[str, str], status: str) -> None:
+    with RawClient(served.address) as raw:
+        raw.head(1, fields=tuple((dict(CALL) | fields).items()))
+        answer = raw.answer()
+        assert answer.get("grpc-status", answer[":status"]) == status
+
+
+@pytest.mark.parametrize("body", [b"", NOTHING * 2, b"\1" + NOTHING[1:], b"\0\0\0\0\4abc"])
+def test_bodies_that_are_no_message(served: Served, body: bytes) -> None:
+    with RawClient(served.address) as raw:
+        raw.head(1)
+        raw.data(1, body)
+        assert raw.answer()["grpc-status"] in ("3", "13")
+
+
+def test_the_log(served: Served, triton: client.InferenceServerClient, caplog: pytest.LogCaptureFixture) -> None:
+    """A line for each call, but not for probes."""
+    with caplog.at_level(logging.INFO, "octavo.access"):
+        triton.infer("FP32", INPUTS, headers={"x-request-id": "mine"})
+        with pytest.raises(InferenceServerException):
+            triton.infer("nope", INPUTS, headers={"x-request-id": "a b"})
+        with grpc.insecure_channel(served.address) as channel:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    good, bad = caplog.messages
+    assert good.startswith("gRPC /inference.GRPCInferenceService/ModelInfer OK ")
+    assert good.endswith(", request mine")
+    assert "ModelInfer NOT_FOUND" in bad
+    assert bad.endswith(": Request for unknown model: 'nope' is not found")
