@@ -48,6 +48,31 @@ def test_arrays_of_any_shape(served: Served) -> None:
     assert served.run(ask(client, x=[[1, 2], [3, 4.5]])) == [[1.0, 2.0], [3.0, 4.5]]
 
 
+def test_large_arrays_go_by_shared_memory(served: Served) -> None:
+    client = served.model("identity")
+    random = np.random.default_rng(0)
+
+    async def scenario() -> None:
+        arrays = [random.random((1, size), np.float32) for size in (20_000, 300_000, 20_001, 300_000, 1_000_000, 3)]
+        for _ in range(3):
+            found = await asyncio.gather(*(infer(client, {"x": each}) for each in arrays))
+            for x, outputs in zip(arrays, found, strict=True):
+                np.testing.assert_array_equal(outputs["output"], x)
+
+    served.run(scenario())
+
+
+def test_code_may_keep_and_change_its_arrays(served: Served) -> None:
+    client = served.model("Keeps")
+
+    async def scenario() -> None:
+        for number in range(6):
+            x = np.full((1, 100_000), number, np.float32)
+            assert (await infer(client, {"x": x}))["output"].tolist() == [[True]]
+
+    served.run(scenario())
+
+
 def test_tensors_beside_each_other(served: Served) -> None:
     client = served.model("sums")
     x, times = np.ones((2, 3), np.float32), np.array([[1], [2]])
@@ -300,9 +325,10 @@ def test_urgent_requests_go_before_others(served: Served) -> None:
             await client.infer(Inference(inputs={"x": encoded(np.array([[1]]))}, priority=priority))
             order.append(priority)
 
-        first = asyncio.create_task(one(2))
+        # While the first one is computed the others wait.
+        first = asyncio.create_task(client.infer(Inference(inputs={"x": encoded(np.array([[1]]))})))
         await eventually(lambda: client.pending == 1)
         await asyncio.gather(first, *(one(each) for each in (3, 2, 1, 0)))
         return order
 
-    assert served.run(scenario()) == [2, 1, 2, 0, 3]
+    assert served.run(scenario()) == [1, 2, 0, 3]

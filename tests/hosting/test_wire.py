@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Failed, Frames, Infer, Output, Part, frame, replies, requests
+from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Failed, Infer, Output, Part, Reader, Writer, replies, requests
 
 TEXT = st.text(max_size=8)
 PARTS = st.lists(st.tuples(TEXT, st.lists(st.integers(0, 2**62), max_size=3), st.binary(max_size=40)), max_size=3)
@@ -34,8 +34,8 @@ def test_what_is_sent_arrives_however_it_is_cut(messages: list, places: list[int
         message = Infer(number, described, tuple(outputs), 3, 0.5) if kind == "infer" else Cancel(number)
         tensors = tensors if kind == "infer" else []
         sent.append((message, b"".join(tensors)))
-        data += b"".join(frame(message, tensors))
-    frames = Frames(requests)
+        data += b"".join(Writer().frame(message, tensors))
+    frames = Reader(requests)
     found = [(message, bytes(tensors)) for piece in cut(data, places) for message, tensors in frames.feed(piece)]
     assert found == sent
 
@@ -46,25 +46,27 @@ def test_replies() -> None:
         Failed(2, "internal", "it failed"),
         Failed(3, "unavailable", "", 1.5),
     ]
-    data = b"".join(b"".join(frame(each, [b"xy"] if isinstance(each, Output) else [])) for each in sent)
-    assert [message for message, _ in Frames(replies).feed(data)] == sent
+    data = b"".join(b"".join(Writer().frame(each, [b"xy"] if isinstance(each, Output) else [])) for each in sent)
+    assert [message for message, _ in Reader(replies).feed(data)] == sent
 
 
 def test_tensors_are_any_buffers() -> None:
     arrays = [np.arange(4, dtype=np.float32), np.zeros((0, 3)), np.ones((2, 3), np.int64)]
     parts = tuple(Part("x", "FP32", each.shape, each.nbytes) for each in arrays)
-    data = b"".join(frame(Infer(1, parts), [each.ravel().data for each in arrays])) + b"".join(frame(Cancel(2)))
-    [(infer, tensors), (cancel, _)] = Frames(requests).feed(data)
+    data = b"".join(Writer().frame(Infer(1, parts), [each.ravel().data for each in arrays])) + b"".join(
+        Writer().frame(Cancel(2))
+    )
+    [(infer, tensors), (cancel, _)] = Reader(requests).feed(data)
     assert (infer, cancel) == (Infer(1, parts), Cancel(2))
     assert bytes(tensors) == b"".join(each.tobytes() for each in arrays)
 
 
 def test_what_is_too_long_is_not_sent() -> None:
     with pytest.raises(ValueError, match="a message of"):
-        frame(Failed(1, "internal", "x" * (MAX_HEAD + 1)))
+        Writer().frame(Failed(1, "internal", "x" * (MAX_HEAD + 1)))
 
 
-@pytest.mark.parametrize("data", [SIZES.pack(MAX_HEAD + 1, 0), SIZES.pack(3, 0) + b"\xc1\xc1\xc1"])
+@pytest.mark.parametrize("data", [SIZES.pack(MAX_HEAD + 1, 0, 0), SIZES.pack(3, 0, 0) + b"\xc1\xc1\xc1"])
 def test_what_is_no_frame(data: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        Frames(requests).feed(data)
+        Reader(requests).feed(data)

@@ -104,6 +104,8 @@ class AsyncModelServer:
             self._running.end(slot)
             self._free.append(slot)
             self._intake.note_done(batch, time.monotonic() - began)
+            for waiting in batch.requests:
+                waiting.request.end()
         self._begin()
 
     async def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:

@@ -7,8 +7,9 @@ from typing import Protocol, cast
 
 import msgspec
 
+from octavo.hosting.blocks import LEAST_BYTES
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Frames, Reply, Request, frame, replies
+from octavo.hosting.wire import Reader, Reply, Request, Returned, Writer, replies
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._frames: Frames[Reply] = Frames(replies)
+        self._reader: Reader[Reply] = Reader(replies)
+        self._writer = Writer()
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -42,7 +44,7 @@ class Connection(asyncio.Protocol):
     def send(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
         """Never waits. What the process does not read yet stays here."""
         assert self._transport is not None
-        buffers = frame(message, tensors)
+        buffers = self._writer.frame(message, tensors)
         if len(buffers) == 1:
             self._transport.write(buffers[0])
         else:
@@ -61,17 +63,30 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Frames, or pieces of them."""
         try:
-            received = self._frames.feed(data)
-        except (msgspec.DecodeError, msgspec.ValidationError):
+            received = self._reader.feed(data)
+        except (msgspec.MsgspecError, OSError):
             log.exception("cannot read what a model's process says")
             assert self._transport is not None
             self._transport.abort()
             return
-        for reply, tensors in received:
-            self._owner.on_reply(reply, tensors)
+        while received:
+            reply, tensors = received.pop(0)
+            if isinstance(reply, Returned):
+                self._tell(self._writer.take_back(reply))
+            else:
+                # What goes on from here is kept by whoever sends it, for as long as a client reads; blocks go back.
+                self._owner.on_reply(reply, memoryview(bytes(tensors)) if tensors.nbytes >= LEAST_BYTES else tensors)
+        del tensors
+        if returned := self._reader.returned():
+            self.send(returned)
+
+    def _tell(self, data: bytes) -> None:
+        if data and self._transport is not None:
+            self._transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
+        self._writer.close()
         self._owner.on_lost()
 
 

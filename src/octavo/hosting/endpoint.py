@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Frames, Reply, Request, frame, requests
+from octavo.hosting.wire import Reader, Reply, Request, Returned, Writer, requests
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ class Peer:
 
     def __init__(self, connection: socket.socket, selector: selectors.BaseSelector) -> None:
         self.connection = connection
-        self.frames: Frames[Request] = Frames(requests)
+        self._reader: Reader[Request] = Reader(requests)
+        self._writer = Writer()
         self._selector = selector
         self._unsent: deque[memoryview] = deque()
         self._sending = threading.Lock()
@@ -36,15 +37,37 @@ class Peer:
 
     def send(self, reply: Reply, tensors: Sequence[Buffer] = ()) -> None:
         """Never waits: what the frontend does not read yet stays here, and goes when `flush` is called."""
-        buffers = frame(reply, tensors)
         with self._sending:
-            if self._gone:
-                return
-            self._unsent.extend(map(memoryview, buffers))
-            if len(self._unsent) == len(buffers):
-                self._write()
-                if self._unsent:
-                    self._selector.modify(self.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
+            if not self._gone:
+                self._send(self._writer.frame(reply, tensors))
+
+    def read(self, data: bytes) -> list[tuple[Request, memoryview]]:
+        """What it has sent. Raises msgspec.MsgspecError, OSError: it cannot be understood."""
+        found: list[tuple[Request, memoryview]] = []
+        for request, tensors in self._reader.feed(data):
+            if isinstance(request, Returned):
+                with self._sending:
+                    if told := self._writer.take_back(request):
+                        self._send([told])
+            else:
+                found.append((request, tensors))
+        return found
+
+    def give_back(self) -> None:
+        """Tell it which of its blocks nobody uses any more."""
+        returned = self._reader.returned()
+        if returned is not None:
+            self.send(returned)
+
+    def _send(self, buffers: Sequence[Buffer]) -> None:
+        waits = bool(self._unsent)
+        self._unsent.extend(map(memoryview, buffers))
+        if not waits:
+            self._write()
+            if self._unsent:
+                # What the model has given is its own again when this returns.
+                self._unsent = deque(memoryview(bytes(each)) for each in self._unsent)
+                self._selector.modify(self.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, self)
 
     def flush(self) -> None:
         """The frontend reads again."""
@@ -72,6 +95,7 @@ class Peer:
         with self._sending:
             self._gone = True
             self._unsent.clear()
+            self._writer.close()
             self._selector.unregister(self.connection)
             self.connection.close()
 
@@ -148,15 +172,15 @@ class Endpoint:
     def _read(self, peer: Peer) -> Iterator[Message | Left]:
         try:
             while data := peer.connection.recv(_READ_BYTES):
-                for request, tensors in peer.frames.feed(data):
+                for request, tensors in peer.read(data):
                     yield Message(peer, request, tensors)
                 if len(data) < _READ_BYTES:
                     return
         except BlockingIOError:
             return
-        except OSError as error:
+        except ConnectionError as error:
             log.warning("a frontend is gone: %s", error)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, OSError):
             log.exception("a frontend says what nobody understands")
         self.peers.discard(peer)
         peer.close()

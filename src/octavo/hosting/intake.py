@@ -31,6 +31,11 @@ class Asked:
     waiting: "Waiting[Asked] | None" = None
     left: bool = False
 
+    def end(self) -> None:
+        """It was computed, or nobody waits for it: what it has is not needed any more."""
+        self.task.content = None
+        self.peer.give_back()
+
 
 class Intake:
     """Receives, and makes batches. One thread at a time uses it.
@@ -55,7 +60,7 @@ class Intake:
         left = []
         for event in self._endpoint.receive(timeout):
             match event:
-                case Message(peer, Cancel(number), _):
+                case Message(_, Cancel(number)):
                     left += self._cancel(number)
                 case Message(peer, (Infer() | Call()) as request, data):
                     self._add(peer, request, data)
@@ -71,6 +76,7 @@ class Intake:
             del self._asked[expired.request.number]
             error = InferenceError("Request timeout expired", Code.UNAVAILABLE)
             expired.request.peer.send(failed(expired.request.number, error))
+            expired.request.end()
         found = self._batcher.take(now)
         if isinstance(found, Batch):
             return found
@@ -114,6 +120,7 @@ class Intake:
         assert asked.waiting is not None
         if self._batcher.cancel(asked.waiting):
             del self._asked[number]
+            asked.end()
             return []
         return [asked]
 

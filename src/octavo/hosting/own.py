@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from octavo.errors import ConfigError, InvalidRequest
 from octavo.hosting.errors import Code, InferenceError
@@ -199,7 +200,7 @@ class OwnModel:
         columns: dict[str, Any] = {}
         for each in self.parameters.values():
             values = [request.get(each.name, each.default) for request in requests]
-            columns[each.name] = np.stack(values) if each.stacked else values
+            columns[each.name] = _stacked(values) if each.stacked else values
         return columns
 
     def _rows(self, result: Any, count: int) -> list[Any]:
@@ -293,6 +294,13 @@ class OwnModel:
 
 async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
+
+
+def _stacked(values: Sequence[Any]) -> NDArray[Any]:
+    """The arrays of several requests as one, which code may change; that of one request is not copied for it."""
+    if len(values) == 1 and isinstance(values[0], np.ndarray) and values[0].flags.writeable:
+        return values[0][np.newaxis]
+    return np.stack(values)
 
 
 def _plain(annotation: Any) -> Any:

@@ -65,7 +65,13 @@ class OwnComputation:
     def _rows(self, tensors: Mapping[str, Encoded]) -> list[Row]:
         arrays = {name: each.decode(Place(name, self._name)).array for name, each in tensors.items()}
         if not self._batched:
-            return [{name: self._value(name, array) for name, array in arrays.items()}]
+            # As when they are stacked, code may change its arrays.
+            return [
+                {
+                    name: self._value(name, each if each.flags.writeable else each.copy())
+                    for name, each in arrays.items()
+                }
+            ]
         count = len(next(iter(arrays.values()))) if arrays else 1
         return [{name: self._value(name, array[at]) for name, array in arrays.items()} for at in range(count)]
 

@@ -66,7 +66,7 @@ class ModelServer:
                 self._watch.end(slot)
                 self._done.append((batch, time.monotonic() - began))
                 for waiting in batch.requests:
-                    waiting.request.task.content = None  # it may be large, and is forgotten only by who receives next
+                    waiting.request.end()
                 if self._held:
                     self._endpoint.wake()  # whoever is made to wait for others need not do so when an instance is free
         except BaseException:

@@ -56,8 +56,11 @@ class Encoded:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "Encoded":
-        """Raises TypeError: BYTES whose elements are no bytes."""
-        return cls(tensor.datatype, tensor.shape, to_bytes(tensor))
+        """Shares the memory of the array, but for BYTES. Raises TypeError: BYTES whose elements are no bytes."""
+        if tensor.datatype is Datatype.BYTES:
+            return cls(tensor.datatype, tensor.shape, to_bytes(tensor))
+        array = np.ascontiguousarray(tensor.array, tensor.datatype.dtype)
+        return cls(tensor.datatype, tensor.shape, array.reshape(-1).view(np.uint8).data if array.size else b"")
 
     def check(self, place: "Place") -> None:
         """See that there are as many bytes as the shape wants; the elements of BYTES are counted when they are decoded.

@@ -1,0 +1,166 @@
+"""Large data from process to process by memory that both share, written once and never pickled.
+
+Who sends lends a block, and gets it back when the other has done with it. A block is a file without a name, which ends
+with the processes that have it open: nothing is left behind, and no limit of /dev/shm applies.
+"""
+
+import logging
+import mmap
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.hosting.tensors import Buffer
+
+log = logging.getLogger(__name__)
+
+LEAST_BYTES = 64 * 1024
+"""Less goes through the socket, which is faster for it."""
+
+MOST_BYTES = 2**30
+"""Of the blocks of one side of a connection; what is more goes through the socket."""
+
+MOST_FREE_BYTES = 2**28
+"""That are kept for what comes."""
+
+AVAILABLE = hasattr(os, "memfd_create")
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A block that the other side must know of before it reads it. A size of 0 is one that is there no more."""
+
+    number: int
+    path: str
+    size: int
+
+
+@dataclass(slots=True)
+class _Block:
+    number: int
+    memory: mmap.mmap
+    file: int
+
+    def close(self) -> None:
+        self.memory.close()
+        os.close(self.file)
+
+
+class Lender:
+    """The side that writes."""
+
+    def __init__(self) -> None:
+        self._lent: dict[int, _Block] = {}
+        self._free: dict[int, list[_Block]] = {}
+        self._free_bytes = 0
+        self._bytes = 0
+        self._number = 0
+
+    def lend(self, buffers: Sequence[Buffer], size: int) -> tuple[int, list[News]] | None:
+        """Write buffers into a block, one behind the other.
+
+        Returns:
+            Its number, and what the other side must be told first; None if the socket is to take them.
+        """
+        if size < LEAST_BYTES or not AVAILABLE:
+            return None
+        room, news = 1 << (size - 1).bit_length(), []
+        free = self._free.get(room)
+        if free:
+            block = free.pop()
+            self._free_bytes -= room
+        elif self._bytes + room > MOST_BYTES:
+            return None
+        else:
+            try:
+                block = self._new(room)
+            except OSError as error:
+                log.warning("cannot share memory: %s; what is large goes through a socket", error)
+                return None
+            news.append(News(block.number, f"/proc/{os.getpid()}/fd/{block.file}", room))
+        at = 0
+        for each in buffers:
+            view = memoryview(each).cast("B")
+            block.memory[at : at + view.nbytes] = view
+            at += view.nbytes
+        self._lent[block.number] = block
+        return block.number, news
+
+    def take_back(self, numbers: Iterable[int]) -> list[News]:
+        """The other side has done with blocks. Returns what it must be told."""
+        news = []
+        for number in numbers:
+            block = self._lent.pop(number)
+            room = len(block.memory)
+            if self._free_bytes + room > MOST_FREE_BYTES:
+                self._bytes -= room
+                block.close()
+                news.append(News(number, "", 0))
+            else:
+                self._free_bytes += room
+                self._free.setdefault(room, []).append(block)
+        return news
+
+    def close(self) -> None:
+        """Let go of all. Who has borrowed some has them still."""
+        for block in (*self._lent.values(), *(each for blocks in self._free.values() for each in blocks)):
+            block.close()
+        self._lent.clear()
+        self._free.clear()
+
+    def _new(self, room: int) -> _Block:
+        file = os.memfd_create("octavo")
+        try:
+            os.posix_fallocate(file, 0, room)  # else writing to it could end this process, when memory is short
+            memory = mmap.mmap(file, room)
+        except BaseException:
+            os.close(file)
+            raise
+        self._number += 1
+        self._bytes += room
+        return _Block(self._number, memory, file)
+
+
+class Borrower:
+    """The side that reads. A block is given back when nobody looks at it any more, however long code keeps it."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, NDArray[np.uint8]] = {}
+        self._leases: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
+        self._ended: deque[int] = deque()
+
+    def learn(self, news: News) -> None:
+        """There is a block, or no more. Raises OSError."""
+        if not news.size:
+            self._blocks.pop(news.number, None)  # its memory goes with the last that looks at it
+            return
+        file = os.open(news.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._blocks[news.number] = np.frombuffer(mmap.mmap(file, news.size), np.uint8)
+        finally:
+            os.close(file)
+
+    def borrow(self, number: int, size: int) -> memoryview:
+        """What was written to a block, which may be written to here, too.
+
+        Raises:
+            KeyError, ValueError: there is no such block, or it has less.
+        """
+        block = self._blocks[number]
+        if size > block.size:
+            raise ValueError(f"{size} bytes of a block of {block.size}")
+        lease = block[:size]  # an object of its own, that ends with the last view of it
+        self._leases[number] = weakref.ref(lease, lambda _: self._ended.append(number))
+        return lease.data
+
+    def ended(self) -> list[int]:
+        """The blocks that nobody looks at any more."""
+        numbers = []
+        while self._ended:
+            numbers.append(self._ended.popleft())
+        return numbers
