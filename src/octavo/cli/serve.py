@@ -21,6 +21,7 @@ from octavo.cli.console import counting, fetch
 from octavo.deployments.control import Table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.manager import DeploymentManager, engine_info, hosted_facts
+from octavo.deployments.reloading import reload_when_changed
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
@@ -130,7 +131,9 @@ class ServerProcesses:
             self._start()
             ready = await _unless(self._stop, self._until_ready(started))
             if ready:
+                reloading = asyncio.create_task(reload_when_changed(self._manager))
                 await _unless(self._stop, self._watch_frontends())
+                reloading.cancel()
             await self._drain()
         finally:
             await self._supervisor.stop()

@@ -151,19 +151,25 @@ class DeploymentManager:
         offered = [entry.settings for entry in self._entries.values() if entry.role is Role.OFFERED]
         require_distinct_names([*(each for each in offered if each.name != wish.name), settings])
         staying, leaving = self._running(predecessor)
+        located: AnySettings
         if isinstance(settings, HostedSettings):
-            entry = self._start(settings.located(), Role.PREPARED)
+            located = settings.located()
         else:
             path = await _in_thread(lambda: self._locate(wish.model))
             [located] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
-            entry = self._start(located, Role.PREPARED)
+        return self._describe(await self._offer(located, predecessor))
+
+    async def _offer(self, settings: AnySettings, predecessor: Entry | None) -> Entry:
+        """Load a version and offer it, in the place of another one if there is one. Raises Refused: it cannot be."""
+        name = settings.name
+        entry = self._start(settings, Role.PREPARED)
         try:
             status = await self._supervisor.settled(entry.worker)
             if status.state is not WorkerState.READY:
-                raise Refused(f"{wish.name} could not be loaded: {status.failure or 'the server is stopping'}", 500)
+                raise Refused(f"{name} could not be loaded: {status.failure or 'the server is stopping'}", 500)
             await self._publish()
             if failures := [each.failures[entry.worker] for each in self._answers() if entry.worker in each.failures]:
-                raise Refused(f"{wish.name} could not be opened: {failures[0]}", 500)
+                raise Refused(f"{name} could not be opened: {failures[0]}", 500)
         except Exception:
             await self._discard(entry.worker)
             raise
@@ -172,8 +178,32 @@ class DeploymentManager:
             self._put_before(entry, predecessor)
             self._retire(predecessor)
         await self._publish()
-        log.info("%s is served, version %d: %s", wish.name, entry.version, wish.model)
-        return self._describe(entry)
+        log.info("%s is served, version %d: %s", name, entry.version, settings.model)
+        return entry
+
+    async def reload(self, worker: str) -> None:
+        """Load the code of a hosted model again and offer it in the place of what is there; if it cannot be loaded,
+        what is there stays."""
+        entry = self._entries.get(worker)
+        if entry is None or entry.role is not Role.OFFERED or self._changing is not None:
+            return
+        self._changing = entry.settings.name
+        try:
+            await self._offer(entry.settings, entry)
+        except Refused as error:
+            log.error("%s; version %d is still served", error, entry.version)
+        finally:
+            self._changing = None
+
+    def sources(self) -> dict[str, list[str]]:
+        """The files of the code that is to be loaded again when they change, by the workers that have loaded it."""
+        found = {}
+        for worker, entry in self._entries.items():
+            if entry.role is Role.OFFERED and entry.hosted is not None and entry.hosted.hosting.reload:
+                status = self._supervisor.status(worker)
+                if status.state is WorkerState.READY:
+                    found[worker] = hosted_facts(status)["sources"]
+        return found
 
     def _resolve(self, wish: Load) -> AnySettings:
         written = from_table(wish.settings, "settings.")

@@ -85,6 +85,9 @@ class HostingConfig:
     runtime_threads: int | None = setting(
         None, help="Threads that one call computes with.", least=1, most=1024, without="what the runtime finds best"
     )
+    reload: bool = setting(
+        False, help="Load code again when its files change; requests in flight end on what they began with."
+    )
     trust_pickle: bool = setting(False, help="Load files that run code of their own when they are loaded.")
     task: str | None = setting(
         None,

@@ -12,6 +12,8 @@ def hosting_spec(worker: str, name: str, config: HostingConfig) -> WorkerSpec:
         name=worker,
         module="octavo.hosting.process",
         configuration=bytes(raw(HostingStart(name=name, config=config))),
+        # Bytecode is taken for that of a file which was written again in the same second.
+        environment={"PYTHONDONTWRITEBYTECODE": "1"} if config.reload else {},
     )
 
 

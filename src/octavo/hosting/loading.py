@@ -11,7 +11,7 @@ from octavo.hosting.computation import Computation
 from octavo.hosting.config import DEFAULT_BATCH_SIZE
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.own import OwnModel
-from octavo.hosting.own_code import find_code, refusal
+from octavo.hosting.own_code import find_code, refusal, sources_of
 from octavo.hosting.own_computation import OwnComputation, check_names
 from octavo.hosting.runtime_computation import RuntimeComputation
 from octavo.hosting.start import HostingStart
@@ -44,7 +44,8 @@ def load_model(start: HostingStart) -> Loaded:
 
 
 def _load_own(start: HostingStart) -> Loaded:
-    own = OwnModel(find_code(start.config.model, start.config.search_path))
+    target = find_code(start.config.model, start.config.search_path)
+    own = OwnModel(target)
     config = start.config.with_options(own.options)
     if bool(config.max_batch_size) is not bool(own.options.max_batch_size):
         takes = "lists over requests" if own.options.max_batch_size else "one request"
@@ -74,6 +75,7 @@ def _load_own(start: HostingStart) -> Loaded:
         result=bodies.result,
         definitions=bodies.definitions,
         files=bodies.files,
+        sources=sources_of(target),
         text=computation.text,
     )
     if not own.asynchronous:

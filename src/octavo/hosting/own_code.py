@@ -87,6 +87,20 @@ def refusal(what: str, error: BaseException) -> ConfigError:
     return ConfigError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}{where}")
 
 
+def sources_of(target: Callable[..., Any]) -> tuple[str, ...]:
+    """The files that somebody's own code has been loaded from: its own, and those of modules from the same folder."""
+    own = getattr(sys.modules.get(target.__module__), "__file__", None)
+    if own is None:
+        return ()
+    folder = Path(own).resolve().parent
+    found = {Path(own).resolve()}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and (path := Path(file).resolve()).is_relative_to(folder) and "site-packages" not in path.parts:
+            found.add(path)
+    return tuple(map(str, sorted(found)))
+
+
 def place_of(target: Callable[..., Any]) -> str:
     """How another process finds a function or class. Raises ConfigError: it cannot."""
     name, module = getattr(target, "__qualname__", ""), getattr(target, "__module__", "")
