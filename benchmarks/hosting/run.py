@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from load import LoadError
+from load import Answers, LoadError
 from report import Figure, Results, as_json, table
 from servers import MODELS, SYSTEMS, TICKS, Server, ServerError
 from workloads import INFERENCE_PROTOCOL, PER_SECOND, WORKLOADS, Workload
@@ -92,21 +92,26 @@ class Comparison:
 
     def _measure(self, work: Workload, server: Server) -> None:
         server.resume()
-        began, busy, cpu = time.perf_counter(), _busy_seconds(), server.cpu_seconds()
         try:
-            answers = work.run(server, self._seconds)
+            answers = self._ask(work, server)
         except LoadError as error:
             self._report(f"{server.system} failed at {work.title}: {error}")
             return
-        answers.server_cpu = server.cpu_seconds() - cpu
-        others = _busy_seconds() - busy - answers.server_cpu - answers.client_cpu
-        self.results.other_load.append(max(others, 0.0) / (time.perf_counter() - began) / (os.cpu_count() or 1))
-        server.pause()
+        finally:
+            server.pause()
         if not work.right(answers.body):
             self._report(f"{server.system} gave a wrong answer at {work.title}")
             return
         for figure in work.figures:
             self.results.add(work.title, figure, server.system, work.read(figure, answers))
+
+    def _ask(self, work: Workload, server: Server) -> Answers:
+        began, busy, cpu = time.perf_counter(), _busy_seconds(), server.cpu_seconds()
+        answers = work.run(server, self._seconds)
+        answers.server_cpu = server.cpu_seconds() - cpu
+        others = _busy_seconds() - busy - answers.server_cpu - answers.client_cpu
+        self.results.other_load.append(max(others, 0.0) / (time.perf_counter() - began) / (os.cpu_count() or 1))
+        return answers
 
     def _add_gains(self, works: Sequence[Workload]) -> None:
         """What batching gains: requests per second over those of the same work unbatched, round by round."""

@@ -15,10 +15,11 @@ import tritonclient.grpc.service_pb2 as pb
 import tritonclient.http
 import uvloop
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from http1 import HttpClient
 from http2 import GrpcClient
-from load import Answers, Client, Clock, Look, load
+from load import Answers, Client, Clock, LoadError, Look, load
 from report import Figure
 from servers import Server
 
@@ -140,12 +141,16 @@ def _tritonclient(work: Workload, server: Server, seconds: float) -> Answers:
     given = protocol.InferInput("x", work.values.shape, "FP32")
     clock, began = Clock(seconds), time.process_time()
     now: float | None = time.perf_counter()
-    while now is not None:
-        given.set_data_from_numpy(work.values)  # a part of what a call costs
-        output = client.infer(work.model, [given]).as_numpy("output")
-        now = clock.answered(now, output.tobytes)
+    try:
+        while now is not None:
+            given.set_data_from_numpy(work.values)  # a part of what a call costs
+            output = client.infer(work.model, [given]).as_numpy("output")
+            now = clock.answered(now, output.tobytes)
+    except InferenceServerException as error:
+        raise LoadError(str(error.message())) from None
+    finally:
+        client.close()
     clock.answers.client_cpu = time.process_time() - began
-    client.close()
     return clock.answers
 
 
