@@ -13,7 +13,7 @@ import httpx
 import orjson
 import pytest
 
-from octavo.server import body
+from octavo.server import body, context
 from octavo.server.settings import ServerSettings
 from tests.server.conftest import eventually
 from tests.server.fake import CONTEXT, FakeEngine, running, served
@@ -216,7 +216,7 @@ def test_probes_are_answered_while_large_bodies_are_read(
 
 def test_many_large_bodies_at_once_are_bounded(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unfinished ones are held up to a limit; beyond it large bodies are refused, and small ones are not."""
-    monkeypatch.setattr(body, "LARGE_BODIES_HELD", 3)
+    monkeypatch.setattr(context, "LARGE_BODIES_HELD", 3)
     head = (
         f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {LIMIT}\r\n\r\n"
     )

@@ -350,7 +350,7 @@ def test_long_mistakes_earn_short_answers(http: httpx.Client) -> None:
 
 
 def test_routes_and_methods(http: httpx.Client) -> None:
-    assert "GET /v2/nothing" in error_of(http.get("/v2/nothing"), 404)["message"]
+    assert "GET /v3/nothing" in error_of(http.get("/v3/nothing"), 404)["message"]
     assert error_of(http.post("/v1/chat/completions/", json={}), 404)
     assert "GET /v1/models/" in error_of(http.get("/v1/models/"), 404)["message"]
     for method, path, allowed in (
@@ -515,7 +515,7 @@ def test_a_path_cannot_end_a_line_of_the_log(
         raise RuntimeError
 
     with caplog.at_level(logging.ERROR):
-        monkeypatch.setattr("octavo.server.context.Server.named", broken)
+        monkeypatch.setattr("octavo.server.context.Server.any_named", broken)
         error_of(http.get("/v1/models/a%0dERROR"), 500)
     assert [message.startswith("GET /v1/models/a%0dERROR failed") for message in caplog.messages] == [True]
 

@@ -17,6 +17,8 @@ MODES = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
 def test_no_input_is_a_server_error(url: str, engine: FakeEngine, mode: GenerationMode) -> None:
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
+    # Those of the Open Inference Protocol have tests of their own.
+    operations = [each for each in operations if not each.path.startswith("/v2") and "predict" not in each.path]
     assert len(operations) == 20
     if mode is GenerationMode.NEGATIVE:  # routes without parameters cannot be asked wrongly
         operations = [operation for operation in operations if operation.method == "post" and "{" not in operation.path]

@@ -42,8 +42,11 @@ def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
 
         @model(max_batch_size=32)
         class Sentiment:
-            def load(self): self.classify = pipeline("text-classification")
-            def predict(self, text: list[str]) -> list[str]: return [each["label"] for each in self.classify(text)]
+            def load(self):
+                self.classify = pipeline("text-classification")
+
+            def predict(self, text: list[str]) -> list[str]:
+                return [each["label"] for each in self.classify(text)]
 
     With `max_batch_size` the parameters and the result are lists over requests, or arrays with a first dimension over
     them; an exception in the place of a result is that request's alone. Without it they are one request's, and

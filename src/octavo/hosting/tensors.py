@@ -185,8 +185,11 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place)
         )
     wrong = set(map(type, values)) - _VALUES[datatype.dtype.kind]
     if wrong:
-        kinds = ", ".join(sorted(_KINDS.get(kind, kind.__name__) for kind in wrong))
-        raise InferenceError(f"Unable to parse 'data': {place} is {datatype}, and has values of another type: {kinds}")
+        kinds, wanted = ", ".join(sorted(_KINDS.get(kind, kind.__name__) for kind in wrong)), _AS[datatype.dtype.kind]
+        raise InferenceError(
+            f"Unable to parse 'data': attempt to access JSON non-{wanted}: {place} is {datatype}, and has values of "
+            f"another type: {kinds}"
+        )
     if datatype is Datatype.BYTES:
         strings = np.empty(count, object)
         strings[:] = [value.encode("utf-8", "surrogatepass") for value in values]
@@ -213,5 +216,14 @@ def _flat(data: Any, place: Place) -> list[Any]:
 
 _VALUES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}, "O": {str}}
 """What Python calls the values that a kind of dtype can hold."""
+
+_AS = {
+    "b": "boolean as boolean",
+    "u": "unsigned-integer as unsigned-integer",
+    "i": "signed-integer as signed-integer",
+    "f": "number as double",
+    "O": "string as string",
+}
+"""What Triton says of values that one of these kinds of dtype cannot hold."""
 
 _KINDS = {bool: "booleans", int: "integers", float: "numbers", str: "strings", dict: "objects", type(None): "null"}

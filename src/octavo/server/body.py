@@ -3,7 +3,6 @@
 What is large is unpacked, parsed and validated in a thread, in steps of a few milliseconds: streams and probes go on.
 """
 
-import zlib
 from asyncio import Semaphore
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from octavo.server import large_json
+from octavo.server.compression import too_large, unpacked, unpacker
 from octavo.server.errors import ApiError, context_length_exceeded, invalid, invalid_field, unavailable
 from octavo.server.offload import off_loop
 from octavo.server.request_context import CLIENT_GONE, RequestContext
@@ -27,9 +27,6 @@ INLINE_BYTES = 8 * 1024
 
 SMALL_BYTES = 256 * 1024
 """Bodies up to this size are always taken. For larger ones there are limits on all of them together."""
-
-LARGE_BODIES_HELD = 32
-"""Of the maximum size; as many bytes of large bodies may have been received and not yet been turned into requests."""
 
 LARGE_BODIES_PARSED = 2
 """At once. What they say takes several times the memory that they do."""
@@ -43,17 +40,17 @@ PROMPTS = frozenset({"input", "prompt"})
 CUTS = b'"truncate_prompt_tokens"'
 """A prompt of which only so much is kept may be longer than the context."""
 
-ENCODINGS = "gzip, deflate"
-
-UNPACKED_PIECE = 256 * 1024
-
 
 class LargeBodies:
-    """What the large bodies of a server take together."""
+    """What the large bodies of a server take together.
 
-    def __init__(self, max_body_bytes: int) -> None:
+    Args:
+        most: bytes.
+    """
+
+    def __init__(self, most: int) -> None:
         self.parsing = Semaphore(LARGE_BODIES_PARSED)
-        self._free = LARGE_BODIES_HELD * max_body_bytes
+        self._free = most
 
     def hold(self, size: int) -> None:
         """Account for bytes that have arrived. Raises ApiError: 503 if there are too many."""
@@ -112,14 +109,14 @@ class JsonRequest(Request):
         media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise invalid(f"Content-Type must be application/json, not {media_type or 'missing'}.")
-        unpack = _unpacker(self.headers.get("content-encoding", ""))
+        unpack = unpacker(self.headers.get("content-encoding", ""))
         announced = self.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
-            raise _too_large(self._limit)
+            raise too_large(self._limit)
         chunks = await self._receive_chunks()
         size = sum(map(len, chunks))
         if unpack is not None:
-            data = await off_loop(_unpack, unpack, chunks, self._limit)
+            data = await off_loop(unpacked, unpack, chunks, self._limit)
             self._hold(len(data), size)
         elif size > SMALL_BYTES:
             data = await off_loop(b"".join, chunks)
@@ -137,7 +134,7 @@ class JsonRequest(Request):
                 self._hold(size + len(chunk), size)
                 size += len(chunk)
                 if size > self._limit:
-                    raise _too_large(self._limit)
+                    raise too_large(self._limit)
                 if chunk:
                     chunks.append(chunk)
         except ClientDisconnect as error:
@@ -192,53 +189,6 @@ def _reason(data: bytes, error: orjson.JSONDecodeError) -> str:
     except UnicodeDecodeError as wrong:
         return f"it is not UTF-8 ({wrong.reason} at byte {wrong.start})"
     return str(error)
-
-
-def _too_large(limit: int) -> ApiError:
-    return ApiError(413, f"The request body is larger than the {limit:,} bytes this server accepts.")
-
-
-def _unpacker(encoding: str) -> "zlib._Decompress | None":
-    """What undoes a Content-Encoding. Raises ApiError: 415."""
-    match encoding.strip().lower():
-        case "" | "identity":
-            return None
-        case "gzip" | "x-gzip":
-            return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        case "deflate":
-            return zlib.decompressobj()
-    message = f"Content-Encoding '{encoding}' is not supported; send {ENCODINGS} or none."
-    raise ApiError(415, message, headers={"Accept-Encoding": ENCODINGS})
-
-
-def _unpack(unpacker: "zlib._Decompress", chunks: list[bytes], limit: int) -> bytes:
-    """Unpack a body, and no more of it than is allowed.
-
-    Raises:
-        ApiError: 400 if it is damaged or not all of it, 413 if it is too large unpacked.
-    """
-    if not chunks:
-        return b""
-    data = bytearray()
-    try:
-        for chunk in chunks:
-            if unpacker.eof:
-                raise invalid("The request body goes on after the end of what is compressed.")
-            while True:
-                piece = unpacker.decompress(chunk, UNPACKED_PIECE)
-                data += piece
-                if len(data) > limit:
-                    raise _too_large(limit)
-                chunk = unpacker.unconsumed_tail
-                if unpacker.eof or (not chunk and len(piece) < UNPACKED_PIECE):
-                    break
-    except zlib.error as error:
-        raise invalid(f"The request body cannot be unpacked: {error}.") from error
-    if not unpacker.eof:
-        raise invalid("The request body cannot be unpacked: it ends too early.")
-    if unpacker.unused_data:
-        raise invalid("The request body goes on after the end of what is compressed.")
-    return bytes(data)
 
 
 class JsonRoute(APIRoute):

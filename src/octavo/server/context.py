@@ -13,6 +13,8 @@ from octavo.engine.config import ModelInfo
 from octavo.server.body import LargeBodies
 from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
+from octavo.server.inference.collector import HostedCollector
+from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.reply import InFlight
 from octavo.server.request_context import RequestContext
@@ -21,6 +23,12 @@ from octavo.server.settings import ServerSettings
 
 CONVERSATION_BODIES = 4
 """So many of the largest bodies may a conversation have in the store that a request goes on with."""
+
+LARGE_BODIES_HELD = 32
+"""Of the maximum size; as many bytes of large bodies may have been received and not yet been turned into requests."""
+
+TENSOR_BODIES_HELD = 16
+"""Of the maximum size; as many bytes of large bodies with tensors may belong to requests that are not answered yet."""
 
 LISTED = 10
 """Models that an error lists at most."""
@@ -34,7 +42,9 @@ class Server:
         self.deployments = deployments
         self.in_flight = InFlight()
         self.entrance = Entrance()
-        self.large_bodies = LargeBodies(settings.max_body_bytes)
+        self.large_bodies = LargeBodies(LARGE_BODIES_HELD * settings.max_body_bytes)
+        self.tensor_bodies = LargeBodies(TENSOR_BODIES_HELD * settings.max_tensor_body_bytes)
+        self.shared_memory = SharedMemory(allowed=settings.allow_client_shm)
         self.responses = ResponseStore(
             settings.store,
             StoreLimits(
@@ -46,6 +56,7 @@ class Server:
         )
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(EngineCollector(deployments))
+        self.registry.register(HostedCollector(deployments))
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
         self.generation_metrics = GenerationMetrics(self.registry)
@@ -54,6 +65,7 @@ class Server:
     def close(self) -> None:
         """Let go of what outlives requests."""
         self.responses.close()
+        self.shared_memory.close()
 
     def seed(self) -> int:
         """The next seed for a request that has none."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from octavo.deployments import AnyDeployment, HostedDeployment
 from octavo.server.context import Server
-from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.listener import BACKLOG, grpc_address_of
 
 if TYPE_CHECKING:
@@ -58,4 +57,4 @@ class GrpcPort:
             where = grpc_address_of(self._listener)
             log.error("cannot listen on %s for gRPC: %s; choose another with --grpc-port", where, error.strerror)
             return
-        self._open = GrpcServer(self._server, SharedMemory(allowed=False), self._listener, self._max_connections)
+        self._open = GrpcServer(self._server, self._server.shared_memory, self._listener, self._max_connections)

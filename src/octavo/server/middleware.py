@@ -102,6 +102,8 @@ class RequestContextMiddleware:
 def _generated(context: RequestContext) -> str:
     if not context.deployment:
         return ""
+    if context.received_bytes is not None:
+        return f", {context.received_bytes} bytes to and {context.sent_bytes} bytes from {context.deployment}"
     return f", {context.prompt_tokens} prompt and {context.output_tokens} output tokens of {context.deployment}"
 
 

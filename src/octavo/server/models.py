@@ -17,6 +17,7 @@ from octavo.server.errors import ERROR_RESPONSES, invalid
 from octavo.server.offload import off_loop
 from octavo.server.schema.template import DetokenizeRequest, TokenizeRequest
 from octavo.text import TooManyTokens
+from octavo.worker.control import WorkerState
 
 MAX_TOKENS = LONGEST_ARRAY
 """In an answer. The tokenizer's library makes them Python's all at once, and nothing else runs meanwhile."""
@@ -46,6 +47,8 @@ def model_card(model: AnyDeployment, name: str) -> dict[str, object]:
     }
     if isinstance(model, Deployment):
         card["max_model_len"] = model.context_length
+    else:  # KServe's clients look for these
+        card |= {"name": model.name, "ready": model.state is WorkerState.READY}
     return card
 
 

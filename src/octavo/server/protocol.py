@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from asyncio import Transport
+from collections.abc import Callable
 
 import httptools
 import orjson
@@ -13,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from octavo.server.connections import Admission, Connections
 from octavo.server.errors import ApiError, error_body, internal, invalid
 from octavo.server.middleware import PROBE_HEADS
+from octavo.server.request_context import LEAVING_KEY
 
 log = logging.getLogger("octavo.server")
 
@@ -64,6 +66,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client came."""
         super().connection_made(transport)
+        self._leaving: set[Callable[[], object]] = set()
         now = self.loop.time()
         self._deadline = now + self.server_state.limits.head_timeout
         match self.server_state.admit(self, now):
@@ -78,6 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It left, or was left."""
         super().connection_lost(exc)
+        for leave in list(self._leaving):
+            leave()
         self._held = None
         self.server_state.forget(self)
 
@@ -188,6 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope[LEAVING_KEY] = self._leaving  # type: ignore[literal-required]
         self._in_head = self._heard = True
         self._head_bytes = 0
 

@@ -31,8 +31,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self.draining = False
-        self._work: set[asyncio.Task[bytes]] = set()
-        self._followers: set[asyncio.Task[bytes]] = set()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._followers: set[asyncio.Task[Any]] = set()
 
     def admit(self) -> None:
         """Raise the error for a request that comes after the signal to stop."""
@@ -50,6 +50,14 @@ class InFlight:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return task
+
+    def join(self, task: asyncio.Task[Any]) -> None:
+        """Count a request that does its work itself, until it leaves."""
+        self._work.add(task)
+
+    def leave(self, task: asyncio.Task[Any]) -> None:
+        """Its work has ended."""
+        self._work.discard(task)
 
     async def drain(self, seconds: float) -> None:
         """Wait until all work has ended, then cancel what is left after so many seconds."""
@@ -192,7 +200,7 @@ class Reply(Response):
         self._in_flight.admit()
         stream = EventStream(send, self._writer.ping, self._ping_seconds)
         work = self._in_flight.start(self._work(stream), follows=self._follows)
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
@@ -220,6 +228,7 @@ class Reply(Response):
                 await asyncio.wait((work,))
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -10,6 +10,9 @@ from octavo.server.keys import PriorityRange
 
 SCOPE_KEY = "octavo.request_context"
 
+LEAVING_KEY = "octavo.leaving"
+"""Where a connection's scope has what is called when the client leaves, a set; only on our own connections."""
+
 CLIENT_GONE = 499
 """What is logged and counted as status when the client left before the end of its answer (nginx's convention)."""
 
@@ -26,6 +29,7 @@ class RequestContext:
         status: sent to the client, None before that; `CLIENT_GONE` once it has left.
         deployment: the name of what answers, if anything does.
         prompt_tokens, output_tokens: of the generation, if there was one.
+        received_bytes, sent_bytes: of the bodies to and from a hosted model; None if it is for none.
         refusal: what is wrong, in the words of the error response, if it is one.
         warning: what the client should know of its request, in ASCII; empty if all of it was understood.
     """
@@ -38,6 +42,8 @@ class RequestContext:
     deployment: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    received_bytes: int | None = None
+    sent_bytes: int = 0
     refusal: str = ""
     warning: str = ""
 

@@ -78,6 +78,16 @@ class ServerSettings:
     max_body_bytes: int = setting(
         16 * 2**20, help="Longer request bodies are refused.", kind=QUANTITY, least=1, most=2**40
     )
+    max_tensor_body_bytes: int = setting(
+        64 * 2**20,
+        help="Longer request bodies are refused where they have tensors (/v2, and models that take tensors).",
+        kind=QUANTITY,
+        least=1,
+        most=2**40,
+    )
+    allow_client_shm: bool = setting(
+        False, help="Let clients on this machine pass tensors in shared memory that they have made."
+    )
     max_connections: int | None = setting(
         None,
         help="Connections open at once; one beyond closes the one that was idle for longest, or is refused with 503.",
@@ -144,6 +154,13 @@ class ServerSettings:
                     "https://app.example.com or http://localhost:3000, or * for all",
                     "allowed_origins",
                 )
+        if self.allow_client_shm and self.api_workers > 1:
+            raise ConfigError(
+                f"allow_client_shm works with one process that speaks HTTP, and api_workers is {self.api_workers}: a "
+                "region is registered with one of them, and used by another",
+                "allow_client_shm",
+                "api_workers",
+            )
         names: dict[str, str] = {}
         for key in self.client_keys:
             if (name := names.setdefault(key.key, key.name)) != key.name:

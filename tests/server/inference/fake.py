@@ -32,6 +32,7 @@ class FakeClient(HostedClient):
         self.called: BodyCall | None = None
         self.hold: asyncio.Event | None = None
         self.cancelled = 0
+        self.waiting = 0
         self.error: InferenceError | None = None
         self.results = results
         self._compute = compute
@@ -62,6 +63,7 @@ class FakeClient(HostedClient):
             place = Place(name, self.info.name)
             each.check(place)
             each.decode(place)
+        self.waiting += 1
         try:
             while self.hold is not None and not self.hold.is_set():
                 await asyncio.wait_for(self.hold.wait(), 10)
@@ -70,6 +72,8 @@ class FakeClient(HostedClient):
             self.statistics.failure += 1
             self.statistics.canceled += 1
             raise
+        finally:
+            self.waiting -= 1
         found = self._compute(inference.inputs)
         statistics = self.statistics
         statistics.success += 1

@@ -98,7 +98,7 @@ def test_the_index_says_why_a_model_is_not_there() -> None:
 def test_models_are_found_by_name_and_version() -> None:
     model = identity("m", {"IN": (Datatype.FP32, (1,))})
     offered = Deployments()
-    offered.offer([model])  # type: ignore[list-item]
+    offered.offer([model])
     assert find(offered, "m") is find(offered, "m", "1") is model
     for name, version, message in (("n", "", "'n' is not found"), ("m", "2", "'m' version 2 is not found")):
         with pytest.raises(InferenceError, match=f"Request for unknown model: {message}") as found:

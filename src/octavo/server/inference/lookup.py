@@ -1,17 +1,10 @@
 """Which model a request of the Open Inference Protocol is for."""
 
-from collections.abc import Iterable, Iterator
-
 from octavo.deployments import Deployments
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.worker.control import WorkerState
-
-
-def hosted(deployments: Iterable[object]) -> Iterator[HostedDeployment]:
-    """Those that are no language models."""
-    return (each for each in deployments if isinstance(each, HostedDeployment))
 
 
 def find(deployments: Deployments, name: str, version: str = "") -> HostedDeployment:
@@ -23,7 +16,7 @@ def find(deployments: Deployments, name: str, version: str = "") -> HostedDeploy
     Raises:
         InferenceError: there is no such model, or not in this version.
     """
-    found: object = deployments.get(name)
+    found = deployments.get(name)
     if not isinstance(found, HostedDeployment):
         raise unknown(name)
     if version and version != found.version:

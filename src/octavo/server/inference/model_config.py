@@ -94,7 +94,7 @@ def _dynamic_batching(batching: Batching) -> dict[str, Any]:
     return {
         "preferred_batch_size": list(batching.preferred_batch_sizes),
         "max_queue_delay_microseconds": round((batching.max_queue_delay or 0.0) * _MICROSECONDS),
-        "preserve_ordering": False,
+        "preserve_ordering": batching.preserve_ordering,
         "priority_levels": batching.priority_levels,
         "default_priority_level": batching.default_priority_level,
         "default_queue_policy": _policy(batching.default_policy),

@@ -1,0 +1,104 @@
+"""Requests and replies of the protocol, as the server's raw interface has them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from octavo.hosting.errors import Code, InferenceError
+from octavo.server.context import Server
+from octavo.server.errors import ApiError, error_message, invalid, unavailable
+from octavo.server.request_context import RequestContext
+
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+PLAIN = b"text/plain; charset=utf-8"
+
+JOINED_BYTES = 64 * 1024
+"""Bodies up to this size are sent in one piece; to copy a larger one takes longer than to send its parts."""
+
+Part = bytes | bytearray | memoryview
+
+_STATUS = {Code.NOT_FOUND: 404, Code.UNSUPPORTED: 501, Code.INTERNAL: 500}
+
+
+class Call:
+    """One request.
+
+    Attributes:
+        name, version: of the model, or of what else the path names; empty if it names none.
+        headers: the last one of each name.
+    """
+
+    __slots__ = ("context", "headers", "name", "receive", "scope", "send", "server", "version")
+
+    def __init__(self, server: Server, scope: Scope, receive: Receive, send: Send) -> None:
+        self.server = server
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.name = ""
+        self.version = ""
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.context = RequestContext.of(scope)
+
+    def header(self, name: bytes) -> str:
+        """A header's value; empty if there is none."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    async def reply(
+        self, parts: Sequence[Part], content_type: bytes = JSON, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
+        """Send a whole answer.
+
+        Args:
+            parts: of its body, one behind the other.
+        """
+        self.context.sent_bytes = size = sum(map(len, parts))
+        start = [(b"content-type", content_type), (b"content-length", b"%d" % size), *headers]
+        await self.send({"type": "http.response.start", "status": 200, "headers": start})
+        if size <= JOINED_BYTES:
+            await self.send({"type": "http.response.body", "body": b"".join(parts)})
+            return
+        for part in parts:
+            await self.send({"type": "http.response.body", "body": part, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b""})
+
+    async def reply_json(self, value: Any) -> None:
+        """Send a value."""
+        await self.reply((orjson.dumps(value),))
+
+
+def api_error(error: InferenceError) -> ApiError:
+    """The same with a status."""
+    message = str(error)
+    if error.code is Code.UNAVAILABLE:
+        return unavailable(message, error.retry_after)
+    status = _STATUS.get(error.code)
+    return invalid(message, error.field) if status is None else ApiError(status, message)
+
+
+def error_json(error: ApiError) -> bytes:
+    """The body of an error, as all of the protocol's clients read it."""
+    return orjson.dumps({"error": error_message(error)})
+
+
+class ErrorFormat:
+    """Errors of the protocol's routes, and of those below them."""
+
+    def status(self, error: ApiError) -> int:
+        """Its own."""
+        return error.status_code
+
+    def error(self, error: ApiError, request_id: str) -> bytes:
+        """Its body."""
+        return error_json(error)
+
+
+async def refuse(call: Call, error: ApiError) -> None:
+    """Answer with an error."""
+    call.context.refusal = error_message(error)
+    answer = Response(error_json(error), error.status_code, headers=error.headers, media_type="application/json")
+    await answer(call.scope, call.receive, call.send)

@@ -1,0 +1,180 @@
+"""What is asked about the server and its models, and the few things that clients may change."""
+
+from typing import Any
+
+from octavo.hosting.errors import Code, InferenceError
+from octavo.server.errors import invalid
+from octavo.server.inference.body import read_object
+from octavo.server.inference.http import PLAIN, Call
+from octavo.server.inference.lookup import find, is_ready, loaded
+from octavo.server.inference.metadata import (
+    LOG_SETTINGS,
+    REPOSITORY_IS_FIXED,
+    TRACE_SETTINGS,
+    model_metadata,
+    repository_index,
+    server_metadata,
+)
+from octavo.server.inference.model_config import model_config
+from octavo.server.inference.model_stats import model_stats
+from octavo.server.operations import readiness_problem
+
+CUDA_IS_ABSENT = "failed to register CUDA shared memory region: '{}', GPUs not supported"
+
+
+async def about_server(call: Call) -> None:
+    """Its name, version and extensions."""
+    await call.reply_json(server_metadata())
+
+
+async def live(call: Call) -> None:
+    """Whether the server is alive."""
+    await call.reply((), PLAIN)
+
+
+async def ready(call: Call) -> None:
+    """Whether the server takes new work, for all of its models."""
+    if call.server.in_flight.draining:
+        raise invalid("The server is shutting down.")
+    for each in call.server.deployments:
+        if problem := readiness_problem(each):
+            raise invalid(problem.sentence)
+    await call.reply((), PLAIN)
+
+
+async def list_models(call: Call) -> None:
+    """The names, as KServe lists them."""
+    await call.reply_json({"models": [each.name for each in call.server.deployments.hosted]})
+
+
+async def about_model(call: Call) -> None:
+    """What a model takes and gives."""
+    model = find(call.server.deployments, call.name, call.version)
+    await call.reply_json(model_metadata(model, loaded(model)))
+
+
+async def model_ready(call: Call) -> None:
+    """Whether a model would compute a request now."""
+    try:
+        is_so = is_ready(find(call.server.deployments, call.name, call.version))
+    except InferenceError:
+        is_so = False
+    if not is_so:
+        raise invalid("Model version not ready")
+    await call.reply((), PLAIN)
+
+
+async def configuration(call: Call) -> None:
+    """A model's configuration."""
+    model = find(call.server.deployments, call.name, call.version)
+    await call.reply_json(model_config(model, loaded(model)))
+
+
+async def statistics(call: Call) -> None:
+    """A model's statistics."""
+    model = find(call.server.deployments, call.name, call.version)
+    await call.reply_json({"model_stats": [model_stats(model)]})
+
+
+async def all_statistics(call: Call) -> None:
+    """The statistics of all models that are ready."""
+    ready_ones = filter(is_ready, call.server.deployments.hosted)
+    await call.reply_json({"model_stats": [model_stats(each) for each in ready_ones]})
+
+
+async def index(call: Call) -> None:
+    """What there is in the repository."""
+    wanted = (await read_object(call)).get("ready", False)
+    if not isinstance(wanted, bool):
+        raise invalid("Invalid value for 'ready': expected a boolean")
+    await call.reply_json(repository_index(call.server.deployments.hosted, ready=wanted))
+
+
+async def control(call: Call) -> None:
+    """Refused: which models there are is not for clients to say."""
+    raise InferenceError(REPOSITORY_IS_FIXED, Code.UNAVAILABLE)
+
+
+async def show_logging(call: Call) -> None:
+    """How the server logs."""
+    await call.reply_json(LOG_SETTINGS)
+
+
+async def set_logging(call: Call) -> None:
+    """Set how the server logs, to what is so already: `--log-level` decides it."""
+    await _set(call, LOG_SETTINGS, "log setting", "--log-level decides what is logged")
+
+
+async def show_trace(call: Call) -> None:
+    """What is traced, of one model or all."""
+    if call.name:
+        find(call.server.deployments, call.name)
+    await call.reply_json(TRACE_SETTINGS)
+
+
+async def set_trace(call: Call) -> None:
+    """Set what is traced, to what is so already: nothing."""
+    if call.name:
+        find(call.server.deployments, call.name)
+    await _set(call, TRACE_SETTINGS, "trace setting", "this server traces nothing")
+
+
+async def _set(call: Call, settings: dict[str, Any], kind: str, why: str) -> None:
+    for name, value in (await read_object(call)).items():
+        # null is what a setting is without anybody's doing.
+        if name not in settings or value not in (None, settings[name]):
+            raise invalid(f"Attempting to set invalid {kind} '{name:.100}': {why}")
+    await call.reply_json(settings)
+
+
+async def system_memory_status(call: Call) -> None:
+    """The regions that clients have registered, or one of them."""
+    await call.reply_json(call.server.shared_memory.status(call.name))
+
+
+async def register_system_memory(call: Call) -> None:
+    """Make a region known."""
+    _require_region(call, "system")
+    body = await read_object(call)
+    key, offset, size = _member(body, "key", str), _member(body, "offset", int, 0), _member(body, "byte_size", int)
+    call.server.shared_memory.register(call.name, key, offset, size)
+    await call.reply(())
+
+
+async def unregister_system_memory(call: Call) -> None:
+    """Forget a region, or all of them."""
+    call.server.shared_memory.unregister(call.name)
+    await call.reply(())
+
+
+async def cuda_memory_status(call: Call) -> None:
+    """There is never a region of a GPU's memory."""
+    if call.name:
+        raise InferenceError(f"Unable to find cuda shared memory region: '{call.name:.100}'", Code.NOT_FOUND)
+    await call.reply_json([])
+
+
+async def register_cuda_memory(call: Call) -> None:
+    """Refused: memory of GPUs is not shared."""
+    _require_region(call, "cuda")
+    raise InferenceError(CUDA_IS_ABSENT.format(call.name[:100]), Code.UNSUPPORTED)
+
+
+async def unregister_cuda_memory(call: Call) -> None:
+    """Forget a region of a GPU's memory, of which there is never one."""
+    await call.reply(())
+
+
+def _require_region(call: Call, kind: str) -> None:
+    if not call.name:
+        raise invalid(f"'region name' is necessary to register {kind} shared memory region")
+
+
+def _member(body: dict[str, object], name: str, kind: type, otherwise: object = None) -> Any:
+    value = body.get(name, otherwise)
+    if value is None:
+        raise invalid(f"Shared memory register request has no '{name}' field")
+    if type(value) is not kind:
+        wanted = "string" if kind is str else "unsigned-integer"
+        raise invalid(f"Unable to parse '{name}': attempt to access JSON non-{wanted} as {wanted}")
+    return value

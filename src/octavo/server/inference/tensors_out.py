@@ -1,0 +1,161 @@
+"""From a model's outputs to a reply: binary, JSON, into shared memory, or the best classes alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import orjson
+
+from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.signature import TensorSpec
+from octavo.hosting.tensors import Encoded, Place
+from octavo.server.inference.classification import classify
+from octavo.server.inference.http import Part
+from octavo.server.inference.shared_memory import SharedMemory, Window
+from octavo.server.inference.tensor_json import Output
+
+_QUOTED = lru_cache(1024)(lambda text: orjson.dumps(text).decode())
+"""A name as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How an output is wanted.
+
+    Attributes:
+        binary: rather than in the JSON. classes: so many of the best, instead of the values. window: where to put it.
+    """
+
+    binary: bool = False
+    classes: int = 0
+    window: Window | None = None
+
+
+_PLAIN = Wish()
+_BINARY = Wish(binary=True)
+
+
+def wishes(outputs: Sequence[Output], memory: SharedMemory, *, binary: bool) -> dict[str, Wish]:
+    """By name, in the order in which they are wanted.
+
+    Args:
+        binary: how one is wanted that does not say so.
+
+    Raises:
+        InferenceError: what cannot be wanted together.
+    """
+    found: dict[str, Wish] = {}
+    for each in outputs:
+        how = each.parameters
+        if how is None:
+            found[each.name] = _BINARY if binary else _PLAIN
+            continue
+        window = None
+        if how.shared_memory_region is not None:
+            for name, value in (("classification", how.classification), ("binary_data", how.binary_data)):
+                if value:
+                    raise InferenceError(f"Output can't set both 'shared_memory_region' and '{name}'")
+            window = memory.window(how.shared_memory_region, how.shared_memory_offset, how.shared_memory_byte_size)
+        wants_binary = binary if how.binary_data is None else how.binary_data
+        found[each.name] = Wish(wants_binary, how.classification, window)
+    return found
+
+
+class ReplyWriter:
+    """Writes the replies of one request.
+
+    Args:
+        wishes: none for all outputs. binary: how those are wanted that nothing is said of.
+        request_id: what the client calls the request; empty if it does not.
+
+    Attributes:
+        binary: whether an output follows the JSON. copies: whether one does not, as it is.
+    """
+
+    def __init__(
+        self,
+        deployment: HostedDeployment,
+        info: HostedInfo,
+        wishes: Mapping[str, Wish],
+        *,
+        binary: bool,
+        request_id: str = "",
+    ) -> None:
+        self._info = info
+        self._wishes = wishes
+        self._default = _BINARY if binary else _PLAIN
+        self.binary = any(each.binary for each in wishes.values()) if wishes else binary
+        self.copies = any(each != _BINARY for each in wishes.values()) if wishes else not binary
+        model = f'"model_name":{_QUOTED(deployment.name)},"model_version":"{deployment.version}","outputs":['
+        self._head = f'{{"id":{orjson.dumps(request_id).decode()},{model}' if request_id else f"{{{model}"
+
+    def write(self, outputs: Mapping[str, Encoded]) -> tuple[bytes, list[Part]]:
+        """The JSON of a reply, and the bytes that follow it.
+
+        Raises:
+            InferenceError: an output cannot be written as it is wanted.
+        """
+        entries, parts = [], []
+        for name in self._wishes or outputs:
+            output = outputs.get(name)
+            if output is None:
+                raise InferenceError(f"the model gave no output '{name}'", Code.INTERNAL)
+            wish = self._wishes.get(name, self._default)
+            if wish.classes:
+                output = self._classes(name, output, wish.classes)
+            described = (
+                f'{{"name":{_QUOTED(name)},"datatype":"{output.datatype.value}","shape":['
+                f"{','.join(map(str, output.shape))}]"
+            )
+            if wish.window is not None:
+                wish.window.write(name, output.data)
+                size = len(output.data)
+                entries.append(f'{described},"parameters":{_shared(wish.window, size)}}}')
+            elif wish.binary:
+                parts.append(output.data)
+                entries.append(f'{described},"parameters":{{"binary_data_size":{len(output.data)}}}}}')
+            else:
+                entries.append(f'{described},"data":{values_json(output, Place(name, self._info.name))}}}')
+        return f"{self._head}{','.join(entries)}]}}".encode(), parts
+
+    def _classes(self, name: str, output: Encoded, classes: int) -> Encoded:
+        spec: TensorSpec | None = next((each for each in self._info.outputs if each.name == name), None)
+        labels = spec.labels if spec else ()
+        place = Place(name, self._info.name)
+        return classify(output, classes, place, batched=self._info.max_batch_size > 0, labels=labels)
+
+
+def _shared(window: Window, size: int) -> str:
+    return (
+        f'{{"shared_memory_region":{_QUOTED(window.name)},"shared_memory_offset":{window.at - window.region.offset},'
+        f'"shared_memory_byte_size":{size}}}'
+    )
+
+
+def values_json(output: Encoded, place: Place) -> str:
+    """The elements as a flat JSON list; NaN and infinity as Triton and Python write them, which is not JSON.
+
+    Raises:
+        InferenceError: elements that JSON has no form of.
+    """
+    if output.datatype in (Datatype.FP16, Datatype.BF16):
+        raise InferenceError(
+            f"sending {output.datatype} data via JSON is not supported. Please use the binary data format for output "
+            f"{place.input}"
+        )
+    array = output.decode(place).array.ravel()
+    if output.datatype is Datatype.BYTES:
+        try:
+            return orjson.dumps([each.decode() for each in array.tolist()]).decode()
+        except UnicodeDecodeError:
+            raise InferenceError(
+                f"output '{place.input}' has bytes that are no text in UTF-8. Please use the binary data format for it"
+            ) from None
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        return json.dumps(array.tolist(), separators=(",", ":"))
+    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).decode()
