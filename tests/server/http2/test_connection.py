@@ -191,6 +191,20 @@ def test_a_table_that_changes(client: RawClient) -> None:
     assert statuses == ["0", "0", "0", "0", "12", "12"] * 3
 
 
+def test_heads_without_a_table(client: RawClient) -> None:
+    """As clients write them that keep no table, with names and values of any length."""
+    fields = (
+        *((name.encode(), value.encode()) for name, value in CALL),
+        (b"x-long", b"v" * 300),
+        (b"x-" + b"n" * 200, b""),
+    )
+    block = frames.literals(*fields) + b"\x1f\x00\x03mid" + b"\x0f\x00\x01?"
+    for stream in (1, 3, 5):
+        client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block))
+        client.data(stream)
+        assert client.answer() == ONE_CALL
+
+
 def test_other_protocols_are_told(served: Served) -> None:
     host, _, port = served.address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as plain:

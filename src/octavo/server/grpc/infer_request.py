@@ -17,6 +17,9 @@ RAW = 7 << 3 | 2
 
 LENGTH_DELIMITED = 2
 
+MAX_VARINT = 5
+"""Bytes of a length."""
+
 EMPTY_FINAL = "triton_enable_empty_final_response"
 
 _CONTENTS = {
@@ -123,30 +126,35 @@ def split(message: Buffer) -> tuple[bytes, list[Buffer]]:
     at, end, begin = 0, len(message), 0
     heads: list[Buffer] = []
     raw: list[Buffer] = []
-    while at < end:
-        tag, start = message[at], at
-        if tag & 0x87 != LENGTH_DELIMITED:  # a field that this edition does not have
-            return _split_any(message)
-        at += 1
-        size = shift = 0
-        while at < end:
-            byte = message[at]
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        if size > end - at:
+    while at + 1 < end:
+        tag, size, body = message[at], message[at + 1], at + 2
+        if size > 0x7F:
+            size, body = _length(message, at + 1)
+        after = body + size
+        if tag & 0x87 != LENGTH_DELIMITED or after > end:  # a field that this edition does not have, or half of one
             return _split_any(message)
         if tag == RAW:
-            if begin < start:
-                heads.append(message[begin:start])
-            raw.append(message[at : at + size])
-            begin = at + size
-        at += size
+            if begin < at:
+                heads.append(message[begin:at])
+            raw.append(message[body:after])
+            begin = after
+        at = after
+    if at < end:
+        return _split_any(message)
     if begin < end:
         heads.append(message[begin:])
     return (bytes(heads[0]) if len(heads) == 1 else b"".join(heads)), raw
+
+
+def _length(message: Buffer, at: int) -> tuple[int, int]:
+    """A length of more than one byte, and where it ends; too large a one if that is not there."""
+    size = shift = 0
+    for index in range(at, min(at + MAX_VARINT, len(message))):
+        size |= (message[index] & 0x7F) << shift
+        shift += 7
+        if message[index] < 0x80:
+            return size, index + 1
+    return len(message), at
 
 
 def _split_any(message: Buffer) -> tuple[bytes, list[Buffer]]:

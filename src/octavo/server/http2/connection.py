@@ -8,23 +8,17 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import iter_unpack
-from typing import Any
 
 import hpack
 
 from octavo.server.http2 import frames
 from octavo.server.http2.frames import ErrorCode, Setting
+from octavo.server.http2.heads import MAX_HEAD, HeadReader
 from octavo.server.http2.peer import Peer
 from octavo.server.http2.stream import Application, Stream
 
-MAX_HEAD = 16 * 1024
-"""Bytes of all header fields of a request, as HTTP/2 counts them."""
-
 MAX_BLOCK = 4 * MAX_HEAD
 """Bytes of frames other than DATA that belong together."""
-
-MAX_HEADS = 64
-"""Different heads of requests that are remembered."""
 
 CONTROL_FRAMES = 2000
 """A second, of those that ask for an answer, or for nothing."""
@@ -90,8 +84,7 @@ class Connection(asyncio.Protocol):
         self._greeted = False
         self._broken = False
         self._rest = b""
-        self._decoder = hpack.Decoder(MAX_HEAD)
-        self._heads: dict[bytes, Any] = {}
+        self._heads = HeadReader(application)
         self._block: tuple[int, int, bytearray] | None = None
         """A head whose end has not come: its stream, its flags, its bytes."""
         self._credit = limits.window
@@ -358,9 +351,12 @@ class Connection(asyncio.Protocol):
             self._begin_stream(number, first_flags, bytes(block))
 
     def _begin_stream(self, number: int, flags: int, block: bytes) -> None:
-        head = self._heads.get(block)
-        if head is None:
-            head = self._decode(block)
+        try:
+            head = self._heads.read(block)
+        except hpack.OversizedHeaderListError:
+            raise Broken(ErrorCode.ENHANCE_YOUR_CALM, f"a head of more than {MAX_HEAD} bytes") from None
+        except hpack.HPACKError:
+            raise Broken(ErrorCode.COMPRESSION_ERROR, "a head that cannot be read") from None
         if number in self._streams:
             self._take_trailers(self._streams[number], flags)
             return
@@ -387,22 +383,6 @@ class Connection(asyncio.Protocol):
             raise Broken(ErrorCode.PROTOCOL_ERROR, f"a second head of stream {stream.id}")
         stream.ended = True
         stream.on_end()
-
-    def _decode(self, block: bytes) -> Any:
-        """What a head says. One that is nothing but references to the table says the same when it comes again, as long
-        as the table is the same."""
-        try:
-            fields = [(name, value) for name, value in self._decoder.decode(block, raw=True)]
-        except hpack.OversizedHeaderListError:
-            raise Broken(ErrorCode.ENHANCE_YOUR_CALM, f"a head of more than {MAX_HEAD} bytes") from None
-        except hpack.HPACKError:
-            raise Broken(ErrorCode.COMPRESSION_ERROR, "a head that cannot be read") from None
-        head = self._application.read_head(fields)
-        if block and min(block) >= 0x80 and len(self._heads) < MAX_HEADS:
-            self._heads[block] = head
-        else:
-            self._heads.clear()
-        return head
 
     def _take_window_update(self, number: int, payload: bytes) -> None:
         if len(payload) != 4:
