@@ -161,7 +161,7 @@ async def _attempt(server: Server, parse: Parse, context: RequestContext, *, bri
 
 def _prepare(server: Server, parse: Parse, context: RequestContext, work: int) -> Prepared:
     request = parse()
-    request = replace(request, priority=server.priority(request.priority, context))
+    request = replace(request, priority=server.priority(request.priority, context.priorities))
     deployment, info = server.admit(request.model)
     try:
         return prepare(request, deployment, info, server.seed, work=work)

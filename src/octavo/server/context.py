@@ -15,9 +15,9 @@ from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.inference.collector import HostedCollector
 from octavo.server.inference.shared_memory import SharedMemory
+from octavo.server.keys import PriorityRange
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.reply import InFlight
-from octavo.server.request_context import RequestContext
 from octavo.server.response_store import ResponseStore, StoreLimits
 from octavo.server.settings import ServerSettings
 
@@ -117,9 +117,16 @@ class Server:
             raise unavailable(f"The model '{model.name}' is loading.", retry_after=2.0)
         return model, engine.info
 
-    def priority(self, wanted: int | None, context: RequestContext) -> int:
-        """The priority of a request; without a wish the usual 0, or what is nearest to it. Raises ApiError: 400."""
-        lowest, highest = context.priorities or self.settings.priorities
+    def priority(self, wanted: int | None, allowed: PriorityRange | None) -> int:
+        """The priority of a request; without a wish the usual 0, or what is nearest to it.
+
+        Args:
+            allowed: what its key may ask for; None is what the server lets everybody ask for.
+
+        Raises:
+            ApiError: 400.
+        """
+        lowest, highest = allowed or self.settings.priorities
         if wanted is None:
             return min(max(0, lowest), highest)
         if not lowest <= wanted <= highest:

@@ -57,4 +57,4 @@ class GrpcPort:
             where = grpc_address_of(self._listener)
             log.error("cannot listen on %s for gRPC: %s; choose another with --grpc-port", where, error.strerror)
             return
-        self._open = GrpcServer(self._server, self._server.shared_memory, self._listener, self._max_connections)
+        self._open = GrpcServer(self._server, self._listener, self._max_connections)

@@ -21,7 +21,6 @@ from octavo.hosting.signature import ANY, TensorSpec
 from octavo.hosting.tensors import Encoded, Place, Tensor
 from octavo.server.context import Server
 from octavo.server.grpc.server import GrpcServer
-from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.listener import bind
 from octavo.server.settings import ServerSettings
 from tests.server.inference.fake import deployed, identity
@@ -111,7 +110,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*models: HostedDeployment, shared_memory: bool = False, **settings: Any) -> Iterator[Served]:
+def serving(*models: HostedDeployment, **settings: Any) -> Iterator[Served]:
     """Serve these models on a free port."""
     listener = bind("127.0.0.1", 0)
     address = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -121,7 +120,7 @@ def serving(*models: HostedDeployment, shared_memory: bool = False, **settings: 
     async def serve() -> None:
         server = Server(ServerSettings(**settings).with_keys(), Deployments())
         server.deployments.offer(models)
-        grpc = GrpcServer(server, SharedMemory(allowed=shared_memory), listener, 1000)
+        grpc = GrpcServer(server, listener, 1000)
         by_name, stop = {each.name: each for each in models}, asyncio.Event()
         started.append(Served(address, by_name, server, asyncio.get_running_loop(), stop))
         ready.set()

@@ -9,9 +9,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from octavo.hosting.datatypes import Datatype
+from octavo.server.keys import ApiKey, PriorityRange
 from tests.server.grpc.serving import SAMPLES, Served, models, serving
 from tests.server.grpc.test_infer import tensor
 from tests.server.http2.raw import CALL, NOTHING, RawClient
+from tests.server.inference.fake import fake
 
 INPUTS = [tensor("IN", SAMPLES[Datatype.FP32], "FP32")]
 
@@ -31,11 +33,22 @@ def test_keys() -> None:
             assert unknown.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_priorities_that_a_key_may_ask_for() -> None:
+    keys = (ApiKey(key="low", priorities=PriorityRange(5, 9)),)
+    with serving(*models(), keys=keys) as served, served.client() as own:
+        with pytest.raises(InferenceServerException, match="must be from 5 to 9 for this key"):
+            own.infer("FP32", INPUTS, headers={"x-api-key": "low"}, priority=1)
+        own.infer("FP32", INPUTS, headers={"x-api-key": "low"})
+        seen = fake(served.models["FP32"]).seen
+        assert seen is not None
+        assert seen.priority == 5
+
+
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_requests_that_are_too_long(compression: str | None) -> None:
     """However they are sent; the connection goes on."""
     long = tensor("IN", SAMPLES[Datatype.FP32].ravel()[:1].repeat(20_000), "FP32")
-    with serving(*models(), max_body_bytes=50_000) as served, served.client() as own:
+    with serving(*models(), max_tensor_body_bytes=50_000) as served, served.client() as own:
         with pytest.raises(InferenceServerException, match="more than the 50000") as refusal:
             own.infer("FP32", [long], compression_algorithm=compression)
         assert refusal.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
@@ -91,6 +104,6 @@ def test_the_log(served: Served, triton: client.InferenceServerClient, caplog: p
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
     good, bad = caplog.messages
     assert good.startswith("gRPC /inference.GRPCInferenceService/ModelInfer OK ")
-    assert good.endswith(", request mine")
+    assert good.endswith(" ms, 40 bytes to and 44 bytes from FP32, request mine")
     assert "ModelInfer NOT_FOUND" in bad
     assert bad.endswith(": Request for unknown model: 'nope' is not found")

@@ -121,7 +121,7 @@ def test_tensors_in_shared_memory() -> None:
     region = shm.create_shared_memory_region("both", "/octest_grpc", 2 * sent.nbytes)
     try:
         shm.set_shared_memory_region(region, [sent])
-        with serving(*models(), shared_memory=True) as served, served.client() as own:
+        with serving(*models(), allow_client_shm=True) as served, served.client() as own:
             own.register_system_shared_memory("both", "/octest_grpc", 2 * sent.nbytes)
             assert own.get_system_shared_memory_status().regions["both"].byte_size == 2 * sent.nbytes
             given = client.InferInput("IN", list(sent.shape), "FP32")

@@ -51,30 +51,35 @@ class Method:
 
     Attributes:
         unary, streaming: one of them answers. open: whether it needs no key. logged: whether calls are.
+        works: whether a server that is shutting down refuses it.
     """
 
     unary: Unary | None = None
     streaming: Streaming | None = None
     open: bool = False
     logged: bool = True
+    works: bool = False
 
 
 class Call(Stream):
     """A call.
 
     Attributes:
-        started: `time.perf_counter()` when it came.
+        started: `time.perf_counter()` when it came. deployment: the name of what answers, if anything does.
     """
 
     __slots__ = (
         *("_calls", "_error", "_head_sent", "_held_bytes", "_message", "_messages", "_method", "_noted", "_reader"),
-        *("_sending", "_takes_no_more", "_task", "_timer", "_waiter", "started"),
+        *("_sending", "_takes_no_more", "_task", "_timer", "_waiter", "deployment", "started"),
+        *("_received", "_sent"),
     )
     head: CallHead
 
     def __init__(self, calls: "Calls", connection: Connection, number: int, head: CallHead) -> None:
         super().__init__(connection, number, head)
         self.started = time.perf_counter()
+        self.deployment = ""
+        self._received = self._sent = 0
         self._calls = calls
         self._method: Method | None = None
         self._reader: MessageReader | None = None
@@ -126,6 +131,7 @@ class Call(Stream):
         assert self._reader is not None
         try:
             for message in self._reader.feed(data):
+                self._received += len(message)
                 if self._messages is not None:
                     self._messages.append(message)
                     self.held = len(self._messages) > MESSAGES_WAITING
@@ -164,7 +170,7 @@ class Call(Stream):
         if size <= SMALL_BYTES or size <= self._held_bytes:
             return
         try:
-            self._calls.large_bodies.hold(size - self._held_bytes)
+            self._calls.bodies.hold(size - self._held_bytes)
         except ApiError as error:
             raise RpcError(Status.UNAVAILABLE, str(error)) from None
         self._held_bytes = size
@@ -219,6 +225,7 @@ class Call(Stream):
         peer, size = self.connection.peer, total(buffers)
         head = b"" if self._head_sent else frames.head(len(HEAD), frames.HEADERS, frames.END_HEADERS, self.id) + HEAD
         self._head_sent = True
+        self._sent += size
         prefix = PREFIX.pack(False, size)
         if size <= JOINED_BYTES and peer.takes(self, size + len(prefix)):
             peer.write_data(self, b"".join((prefix, *buffers)), head, end)
@@ -305,7 +312,7 @@ class Call(Stream):
             self._timer.cancel()
             self._timer = None
         if self._held_bytes:
-            self._calls.large_bodies.release(self._held_bytes)
+            self._calls.bodies.release(self._held_bytes)
             self._held_bytes = 0
 
     def _note(self, status: Status) -> None:
@@ -314,10 +321,11 @@ class Call(Stream):
             return
         self._noted = True
         access_log.info(
-            "gRPC %s %s %.1f ms, request %s%s",
+            "gRPC %s %s %.1f ms%s, request %s%s",
             self.head.label,
             status.name,
             (time.perf_counter() - self.started) * 1e3,
+            f", {self._received} bytes to and {self._sent} bytes from {self.deployment}" if self.deployment else "",
             self.head.request_id or f"{self._calls.name}{next(_numbers):08x}",
             f": {one_line(self._error, MAX_REASON)}" if self._error else "",
         )

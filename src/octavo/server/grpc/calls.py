@@ -28,8 +28,8 @@ class Calls:
     def __init__(self, server: Server, methods: Mapping[str, Method]) -> None:
         self.name = token_hex(8)
         self.in_flight = server.in_flight
-        self.large_bodies = server.large_bodies
-        self.max_bytes = server.settings.max_body_bytes
+        self.bodies = server.tensor_bodies
+        self.max_bytes = server.settings.max_tensor_body_bytes
         self._methods = methods
         self._keyring = Keyring(server.settings.client_keys)
         self._streams: set[Call] = set()
@@ -37,7 +37,7 @@ class Calls:
     def read_head(self, fields: Sequence[tuple[bytes, bytes]]) -> CallHead:
         """What a request with such fields calls. Whether its key is good is found out once."""
         head = read_head(fields)
-        head.known = self._keyring.find(head.authorization, head.api_key) is not None
+        head.key = self._keyring.find(head.authorization, head.api_key)
         return head
 
     def begin(self, connection: Connection, number: int, head: CallHead) -> Call:
@@ -47,7 +47,7 @@ class Calls:
     def admit(self, head: CallHead) -> Method:
         """The method that is called. Raises RpcError: there is none, or it may not be called."""
         method = self._methods.get(head.path)
-        if not head.known and self._keyring and not (method is not None and method.open):
+        if head.key is None and self._keyring and not (method is not None and method.open):
             raise RpcError(
                 Status.UNAUTHENTICATED,
                 "Incorrect API key provided. Send a valid key as 'authorization: Bearer KEY' or 'x-api-key: KEY'.",
@@ -59,7 +59,7 @@ class Calls:
         if head.encoding not in ENCODINGS:
             message = f"grpc-encoding is {head.encoding!r}, but must be one of {', '.join(ENCODINGS)}"
             raise RpcError(Status.UNIMPLEMENTED, message, (ACCEPTED,))
-        if self.in_flight.draining and not method.open:
+        if self.in_flight.draining and method.works:
             raise self.shutting_down()
         return method
 

@@ -74,7 +74,7 @@ class MessageReader:
             raise RpcError(
                 Status.RESOURCE_EXHAUSTED,
                 f"the request has {length} bytes, more than the {self._limit} that this server takes "
-                "(--max-body-bytes)",
+                "(--max-tensor-body-bytes)",
             )
         self._prefix, self._need = (compressed, length), length
 
@@ -90,7 +90,7 @@ class MessageReader:
         if len(whole) > self._limit:
             raise RpcError(
                 Status.RESOURCE_EXHAUSTED,
-                f"the request has more than the {self._limit} bytes that this server takes (--max-body-bytes)",
+                f"the request has more than the {self._limit} bytes that this server takes (--max-tensor-body-bytes)",
             )
         if not unpacker.eof:
             raise RpcError(Status.INVALID_ARGUMENT, "the request is compressed, and its end is missing")

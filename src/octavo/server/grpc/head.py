@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from octavo.server.keys import ApiKey
 from octavo.server.middleware import USABLE_ID
 from octavo.server.one_line import one_line
 
@@ -23,7 +24,7 @@ class CallHead:
     Attributes:
         path: of the method. encoding: how messages are compressed. metadata: of `USED`.
         timeout: seconds that the client waits; None for ever.
-        known: whether the key is one of the server's.
+        key: one of the server's, if it has any.
         refusal: the HTTP status for a request that is no call; 0 for one that is. wrong: what is wrong with it.
     """
 
@@ -34,7 +35,7 @@ class CallHead:
     authorization: bytes
     api_key: bytes
     timeout: float | None = None
-    known: bool = False
+    key: ApiKey | None = None
     refusal: int = 0
     wrong: str = ""
 

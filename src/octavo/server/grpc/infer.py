@@ -6,18 +6,17 @@ from contextlib import aclosing
 from typing import Any
 
 from octavo.deployments.hosted import HostedDeployment
-from octavo.hosting.errors import InferenceError
+from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import Inference
 from octavo.hosting.tensors import Buffer, Encoded, Place
 from octavo.server.context import Server
+from octavo.server.errors import ApiError
 from octavo.server.grpc.call import Call
 from octavo.server.grpc.errors import rpc_error
 from octavo.server.grpc.infer_request import InferHead, parse_head, split
 from octavo.server.grpc.infer_response import response_head, stream_error, streamed, write_response
-from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference.classification import classify
-from octavo.server.inference.lookup import find
-from octavo.server.inference.shared_memory import SharedMemory
+from octavo.server.inference.lookup import find, loaded
 from octavo.server.offload import off_loop
 
 INLINE_BYTES = 64 * 1024
@@ -36,9 +35,8 @@ DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction po
 class Inferences:
     """Requests of inference."""
 
-    def __init__(self, server: Server, shared_memory: SharedMemory) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._shared_memory = shared_memory
         self._heads: dict[bytes, InferHead] = {}
 
     async def infer(self, call: Call, message: Buffer) -> Sequence[Buffer]:
@@ -46,8 +44,9 @@ class Inferences:
         try:
             head, raw = await self._read(message)
             deployment = find(self._server.deployments, head.model, head.version)
-            if _streams(deployment):
-                raise RpcError(Status.UNIMPLEMENTED, DECOUPLED)
+            if loaded(deployment).streams:
+                raise InferenceError(DECOUPLED, Code.UNSUPPORTED)
+            call.deployment = deployment.name
             outputs = await self._compute(call, deployment, head, raw)
         except InferenceError as error:
             raise rpc_error(error) from None
@@ -87,9 +86,11 @@ class Inferences:
             return self._answer_in_order(call, _failed(error, ""), before), True
         try:
             deployment = find(self._server.deployments, head.model, head.version)
+            streams = loaded(deployment).streams
         except InferenceError as error:
             return self._answer_in_order(call, _failed(error, head.id), before), True
-        if _streams(deployment):
+        call.deployment = deployment.name
+        if streams:
             return self._answer_as_it_comes(call, self._results(call, deployment, head, raw)), False
         return self._answer_in_order(call, self._result(call, deployment, head, raw), before), True
 
@@ -170,31 +171,41 @@ class Inferences:
             if each.data is not None:
                 data = each.data
             elif each.region is not None:
-                window = self._shared_memory.window(each.region.name, each.region.offset, each.region.size)
+                window = self._server.shared_memory.window(each.region.name, each.region.offset, each.region.size)
                 data = await off_loop(window.read)
             else:
                 data = raw[index]
                 index += 1
             inputs[each.name] = Encoded(each.datatype, each.shape, data)
-        timeout, remaining = head.options.timeout, call.remaining
+        timeout, remaining, key = head.options.timeout, call.remaining, call.head.key
         if remaining is not None:
             timeout = min(timeout, remaining) if timeout else remaining
-        return Inference(inputs=inputs, outputs=head.names, priority=head.options.priority, timeout=timeout)
+        try:
+            priority = self._server.priority(head.options.priority or None, key.priorities if key else None)
+        except ApiError as error:
+            raise InferenceError(str(error)) from None
+        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout)
 
     async def _finish(
         self, deployment: HostedDeployment, head: InferHead, outputs: dict[str, Encoded]
     ) -> dict[str, Encoded]:
         """Outputs as they are wanted: as classes, or in regions, of which nothing but their shapes is sent."""
-        info = deployment.client.info
+        info = loaded(deployment)
+        labels = {spec.name: spec.labels for spec in info.outputs}
         finished = dict(outputs)
         for each in head.outputs:
             output = outputs[each.name]
             if each.classes:
-                batched = info is not None and info.max_batch_size > 0
-                place = Place(each.name, deployment.name)
-                finished[each.name] = await off_loop(classify, output, each.classes, place, batched=batched)
+                finished[each.name] = await off_loop(
+                    classify,
+                    output,
+                    each.classes,
+                    Place(each.name, deployment.name),
+                    batched=info.max_batch_size > 0,
+                    labels=labels.get(each.name, ()),
+                )
             elif each.region is not None:
-                window = self._shared_memory.window(each.region.name, each.region.offset, each.region.size)
+                window = self._server.shared_memory.window(each.region.name, each.region.offset, each.region.size)
                 await off_loop(window.write, each.name, output.data)
                 finished[each.name] = Encoded(output.datatype, output.shape, b"")
         return finished
@@ -202,9 +213,3 @@ class Inferences:
 
 async def _failed(error: InferenceError, request: str) -> list[Buffer]:
     return stream_error(str(error), request)
-
-
-def _streams(deployment: HostedDeployment) -> bool:
-    """Whether a model has any number of results; one that is not loaded will say so itself."""
-    info = deployment.client.info
-    return info is not None and info.streams

@@ -19,12 +19,8 @@ from octavo.server.inference import metadata
 from octavo.server.inference.lookup import find, is_ready, loaded
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
-from octavo.server.inference.shared_memory import SharedMemory
 
 NAME = "inference.GRPCInferenceService"
-
-OPEN = frozenset({"ServerLive", "ServerReady"})
-"""Methods that need no key: whoever watches over the process has none."""
 
 Answer = Callable[[Any], Mapping[str, Any]]
 """Answers a message with the fields of another."""
@@ -33,11 +29,10 @@ Answer = Callable[[Any], Mapping[str, Any]]
 class InferenceService:
     """The methods."""
 
-    def __init__(self, server: Server, shared_memory: SharedMemory, is_server_ready: Callable[[], bool]) -> None:
+    def __init__(self, server: Server, is_server_ready: Callable[[], bool]) -> None:
         self._server = server
-        self._shared_memory = shared_memory
         self._is_server_ready = is_server_ready
-        self._inferences = Inferences(server, shared_memory)
+        self._inferences = Inferences(server)
 
     def methods(self) -> dict[str, Method]:
         """By path."""
@@ -62,8 +57,8 @@ class InferenceService:
             "LogSettings": self._log_settings,
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
-        methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer)
-        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._inferences.stream)
+        methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
+        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._inferences.stream, works=True)
         return methods
 
     def _find(self, request: Any) -> HostedDeployment:
@@ -94,14 +89,14 @@ class InferenceService:
         raise RpcError(Status.UNAVAILABLE, metadata.REPOSITORY_IS_FIXED)
 
     def _shared_memory_status(self, request: Any) -> Mapping[str, Any]:
-        return {"regions": {each["name"]: each for each in self._shared_memory.status(request.name)}}
+        return {"regions": {each["name"]: each for each in self._server.shared_memory.status(request.name)}}
 
     def _register_shared_memory(self, request: Any) -> Mapping[str, Any]:
-        self._shared_memory.register(request.name, request.key, request.offset, request.byte_size)
+        self._server.shared_memory.register(request.name, request.key, request.offset, request.byte_size)
         return {}
 
     def _unregister_shared_memory(self, request: Any) -> Mapping[str, Any]:
-        self._shared_memory.unregister(request.name)
+        self._server.shared_memory.unregister(request.name)
         return {}
 
     def _refuse_cuda(self, request: Any) -> Mapping[str, Any]:
@@ -147,4 +142,4 @@ def _unary(name: str, answer: Answer) -> Method:
             raise rpc_error(error) from None
         return [ParseDict(fields, response_class()).SerializeToString()]
 
-    return Method(unary=unary, open=name in OPEN)
+    return Method(unary=unary)

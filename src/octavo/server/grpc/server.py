@@ -12,7 +12,6 @@ from octavo.server.grpc.health_service import HealthService
 from octavo.server.grpc.inference_service import InferenceService
 from octavo.server.grpc.reflection_service import ReflectionService
 from octavo.server.http2.connection import Connection, Limits
-from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.operations import readiness_problem
 
 log = logging.getLogger("octavo.server")
@@ -31,15 +30,13 @@ class GrpcServer:
         max_connections: beyond them the one that has been idle for longest goes, or the new one if there is none.
     """
 
-    def __init__(
-        self, server: Server, shared_memory: SharedMemory, listener: socket.socket, max_connections: int
-    ) -> None:
+    def __init__(self, server: Server, listener: socket.socket, max_connections: int) -> None:
         self._server = server
         self._max_connections = max_connections
         self._connections: set[Connection] = set()
         settings = server.settings
         self._limits = Limits(preface_timeout=settings.request_head_timeout, body_timeout=settings.request_body_timeout)
-        methods = InferenceService(server, shared_memory, self._is_ready).methods()
+        methods = InferenceService(server, self._is_ready).methods()
         methods |= HealthService(server.deployments, self._is_ready, SERVICES).methods()
         methods |= ReflectionService(SERVICES).methods()
         self._calls = Calls(server, methods)

@@ -33,5 +33,5 @@ def presence(call: Call) -> Presence:
 def allowed_options(call: Call, parameters: dict[str, object] | None) -> Options:
     """What a request says of its treatment, within what its key may. Raises InferenceError, ApiError."""
     wanted = options(parameters) if parameters else DEFAULT
-    priority = call.server.priority(wanted.priority or None, call.context)
+    priority = call.server.priority(wanted.priority or None, call.context.priorities)
     return wanted if priority == wanted.priority else Options(priority, wanted.timeout)
