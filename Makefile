@@ -22,7 +22,7 @@ SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 10
 
 # What reads model files.
-EXTRAS := onnx torch
+EXTRAS := onnx torch tensorflow tflite openvino transformers sklearn xgboost lightgbm
 
 .PHONY: serve test lint tidy types check-imports unit fuzz clients runtimes docs protos sanitize format clean
 

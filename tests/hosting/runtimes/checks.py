@@ -1,5 +1,6 @@
 """What every loader of model files must do."""
 
+import importlib
 import os
 import random
 import warnings
@@ -96,3 +97,10 @@ def check_damaged(name: str, good: Path, folder: Path, options: RuntimeOptions |
 def everything_is_installed() -> bool:
     """Whether this is `make runtimes`, where nothing is skipped."""
     return "OCTAVO_RUNTIMES" in os.environ
+
+
+def needs(module: str) -> Any:
+    """A library that only `make runtimes` installs: without it, the module's tests are skipped."""
+    if everything_is_installed():
+        return importlib.import_module(module)
+    return pytest.importorskip(module)

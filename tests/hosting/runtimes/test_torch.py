@@ -18,7 +18,8 @@ from octavo.hosting.runtime import Runtime, RuntimeOptions
 from octavo.hosting.runtimes import load
 from octavo.hosting.signature import ANY, TensorSpec
 from tests.hosting.runtimes.checks import check_damaged, execute, refusal, run
-from tests.hosting.runtimes.torch_models import Linear, Sabotage, X, free
+from tests.hosting.runtimes.pickles import Sabotage
+from tests.hosting.runtimes.torch_models import Linear, X, free
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,8 @@ from octavo.hosting.runtimes import load
 from octavo.hosting.runtimes.pytorch import Content, content_of
 from octavo.hosting.signature import TensorSpec
 from tests.hosting.runtimes.checks import check_damaged, everything_is_installed, refusal, run
-from tests.hosting.runtimes.torch_models import Linear, Sabotage, X, free
+from tests.hosting.runtimes.pickles import Sabotage
+from tests.hosting.runtimes.torch_models import Linear, X, free
 
 pytestmark = pytest.mark.skipif(not everything_is_installed(), reason="slow: make runtimes")
 

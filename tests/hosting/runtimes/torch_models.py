@@ -1,8 +1,5 @@
 """What several tests of PyTorch's models use."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -20,16 +17,6 @@ class Linear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x)  # type: ignore[no-any-return]
-
-
-class Sabotage:
-    """Unpickling it leaves a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
 
 
 def free(name: str, optional: bool = False) -> TensorSpec:

@@ -1,6 +1,7 @@
 """The loaders of model files, each by a library that is imported when a model is."""
 
 import importlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +28,67 @@ class Kind:
 RUNTIMES = {
     "onnx": Kind("onnx", "OnnxRuntime", "onnx", (".onnx", ".ort")),
     "torch": Kind("pytorch", "load_torch", "torch", (".pt", ".pth", ".pt2", ".jit", ".ts", ".safetensors")),
+    "tensorflow": Kind("tensorflow", "TensorflowRuntime", "tensorflow", ()),
+    "tflite": Kind("tflite", "TfliteRuntime", "tflite", (".tflite",)),
+    "openvino": Kind("openvino", "OpenvinoRuntime", "openvino", (".xml",)),
+    "tensorrt": Kind("tensorrt", "TensorrtRuntime", "tensorrt", (".plan", ".engine", ".trt")),
+    "transformers": Kind("huggingface", "TransformersRuntime", "transformers", ()),
+    "sklearn": Kind("sklearn", "SklearnRuntime", "sklearn", (".skops", ".joblib", ".pkl", ".pickle")),
+    "xgboost": Kind("xgboost", "XgboostRuntime", "xgboost", (".ubj",)),
+    "lightgbm": Kind("lightgbm", "LightgbmRuntime", "lightgbm", (".lgb",)),
 }
 """By the names of `--runtime`."""
+
+SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+"""What is in a folder that TensorFlow saved a model to."""
+
+_HEADS = (
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMaskedLM",
+    "ForImageClassification",
+    "ForObjectDetection",
+    "ForSemanticSegmentation",
+    "ForDepthEstimation",
+    "ForAudioFrameClassification",
+    "ForCTC",
+)
+"""How classes of transformers' models end that pipelines are for."""
 
 _BY_SUFFIX = {suffix: name for name, kind in RUNTIMES.items() for suffix in kind.suffixes}
 
 
 def runtime_of(path: Path) -> str | None:
     """Which runtime reads a file or folder, by its suffix and its content; None if none does."""
-    return _BY_SUFFIX.get(path.suffix.lower())
+    if path.is_dir():
+        if any((path / name).is_file() for name in SAVED_MODEL):
+            return "tensorflow"
+        return "transformers" if _has_pipeline(path) else None
+    if path.name in SAVED_MODEL:
+        return "tensorflow"
+    return _BY_SUFFIX.get(path.suffix.lower()) or _by_content(path)
+
+
+def _has_pipeline(folder: Path) -> bool:
+    """Whether a model of transformers is there that is for a pipeline, and no language model."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return any(each.endswith(_HEADS) for each in config["architectures"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _by_content(path: Path) -> str | None:
+    """For files whose suffix says little."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).lstrip()
+    except OSError:
+        return None
+    if head.startswith(b"{") and b"learner" in head:
+        return "xgboost"
+    return "lightgbm" if head.startswith(b"tree\n") else None
 
 
 def load(name: str, path: Path, options: RuntimeOptions) -> Runtime:

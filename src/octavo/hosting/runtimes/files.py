@@ -57,3 +57,12 @@ def existing(path: Path) -> Path:
 def unreadable(path: Path, by: str, error: BaseException | str) -> ConfigError:
     """A file that a library cannot load."""
     return ConfigError(f"{path} cannot be loaded by {by}: {line(error)}")
+
+
+def untrusted(path: Path, what: str, instead: str) -> ConfigError:
+    """What is loaded with --trust-pickle alone."""
+    return ConfigError(
+        f"{path} {what}: loading it runs whatever code its author put there. If you trust them, give --trust-pickle; "
+        f"else {instead}",
+        "trust_pickle",
+    )

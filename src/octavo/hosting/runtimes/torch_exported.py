@@ -8,7 +8,8 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.hosting.runtime import RuntimeOptions
-from octavo.hosting.runtimes.torch_module import OUTPUT, Callee, datatype_of, heard, named, untrusted, wants_code
+from octavo.hosting.runtimes.files import untrusted
+from octavo.hosting.runtimes.torch_module import OUTPUT, Callee, datatype_of, heard, named, wants_code
 from octavo.hosting.signature import ANY, TensorSpec, first_dims_are_free, without_batch
 
 INPUT = "INPUT__{}"

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,12 +202,3 @@ def plain(error: BaseException) -> BaseException | str:
     """What PyTorch says of a pickle, without its advice how to load it all the same."""
     _, found, what = str(error).partition("WeightsUnpickler error:")
     return what.partition("\n\n")[0] if found else error
-
-
-def untrusted(path: Path, what: str, instead: str) -> ConfigError:
-    """What is loaded with --trust-pickle alone."""
-    return ConfigError(
-        f"{path} {what}: loading it runs whatever code its author put there. If you trust them, give --trust-pickle; "
-        f"else {instead}",
-        "trust_pickle",
-    )

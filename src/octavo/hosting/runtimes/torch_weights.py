@@ -10,8 +10,8 @@ from typing import Any
 from octavo.errors import ConfigError
 from octavo.hosting.own_code import find_code, refusal
 from octavo.hosting.runtime import RuntimeOptions
-from octavo.hosting.runtimes.files import library, line
-from octavo.hosting.runtimes.torch_module import OUTPUT, Callee, untrusted, wants_code
+from octavo.hosting.runtimes.files import library, line, untrusted
+from octavo.hosting.runtimes.torch_module import OUTPUT, Callee, wants_code
 from octavo.hosting.signature import TensorSpec
 
 CLASS = "--model-class file.py:Class names the class that they belong to"
