@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import pkgutil
 import random
 import re
@@ -12,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in an engine's process: see octavo.backends.reference.workers
 
 import numpy as np
 import pytest

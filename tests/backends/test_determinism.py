@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from octavo.backends.reference import kernels
 from octavo.backends.reference.executor import ReferenceExecutor
 from octavo.backends.reference.workers import Workers
-from octavo.models import build
 from tests.backends.batches import Runner
 from tests.models import oracle
 from tests.properties import examples
@@ -21,16 +20,9 @@ TOKENS = np.random.default_rng(5).integers(0, 83, 70).tolist()
 def executor_for(
     name: str, *, page_size: int = 16, num_pages: int = 128, threads: int | None = None
 ) -> ReferenceExecutor:
-    model = oracle.make(name)
-    built = build(model.config.to_dict())
-    return ReferenceExecutor(
-        built.graph,
-        oracle.tensors(model),
-        vocab_size=built.vocab_size,
-        num_pages=num_pages,
-        page_size=page_size,
-        threads=threads,
-    )
+    graph, tensors, vocab_size = oracle.parts(name)
+    more = {"num_pages": num_pages, "page_size": page_size, "threads": threads}
+    return ReferenceExecutor(graph, tensors, vocab_size=vocab_size, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -19,12 +19,8 @@ TOKENS = np.random.default_rng(6).integers(0, 83, 30).tolist()
 
 
 def executor_for(name: str, *, page_size: int = 4) -> ReferenceExecutor:
-    model = oracle.make(name)
-    built = build(model.config.to_dict())
-    tensors = oracle.tensors(model)
-    return ReferenceExecutor(
-        built.graph, tensors, vocab_size=built.vocab_size, num_pages=32, page_size=page_size, threads=1
-    )
+    graph, tensors, vocab_size = oracle.parts(name)
+    return ReferenceExecutor(graph, tensors, vocab_size=vocab_size, num_pages=32, page_size=page_size, threads=1)
 
 
 def greedy(rows: list[int]) -> LogitRows:
@@ -112,10 +108,9 @@ def test_rotations_do_not_depend_on_the_order_in_which_they_were_asked_for() -> 
 
 
 def test_the_vocabulary_must_be_the_graphs() -> None:
-    model = oracle.make("llama")
-    built = build(model.config.to_dict())
+    graph, tensors, _ = oracle.parts("llama")
     with pytest.raises(ValueError, match=r"83 logits.*84 tokens"):
-        ReferenceExecutor(built.graph, oracle.tensors(model), vocab_size=84, num_pages=1)
+        ReferenceExecutor(graph, tensors, vocab_size=84, num_pages=1)
 
 
 def test_steps_do_not_change_what_was_submitted() -> None:

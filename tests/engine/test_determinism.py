@@ -30,7 +30,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def engine_for(model: Path, backend: str, **settings: int) -> Engine:
-    defaults = {"max_num_seqs": 32, "max_num_batched_tokens": 256, "kv_cache_memory_bytes": 2**20}
+    # That threads change nothing is for backends to say: tests run beside others, for which several only wait.
+    defaults = {"max_num_seqs": 32, "max_num_batched_tokens": 256, "kv_cache_memory_bytes": 2**20, "threads": 1}
     config = EngineConfig(model=str(model), backend=backend, **(defaults | settings))  # type: ignore[arg-type]
     return load_engine(config).engine
 

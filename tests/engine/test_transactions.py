@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -129,6 +130,12 @@ def note(found: dict[tuple[str, int], Trace], outputs: list[Output]) -> None:
 
 
 def undisturbed(settings: dict[str, int]) -> dict[tuple[str, int], Trace]:
+    return _undisturbed(tuple(settings.items()))
+
+
+@cache
+def _undisturbed(items: tuple[tuple[str, int], ...]) -> dict[tuple[str, int], Trace]:
+    settings = dict(items)
     engine = engine_on(ToyExecutor(**pages_of(settings)), **seats_of(settings))
     for request in requests(poison=False):
         engine.add(request)

@@ -1,12 +1,17 @@
 """Tiny random models of every family as transformers builds them: the oracle for graphs and backends."""
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from octavo.graph.ops import Graph
+from octavo.models import build
 from octavo.weights.tensor import Format, Tensor
+
+torch.set_num_threads(1)  # for models as small as these a second one only waits for its turn
 
 SIZES = {
     "vocab_size": 83,
@@ -81,6 +86,22 @@ def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
         array = np.ascontiguousarray(array)
         found[name] = Tensor(name, array.shape, Format.F32, array)
     return found
+
+
+class Parts(NamedTuple):
+    """What backends are made of."""
+
+    graph: Graph
+    tensors: dict[str, Tensor]
+    vocab_size: int
+
+
+@cache
+def parts(name: str) -> Parts:
+    """The model's, for those who change nothing in them."""
+    model = make(name)
+    built = build(model.config.to_dict())
+    return Parts(built.graph, tensors(model), built.vocab_size)
 
 
 def logprobs(model: PreTrainedModel, tokens: list[int]) -> np.ndarray:
