@@ -87,7 +87,7 @@ def test_any_config(name: str) -> None:
     scaling = st.fixed_dictionaries({}, optional={"rope_scaling": ROPE, "rope_parameters": ROPE})
     small = {key: ODD.filter(lambda value: not (type(value) is int and 64 < value <= 4096)) for key in keys}
 
-    @examples(80)
+    @examples(40)
     @given(st.fixed_dictionaries({}, optional=small), st.none() | scaling)
     def check(changes: dict[str, Any], rope: dict[str, Any] | None) -> None:
         few = dict(list(changes.items())[:3]) | (rope or {})
@@ -102,7 +102,7 @@ def test_any_config(name: str) -> None:
 )
 def test_any_small_file(file: str, tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "tiny")
-    path = folder / f"{file}.json"
+    path = folder / file
     whole = json.loads(path.read_text()) if path.exists() else {}
     keys = {*whole, "eos_token_id", "bos_token_id", "bos_token", "eos_token", "add_bos_token", "added_tokens_decoder"}
     keys |= {
@@ -115,7 +115,6 @@ def test_any_small_file(file: str, tmp_path: Path) -> None:
         "architectures",
     }
 
-    @examples(100)
     @given(st.dictionaries(st.sampled_from(sorted(keys)), ODD, min_size=1, max_size=3))
     def check(changes: dict[str, Any]) -> None:
         path.write_text(json.dumps(whole | changes))
