@@ -19,7 +19,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n l
 
 # Of `make fuzz`: SEED repeats a run, FACTOR is how many times the examples of `make test` are tried.
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
-FACTOR ?= 10
+FACTOR ?= 20
 
 # What reads model files.
 EXTRAS := onnx torch tensorflow tflite openvino transformers sklearn xgboost lightgbm

@@ -7,10 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from octavo import LLM, InvalidRequest, RequestOutput, SamplingParams, StreamChunk, StructuredOutputsParams
+from tests.properties import examples
 
 TEXTS = st.text("the quick brown fox\n é😀", min_size=1, max_size=40)
 PARAMS = st.fixed_dictionaries(
@@ -41,7 +42,7 @@ PARAMS = st.fixed_dictionaries(
         "repetition_detection": st.fixed_dictionaries({"max_pattern_size": st.integers(1, 3), "min_count": st.just(2)}),
     },
 )
-SETTINGS = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = {"suppress_health_check": [HealthCheck.function_scoped_fixture]}  # examples change nothing in them
 
 
 SCHEMA = {
@@ -93,7 +94,7 @@ def usage(output: RequestOutput) -> tuple[int, int]:
     return output.usage.prompt_tokens, output.usage.completion_tokens
 
 
-@SETTINGS
+@examples(20, **SHARED)
 @given(TEXTS | st.lists(st.integers(0, 300), min_size=1, max_size=40), PARAMS)
 def test_generate(llm: LLM, server: httpx.Client, prompt: str | list[int], fields: dict[str, Any]) -> None:
     reply = completions(server, prompt, fields)
@@ -109,7 +110,7 @@ def test_generate(llm: LLM, server: httpx.Client, prompt: str | list[int], field
         assert drawn == theirs["logprobs"]["token_logprobs"]
 
 
-@SETTINGS
+@examples(20, **SHARED)
 @given(st.lists(TEXTS, min_size=1, max_size=3), PARAMS)
 def test_chat(llm: LLM, server: httpx.Client, texts: list[str], fields: dict[str, Any]) -> None:
     roles = ("user", "assistant")
@@ -126,7 +127,7 @@ def test_chat(llm: LLM, server: httpx.Client, texts: list[str], fields: dict[str
     assert output.prompt_token_ids == reply.json()["prompt_token_ids"]
 
 
-@SETTINGS
+@examples(20, **SHARED)
 @given(TEXTS, PARAMS)
 def test_a_stream_adds_up_to_the_whole(llm: LLM, prompt: str, fields: dict[str, Any]) -> None:
     params = SamplingParams(**fields)
@@ -148,7 +149,7 @@ def test_a_stream_adds_up_to_the_whole(llm: LLM, prompt: str, fields: dict[str, 
     assert logprobs == [output.logprobs or [] for output in whole.outputs]
 
 
-@settings(SETTINGS, max_examples=15)
+@examples(10, **SHARED)
 @given(TEXTS, STRUCTURED, st.fixed_dictionaries({"max_tokens": st.integers(1, 24), "n": st.integers(1, 2)}))
 def test_structured_outputs(
     llm: LLM, server: httpx.Client, text: str, wanted: dict[str, Any], fields: dict[str, Any]

@@ -177,7 +177,7 @@ def test_no_field_is_a_server_error(server: httpx.Client, route: str) -> None:
     description = server.get("/openapi.json").json()
 
     @given(body=bodies(route, description))
-    @examples(60, suppress_health_check=list(HealthCheck))
+    @examples(30, suppress_health_check=list(HealthCheck))
     def answers(body: str) -> None:
         response = server.post(route, content=body, headers={"content-type": "application/json"})
         assert response.status_code in (200, 400, 404, 413), (response.text, body)

@@ -6,10 +6,11 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.server import large_json
+from tests.properties import examples
 
 scalars = (
     st.none()
@@ -40,14 +41,13 @@ def outcome(loads: Any, data: bytes) -> Any:
 
 
 @given(value=values, indent=st.sampled_from([None, 1]), ascii_only=st.booleans())
-@settings(deadline=None)
 def test_values_are_the_same(value: Any, indent: int | None, ascii_only: bool) -> None:
     data = json.dumps(value, indent=indent, ensure_ascii=ascii_only).encode()
     assert large_json.loads(data) == orjson.loads(data)
 
 
 @given(value=values, place=st.floats(0, 1), change=st.sampled_from([*'[]{},:"\\ 1', ""]))
-@settings(deadline=None, max_examples=300)
+@examples(150)
 def test_what_is_no_json_is_no_json_in_pieces_either(value: Any, place: float, change: str) -> None:
     text = json.dumps(value)
     at = int(place * len(text))

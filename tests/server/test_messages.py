@@ -244,7 +244,7 @@ def test_thinking_that_is_not_wanted_or_not_shown(claude: anthropic.Anthropic, e
 
 
 @given(data=st.data())
-@examples(60, suppress_health_check=list(HealthCheck))
+@examples(30, suppress_health_check=list(HealthCheck))
 def test_streamed_equals_whole(address: str, engine: FakeEngine, data: st.DataObject) -> None:
     thought = st.sampled_from(["", "<think>\nHm, größer 😀?\n</think>\n\n", "<think>cut"])
     piece = st.sampled_from(["I will look.", " a < b ", "<tool", "\n\n", "où\u2028", PARIS, NOW, '{"name": "x"}'])

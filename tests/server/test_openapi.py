@@ -26,7 +26,7 @@ def test_no_input_is_a_server_error(url: str, engine: FakeEngine, mode: Generati
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @examples(7, suppress_health_check=list(HealthCheck))
+        @examples(4, suppress_health_check=list(HealthCheck))
         def answers(case: schemathesis.Case) -> None:
             response = case.call(timeout=20)
             assert response.status_code < 500

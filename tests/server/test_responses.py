@@ -596,7 +596,7 @@ PIECES = ["<think>\nHm.\n</think>\n\n", "Well, ", "😀 größere ", PARIS + "\n
 
 
 @given(pieces=st.lists(st.sampled_from(PIECES), max_size=5), most=st.integers(1, 60))
-@examples(30, suppress_health_check=list(HealthCheck))
+@examples(20, suppress_health_check=list(HealthCheck))
 def test_joined_streams_equal_whole_answers(
     hermes: openai.OpenAI, engine: FakeEngine, pieces: list[str], most: int
 ) -> None:

@@ -173,7 +173,7 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 def test_messages_have_no_control_tokens_and_templates_keep_theirs(family: str) -> None:
     tokenizer = TOKENIZERS[family]
 
-    @examples(60)
+    @examples(30)
     @given(conversations(family))
     def check(messages: list[dict[str, Any]]) -> None:
         text = _rendered(tokenizer, messages)
@@ -451,7 +451,7 @@ def _expression() -> st.SearchStrategy[str]:
     return st.recursive(atoms, compound, max_leaves=8)
 
 
-@examples(300)
+@examples(150)
 @given(_expression(), st.text(THEIRS, max_size=5), st.text(THEIRS, max_size=5))
 def test_what_a_template_wrote_is_told_from_what_it_was_given(expression: str, x: str, y: str) -> None:
     source = (

@@ -180,7 +180,7 @@ FRAMES = [
 ]
 
 
-@examples(150)
+@examples(100)
 @given(EXPRESSIONS, st.sampled_from(FRAMES))
 def test_what_is_within_bounds_is_what_jinja_writes(expression: str, frame: str) -> None:
     source = frame.replace("VALUE", expression)
