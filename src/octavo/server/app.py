@@ -22,7 +22,7 @@ from octavo.server.errors import ErrorFormat, on_http_exception, on_invalid_requ
 from octavo.server.host_middleware import HostMiddleware
 from octavo.server.hosts import ANY
 from octavo.server.inference.app import ROOT, InferenceMiddleware
-from octavo.server.inference.documentation import document
+from octavo.server.inference.documentation import document, with_models
 from octavo.server.inference.http import ErrorFormat as InferenceErrors
 from octavo.server.middleware import (
     REQUEST_ID_HEADERS,
@@ -52,10 +52,11 @@ class Application(FastAPI):
         await Starlette.__call__(self, scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The description of all routes."""
+        """The description of all routes, and of the bodies of models that are offered now."""
         if self.openapi_schema is None:
             document(super().openapi())
-        return super().openapi()
+        server: Server = self.state.server
+        return with_models(super().openapi(), server.deployments.hosted)
 
 
 def create_app(settings: ServerSettings, deployments: Deployments, administer: Administer | None = None) -> FastAPI:

@@ -3,12 +3,12 @@
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
 from octavo.server.context import Server
 from octavo.server.errors import ApiError, error_response
+from octavo.server.inference.bodies import GENERATE, generate_text, takes_prompts
 from octavo.server.inference.http import Call, api_error, refuse
-from octavo.server.inference.routes import PREDICT, Found, find_route
+from octavo.server.inference.routes import PREDICT, Found, Route, find_route
 from octavo.server.leaving import ClientGone
 
 ROOT = "/v2"
@@ -29,15 +29,26 @@ class InferenceMiddleware:
         if root := scope.get("root_path", ""):
             path = path.removeprefix(root)
         found = find_route(path) if path.startswith(("/v2", "/v1/models/")) else None
-        if self._is_ours(path, found):
+        if found is not None or path == ROOT or path.startswith(f"{ROOT}/"):
             await self._answer(found, Call(self._server, scope, receive, send))
+        elif path == GENERATE and scope["method"] == "POST" and takes_prompts(self._server):
+            await self._generate(Call(self._server, scope, receive, send))
         else:
             await self._app(scope, receive, send)
 
-    def _is_ours(self, path: str, found: Found | None) -> bool:
-        if found is None:
-            return path == ROOT or path.startswith(f"{ROOT}/")
-        return found.route is not PREDICT or self._takes_tensors(found.name)
+    async def _generate(self, call: Call) -> None:
+        """Language models answer prompts, too; what they are asked is read here first."""
+        call.scope["route"] = _GENERATE
+        try:
+            receive = await generate_text(call)
+        except ClientGone:
+            return
+        except (InferenceError, ApiError) as error:
+            said = api_error(error) if isinstance(error, InferenceError) else error
+            await error_response(said, call.scope)(call.scope, call.receive, call.send)
+            return
+        if receive is not None:
+            await self._app(call.scope, receive, call.send)
 
     async def _answer(self, found: Found | None, call: Call) -> None:
         try:
@@ -61,9 +72,8 @@ class InferenceMiddleware:
             else:
                 await refuse(call, said)
 
-    def _takes_tensors(self, name: str) -> bool:
-        model = self._server.deployments.get(name)
-        return isinstance(model, HostedDeployment) and model.client.info is not None and model.client.info.body is None
+
+_GENERATE = Route(GENERATE, {})
 
 
 def _allow(found: Found) -> dict[str, str]:

@@ -1,9 +1,14 @@
 """The protocol's routes as the server's documentation has them, which the framework does not know of."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
+import orjson
+
+from octavo.deployments.hosted import HostedDeployment
+from octavo.server.errors import ERROR_SCHEMA, error_responses
 from octavo.server.inference.routes import PREDICT, ROUTES, Route
 
 TAG = "Open Inference Protocol"
@@ -73,6 +78,49 @@ def document(schema: dict[str, Any]) -> None:
             operations = schema["paths"].setdefault(path, {})
             for method in route.methods:
                 operations.setdefault(method.lower(), _operation(route, method, path))
+
+
+def with_models(schema: dict[str, Any], deployments: Iterable[HostedDeployment]) -> dict[str, Any]:
+    """The same description with the bodies of those models that say what theirs are, as they are offered now."""
+    paths, schemas = dict(schema["paths"]), dict(schema.get("components", {}).get("schemas", {}))
+    for each in deployments:
+        info = each.client.info
+        if info is None or info.body is None:
+            continue
+        prefix = re.sub(r"[^\w.-]", "_", each.name)
+        body, result, definitions = _renamed([info.body, info.result, info.definitions], prefix)
+        schemas |= {f"{prefix}.{name}": value for name, value in definitions.items()}
+        content = {"application/json": {"schema": body}}
+        if info.files:
+            content["multipart/form-data"] = {"schema": _form(body, info.files)}
+        answer = "text/event-stream" if info.streams else "application/json"
+        paths[f"/v1/models/{quote(each.name, safe='')}/predict"] = {
+            "post": {
+                "tags": ["Hosted models"],
+                "summary": f"Ask {each.name}",
+                "operationId": f"predict_{prefix}",
+                "requestBody": {"required": True, "content": content},
+                "responses": {
+                    "200": {"description": "What the model says.", "content": {answer: {"schema": result or {}}}},
+                    **error_responses(ERROR_SCHEMA),
+                },
+            }
+        }
+    components = {**schema.get("components", {}), "schemas": schemas}
+    return {**schema, "paths": paths, "components": components}
+
+
+def _renamed(schemas: list[Any], prefix: str) -> list[Any]:
+    """Schemas whose references are to names that no other model has."""
+    text = orjson.dumps(schemas).replace(b'"#/$defs/', f'"#/components/schemas/{prefix}.'.encode())
+    found: list[Any] = orjson.loads(text)
+    return found
+
+
+def _form(body: dict[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """A body as a form, in which files are files."""
+    fields = {name: {"type": "string", "format": "binary"} for name in files}
+    return {**body, "properties": {**body["properties"], **fields}}
 
 
 def _paths(route: Route) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.server.errors import invalid
+from octavo.server.inference.bodies import predict_body
 from octavo.server.inference.body import read_body
 from octavo.server.inference.http import Call
 from octavo.server.inference.infer import STREAMS
@@ -16,8 +17,12 @@ MAX_INSTANCES = 4096
 
 
 async def predict(call: Call) -> None:
-    """Compute one item, `{"input": nested list}`, to `{"output": nested list}`, of a model that takes tensors."""
-    model = _model(call)
+    """Compute one item: `{"input": nested list}` to `{"output": nested list}`, or what the model's own code takes."""
+    deployment, info = begin(call)
+    if info.body is not None:
+        await predict_body(call, deployment, info)
+        return
+    model = TensorModel(deployment.client, info, allowed_options(call, None).priority)
     body = await read_json(call.server, await read_body(call))
     with presence(call):
         outputs = await model.item(body)
