@@ -81,7 +81,9 @@ class HostingConfig:
         least=0,
         most=LONGEST,
     )
-    device: str = setting("auto", help="Where a hosted model computes: auto, cpu, cuda, cuda:1.", metavar="NAME")
+    device: str = setting(
+        "auto", help="Where a hosted model computes: auto, cpu, cuda, cuda:1; ONNX also on tensorrt.", metavar="NAME"
+    )
     runtime_threads: int | None = setting(
         None, help="Threads that one call computes with.", least=1, most=1024, without="what the runtime finds best"
     )

@@ -44,8 +44,11 @@ class RuntimeComputation:
         return Task(arrays, items, self._kind(arrays), message.outputs)
 
     def _kind(self, arrays: Arrays) -> Hashable:
-        """What is computed together has the same inputs, of the same sizes but for the batch."""
-        return tuple((name, () if name in self._ragged else array.shape[1:]) for name, array in sorted(arrays.items()))
+        """What is computed together has the same inputs, of the same types and of the same sizes but for the batch."""
+        return tuple(
+            (name, array.dtype.str, () if name in self._ragged else array.shape[1:])
+            for name, array in sorted(arrays.items())
+        )
 
     def compute(self, tasks: Sequence[Task]) -> Sequence[Answer | InferenceError]:
         """Compute a batch. If it fails as a whole, each request is computed alone: one may be to blame."""

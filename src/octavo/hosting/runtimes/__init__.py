@@ -30,7 +30,7 @@ RUNTIMES = {
     "torch": Kind("pytorch", "load_torch", "torch", (".pt", ".pth", ".pt2", ".jit", ".ts", ".safetensors")),
     "tensorflow": Kind("tensorflow", "TensorflowRuntime", "tensorflow", ()),
     "tflite": Kind("tflite", "TfliteRuntime", "tflite", (".tflite",)),
-    "openvino": Kind("openvino", "OpenvinoRuntime", "openvino", (".xml",)),
+    "openvino": Kind("openvino", "OpenvinoRuntime", "openvino", ()),
     "tensorrt": Kind("tensorrt", "TensorrtRuntime", "tensorrt", (".plan", ".engine", ".trt")),
     "transformers": Kind("huggingface", "TransformersRuntime", "transformers", ()),
     "sklearn": Kind("sklearn", "SklearnRuntime", "sklearn", (".skops", ".joblib", ".pkl", ".pickle")),
@@ -88,6 +88,8 @@ def _by_content(path: Path) -> str | None:
         return None
     if head.startswith(b"{") and b"learner" in head:
         return "xgboost"
+    if path.suffix.lower() == ".xml" and b"<net" in head:
+        return "openvino"
     return "lightgbm" if head.startswith(b"tree\n") else None
 
 

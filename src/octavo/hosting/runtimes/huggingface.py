@@ -91,22 +91,25 @@ class TransformersRuntime:
         self._pads = tokenizer is None or tokenizer.pad_token_id is not None
 
     def execute(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        items = self._items(inputs)
-        results = self._pipeline(items, batch_size=len(items) if self._pads else 1)
-        if len(items) == 1 and not (isinstance(results, list) and len(results) == 1):
-            results = [results]  # some pipelines take a list of one for what is in it
-        answers = np.empty(len(items), object)
+        columns = {name: self._column(name, array) for name, array in inputs.items()}
+        results = self._together(columns[ARGS]) if list(columns) == [ARGS] else self._one_by_one(columns)
+        answers = np.empty(len(results), object)
         answers[:] = [orjson.dumps(each, _written, orjson.OPT_SERIALIZE_NUMPY) for each in results]
         return {OUTPUT: answers}
 
-    def _items(self, inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """What the pipeline takes for each request."""
-        columns = {name: self._column(name, array) for name, array in inputs.items()}
-        if len(columns) == 1 and ARGS in columns:
-            return columns[ARGS]
-        names = {ARGS: "image" if self._image else "sequences"}
-        rows = zip(*columns.values(), strict=True)
-        return [dict(zip((names.get(name, name) for name in columns), row, strict=True)) for row in rows]
+    def _together(self, items: list[Any]) -> list[Any]:
+        results = self._pipeline(items, batch_size=len(items) if self._pads else 1)
+        if len(items) == 1 and not (isinstance(results, list) and len(results) == 1):
+            return [results]  # some pipelines take a list of one for what is in it
+        return list(results)
+
+    def _one_by_one(self, columns: dict[str, list[Any]]) -> list[Any]:
+        """Requests with arguments of their own, of which a pipeline takes one set in a call."""
+        first = columns.pop(ARGS, None)
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        if first is None:
+            return [self._pipeline(**row) for row in rows]
+        return [self._pipeline(each, **row) for each, row in zip(first, rows, strict=True)]
 
     def _column(self, name: str, array: NDArray[Any]) -> list[Any]:
         if array.dtype != object:
