@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +25,28 @@ def configure_logging(level: str, console: "Console | None" = None) -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    _leave_out_what_no_line_has()
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _leave_out_what_no_line_has() -> None:
+    """Thousands of requests a second have a line each (see "Optimization" in Python's logging HOWTO)."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # records need not know who made them
+
+
+class _LineFormatter(logging.Formatter):
+    """Works out once a second what time it is."""
+
+    _second = -1
+    _text = ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        """As logging does without a `datefmt`."""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._text = second, time.strftime(self.default_time_format, time.localtime(second))
+        return f"{self._text},{int(record.msecs):03d}"
