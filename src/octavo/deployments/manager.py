@@ -195,8 +195,9 @@ class DeploymentManager:
         finally:
             self._changing = None
 
-    def sources(self) -> dict[str, list[str]]:
-        """The files of the code that is to be loaded again when they change, by the workers that have loaded it."""
+    def sources(self) -> dict[str, dict[str, float]]:
+        """The files of the code that is to be loaded again when they change, by the workers that have loaded it, each
+        with when it had been written."""
         found = {}
         for worker, entry in self._entries.items():
             if entry.role is Role.OFFERED and entry.hosted is not None and entry.hosted.hosting.reload:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from octavo.deployments.manager import DeploymentManager
@@ -17,9 +17,9 @@ async def reload_when_changed(manager: DeploymentManager) -> None:
     seen: dict[str, dict[str, float]] = {}
     while True:
         await asyncio.sleep(WATCH_SECONDS)
-        for worker, files in manager.sources().items():
-            times = _times(files)
-            if seen.setdefault(worker, times) != times:
+        for worker, loaded in manager.sources().items():
+            times = _times(loaded)
+            if seen.setdefault(worker, loaded) != times:
                 seen[worker] = times
                 try:
                     await manager.reload(worker)
@@ -27,7 +27,7 @@ async def reload_when_changed(manager: DeploymentManager) -> None:
                     log.exception("cannot load %s again", worker)
 
 
-def _times(files: Sequence[str]) -> dict[str, float]:
+def _times(files: Iterable[str]) -> dict[str, float]:
     """When files were written last; those that are being replaced are missing."""
     found = {}
     for file in files:

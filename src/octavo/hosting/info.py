@@ -23,7 +23,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         result: of one request, or of each piece if it streams, as JSON.
         definitions: that both refer to, under "#/$defs/".
         files: the fields of a body that are files or bytes.
-        sources: the files of the code, and of what it imports from beside it.
+        sources: the files of the code, and of what it imports from beside it, with when each was written last.
         text: the field that `/generate` calls "prompt"; empty if this model has no such field.
     """
 
@@ -41,7 +41,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     result: dict[str, Any] | None = None
     definitions: dict[str, Any] = {}
     files: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
+    sources: dict[str, float] = {}
     text: str = ""
 
     @property

@@ -87,18 +87,19 @@ def refusal(what: str, error: BaseException) -> ConfigError:
     return ConfigError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}{where}")
 
 
-def sources_of(target: Callable[..., Any]) -> tuple[str, ...]:
-    """The files that somebody's own code has been loaded from: its own, and those of modules from the same folder."""
+def sources_of(target: Callable[..., Any]) -> dict[str, float]:
+    """The files that somebody's own code has been loaded from, its own and those of modules from the same folder, each
+    with when it was written last."""
     own = getattr(sys.modules.get(target.__module__), "__file__", None)
     if own is None:
-        return ()
+        return {}
     folder = Path(own).resolve().parent
     found = {Path(own).resolve()}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
         if file and (path := Path(file).resolve()).is_relative_to(folder) and "site-packages" not in path.parts:
             found.add(path)
-    return tuple(map(str, sorted(found)))
+    return {str(path): path.stat().st_mtime for path in sorted(found) if path.exists()}
 
 
 def place_of(target: Callable[..., Any]) -> str:
