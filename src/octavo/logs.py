@@ -30,6 +30,7 @@ def configure_logging(level: str, console: "Console | None" = None) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("hpack").setLevel(logging.WARNING)  # it would log every header field, and with them keys
 
 
 def _leave_out_what_no_line_has() -> None:

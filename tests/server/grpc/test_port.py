@@ -16,13 +16,16 @@ from octavo.deployments.hosted import HostedDeployment
 from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
 from octavo.server.app import create_app
+from octavo.server.http2 import frames
+from octavo.server.http2.frames import ErrorCode
 from octavo.server.listener import bind, bind_grpc, grpc_address_of
 from octavo.server.run import HttpServer
 from octavo.server.settings import ServerSettings
 from tests.server.conftest import eventually
 from tests.server.grpc.serving import SAMPLES, Served, models
-from tests.server.grpc.test_infer import tensor
+from tests.server.grpc.test_infer import described, request, tensor
 from tests.server.grpc.test_stream import Answers
+from tests.server.http2.raw import CALL, RawClient
 from tests.server.inference.fake import fake
 
 SETTINGS = ServerSettings(port=0)
@@ -101,6 +104,29 @@ def test_from_the_first_model_to_the_end_of_the_server() -> None:
             assert found[0].as_numpy("OUT").tolist() == SAMPLES[Datatype.FP64].tolist()
         server.thread.join(10)
         assert not connects(server.address)
+
+
+def test_calls_that_cross_the_news_of_the_end() -> None:
+    """A client that has not heard yet begins one more call: it is not answered, and disturbs no other."""
+    message = request("FP64", described("IN", "FP64", [1]), raw=(bytes(8),)).SerializeToString()
+    message = bytes((0, 0, 0, 0, len(message))) + message
+    fields = (*CALL[:2], (":path", "/inference.GRPCInferenceService/ModelInfer"), *CALL[3:])
+    with running() as server:
+        served = server.offer(*models())
+        model = fake(served.models["FP64"])
+        model.hold = asyncio.Event()
+        with RawClient(server.address) as client:
+            client.head(1, fields=fields)
+            client.data(1, message)
+            eventually(lambda: model.seen is not None)
+            served.do(lambda: server.http.stop(20))
+            assert client.until(frames.GOAWAY).payload == bytes((0, 0, 0, 1, 0, 0, 0, 0))
+            client.head(3, fields=fields)
+            client.data(3, message)
+            client.send(frames.rst_stream(3, ErrorCode.CANCEL))
+            served.do(model.hold.set)
+            assert client.answer() == {"grpc-status": "0"}
+            assert client.next() is None
 
 
 def test_a_second_signal_does_not_wait() -> None:

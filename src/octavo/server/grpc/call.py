@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
-from octavo.server.body import SMALL_BYTES
+from octavo.server.body import INLINE_BYTES
 from octavo.server.errors import ApiError
-from octavo.server.grpc.framing import PREFIX, MessageReader, total
+from octavo.server.grpc.framing import PREFIX, Message, MessageReader, total
 from octavo.server.grpc.head import CallHead
 from octavo.server.grpc.status import TRAILERS_OK, RpcError, Status
 from octavo.server.http2 import frames
 from octavo.server.http2.connection import Connection
 from octavo.server.http2.stream import Buffer, Stream
 from octavo.server.middleware import MAX_REASON
+from octavo.server.offload import off_loop
 from octavo.server.one_line import one_line
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Call(Stream):
         self._calls = calls
         self._method: Method | None = None
         self._reader: MessageReader | None = None
-        self._message: Buffer | None = None
-        self._messages: deque[Buffer] | None = None
+        self._message: Message | None = None
+        self._messages: deque[Message] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[bytes] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -131,7 +132,7 @@ class Call(Stream):
         assert self._reader is not None
         try:
             for message in self._reader.feed(data):
-                self._received += len(message)
+                self._received += len(message.data)
                 if self._messages is not None:
                     self._messages.append(message)
                     self.held = len(self._messages) > MESSAGES_WAITING
@@ -166,8 +167,8 @@ class Call(Stream):
         self._give_up(RpcError(Status.CANCELLED, "the rest of the request did not come in time"))
 
     def _account(self, size: int) -> None:
-        """Large messages are bounded all together."""
-        if size <= SMALL_BYTES or size <= self._held_bytes:
+        """Messages that are not small are bounded all together."""
+        if size <= INLINE_BYTES or size <= self._held_bytes:
             return
         try:
             self._calls.bodies.hold(size - self._held_bytes)
@@ -180,7 +181,7 @@ class Call(Stream):
         assert self._messages is not None
         while True:
             while self._messages:
-                yield self._messages.popleft()
+                yield await self._read(self._messages.popleft())
                 if self.held and len(self._messages) <= MESSAGES_WAITING:
                     self.held = False
                     self.connection.give_credit(self)
@@ -200,6 +201,9 @@ class Call(Stream):
     def ending(self) -> bool:
         """Whether the server is shutting down."""
         return self._takes_no_more
+
+    async def _read(self, message: Message) -> Buffer:
+        return await off_loop(message.unpacked, self._calls.max_bytes) if message.encoding else message.data
 
     def take_no_more(self) -> None:
         """The server is shutting down: a stream ends when the messages that have come are answered."""
@@ -272,8 +276,8 @@ class Call(Stream):
             if method.unary is not None:
                 assert self._message is not None
                 message, self._message = self._message, None
-                answer, end = await method.unary(self, message), self._end()
-                await self._send(answer, end)
+                answer = await method.unary(self, await self._read(message) if message.encoding else message.data)
+                await self._send(answer, self._end())
             else:
                 assert method.streaming is not None
                 await method.streaming(self)

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.http2.stream import Buffer
@@ -12,6 +13,30 @@ PREFIX = struct.Struct(">?I")
 
 ENCODINGS = {"identity": 0, "deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
 """How messages may be compressed, as zlib knows it."""
+
+
+class Message(NamedTuple):
+    """A message as it came. Attributes: encoding: how it is compressed; empty if it is not."""
+
+    data: Buffer
+    encoding: str = ""
+
+    def unpacked(self, limit: int) -> bytes:
+        """What it says, in `limit` bytes at most; it takes its time. Raises RpcError: it is damaged, or says more."""
+        bits = ENCODINGS[self.encoding]
+        if not bits:
+            raise RpcError(Status.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
+        unpacker = zlib.decompressobj(bits)
+        try:
+            whole = unpacker.decompress(self.data, limit + 1)
+        except zlib.error as error:
+            raise RpcError(Status.INVALID_ARGUMENT, f"the request cannot be unpacked: {error}") from None
+        if len(whole) > limit:
+            message = f"the request has more than the {limit} bytes that this server takes (--max-tensor-body-bytes)"
+            raise RpcError(Status.RESOURCE_EXHAUSTED, message)
+        if not unpacker.eof:
+            raise RpcError(Status.INVALID_ARGUMENT, "the request is compressed, and its end is missing")
+        return whole
 
 
 class MessageReader:
@@ -41,11 +66,11 @@ class MessageReader:
         """Bytes that this message has."""
         return 0 if self._prefix is None else self._prefix[1]
 
-    def feed(self, data: Buffer) -> Iterator[Buffer]:
+    def feed(self, data: Buffer) -> Iterator[Message]:
         """The messages that are whole now. One that came in one piece shares its memory.
 
         Raises:
-            RpcError: one is too long, or cannot be unpacked.
+            RpcError: one is too long.
         """
         while True:
             missing = self._need - self._have
@@ -64,7 +89,7 @@ class MessageReader:
                 self._begin(piece)
             else:
                 compressed, self._prefix, self._need = self._prefix[0], None, PREFIX.size
-                yield self._unpack(piece) if compressed else piece
+                yield Message(piece, self._encoding if compressed else "")
                 if not len(data):
                     return
 
@@ -77,29 +102,6 @@ class MessageReader:
                 "(--max-tensor-body-bytes)",
             )
         self._prefix, self._need = (compressed, length), length
-
-    def _unpack(self, data: Buffer) -> bytes:
-        bits = ENCODINGS[self._encoding]
-        if not bits:
-            raise RpcError(Status.INTERNAL, "a message is compressed, and grpc-encoding does not say how")
-        unpacker = zlib.decompressobj(bits)
-        try:
-            whole = unpacker.decompress(data, self._limit + 1)
-        except zlib.error as error:
-            raise RpcError(Status.INVALID_ARGUMENT, f"the request cannot be unpacked: {error}") from None
-        if len(whole) > self._limit:
-            raise RpcError(
-                Status.RESOURCE_EXHAUSTED,
-                f"the request has more than the {self._limit} bytes that this server takes (--max-tensor-body-bytes)",
-            )
-        if not unpacker.eof:
-            raise RpcError(Status.INVALID_ARGUMENT, "the request is compressed, and its end is missing")
-        return whole
-
-
-def prefixed(message: bytes) -> bytes:
-    """A message as it is sent."""
-    return PREFIX.pack(False, len(message)) + message
 
 
 def total(buffers: Sequence[Buffer]) -> int:

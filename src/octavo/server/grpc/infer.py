@@ -27,7 +27,8 @@ REMEMBERED = 256
 """Heads of requests whose meaning is kept, up to so many bytes each: clients send the same again and again."""
 
 CONCURRENT = 256
-"""Requests of a stream that are computed at once; the next ones are taken when some of them have ended."""
+"""Requests of a stream that are computed at once, of as many bytes as one may have; the next ones are taken when some
+of them have ended."""
 
 DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
@@ -58,7 +59,8 @@ class Inferences:
         They are computed concurrently. Models that have one result for each answer in the order of their requests, as
         Triton's do.
         """
-        running: set[asyncio.Task[bytes]] = set()
+        running: dict[asyncio.Task[bytes], int] = {}
+        most_bytes = self._server.settings.max_tensor_body_bytes
         before: asyncio.Task[bytes] | None = None
         try:
             async with aclosing(call.messages()) as messages:
@@ -66,14 +68,14 @@ class Inferences:
                     work, ordered = await self._begin(call, message, before)
                     task = self._server.in_flight.start(work)
                     before = task if ordered else before
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                    if len(running) >= CONCURRENT:
+                    running[task] = len(message)
+                    task.add_done_callback(running.pop)
+                    while len(running) >= CONCURRENT or sum(running.values()) > most_bytes:
                         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             if running:
                 await asyncio.wait(running)
         finally:
-            for each in running:
+            for each in list(running):
                 each.cancel()
 
     async def _begin(
@@ -194,7 +196,9 @@ class Inferences:
         labels = {spec.name: spec.labels for spec in info.outputs}
         finished = dict(outputs)
         for each in head.outputs:
-            output = outputs[each.name]
+            output = outputs.get(each.name)
+            if output is None:
+                raise InferenceError(f"the model gave no output '{each.name}'", Code.INTERNAL)
             if each.classes:
                 finished[each.name] = await off_loop(
                     classify,

@@ -23,6 +23,12 @@ MAX_BLOCK = 4 * MAX_HEAD
 CONTROL_FRAMES = 2000
 """A second, of those that ask for an answer, or for nothing."""
 
+LINGER_SECONDS = 1.0
+"""For a client to close a connection that is given up."""
+
+WRITE_BUFFER = 2**20
+"""Bytes of answers that the system has not taken, after which the client has to take some first."""
+
 VIEWED_BYTES = 4096
 """Longer pieces of a request are not copied."""
 
@@ -81,8 +87,8 @@ class Connection(asyncio.Protocol):
         self._streams: dict[int, Stream] = {}
         self._last = 0
         self._leaving = False
+        self._hung_up = False
         self._greeted = False
-        self._broken = False
         self._rest = b""
         self._heads = HeadReader(application)
         self._block: tuple[int, int, bytearray] | None = None
@@ -105,6 +111,7 @@ class Connection(asyncio.Protocol):
         self.now = self.idle_since = self._loop.time()
         self.peer = Peer(transport)
         limits = self.limits
+        transport.set_write_buffer_limits(WRITE_BUFFER)
         transport.write(
             frames.settings(
                 {
@@ -120,27 +127,25 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody hears the answers any more."""
-        self._broken = True
-        self.peer.close()
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
-            stream.closed = True
-            stream.on_reset()
+        self._hung_up = True
+        self._drop_streams()
         self._on_close(self)
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent: nothing more is taken from it."""
         self.peer.pause()
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """It goes on."""
         self.peer.resume()
-        self._transport.resume_reading()
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def leave(self) -> None:
         """Begin no other request, and close when those that there are have ended."""
-        if not self._leaving and not self._broken:
+        if not self._leaving and not self._hung_up:
             self._leaving = True
             self._transport.write(frames.goaway(self._last, ErrorCode.NO_ERROR))
             self._close_if_done()
@@ -171,6 +176,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(frames.rst_stream(stream.id, code))
             self._forget(stream.id)
 
+    def _drop_streams(self) -> None:
+        self.peer.wake()
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.closed = True
+            stream.on_reset()
+
     def _forget(self, number: int) -> None:
         self._streams.pop(number, None)
         if not self._streams:
@@ -179,13 +191,20 @@ class Connection(asyncio.Protocol):
 
     def _close_if_done(self) -> None:
         if self._leaving and not self._streams:
-            self._transport.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close once the client does, or soon: to close on what it still sends would take the last answers from it."""
+        if not self._transport.is_closing() and not self._hung_up:
+            self._hung_up = True
+            self._transport.write_eof()
+            self._loop.call_later(LINGER_SECONDS, self._transport.close)
 
     # What comes
 
     def data_received(self, data: bytes) -> None:
         """Take the frames out of what has come."""
-        if self._broken:
+        if self._hung_up:
             return
         self.now = self._loop.time()
         if self._rest:
@@ -194,12 +213,12 @@ class Connection(asyncio.Protocol):
         try:
             at = self._consume(data)
         except Broken as failure:
-            self._broken = True
             if self._greeted:
                 self._transport.write(frames.goaway(self._last, failure.code, str(failure)))
             else:
                 self._transport.write(NOT_HTTP2)
-            self._transport.close()
+            self._drop_streams()
+            self._hang_up()
             return
         if at < len(data):
             self._rest = data[at:]
@@ -364,9 +383,9 @@ class Connection(asyncio.Protocol):
             raise Broken(ErrorCode.PROTOCOL_ERROR, f"stream {number} is none of a client's")
         if number <= self._last:
             raise Broken(ErrorCode.STREAM_CLOSED, f"stream {number} has ended")
-        if self._leaving:
-            return
         self._last = number
+        if self._leaving:  # the client has been told, and begins it somewhere else
+            return
         if len(self._streams) >= self.limits.streams:
             self._count_control_frame()
             self._transport.write(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))

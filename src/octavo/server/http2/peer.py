@@ -86,10 +86,6 @@ class Peer:
         self._paused = False
         self.wake()
 
-    def close(self) -> None:
-        """It has gone: nobody waits for it."""
-        self.resume()
-
     def wake(self) -> None:
         """Have everybody look again whether something can be sent."""
         waiting, self._waiting = self._waiting, []
