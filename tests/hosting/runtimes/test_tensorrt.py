@@ -78,6 +78,12 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return (-1, 3)
 
+    def is_shape_inference_io(self, name: str) -> bool:
+        return False
+
+    def get_tensor_vectorized_dim(self, name: str) -> int:
+        return -1
+
     def create_execution_context(self) -> Context:
         return Context()
 
@@ -87,6 +93,10 @@ class Library(SimpleNamespace):
 
     __version__ = "10.9"
     TensorIOMode = Mode
+
+    def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> bool:
+        assert isinstance(logger, self.ILogger)
+        return namespace == ""
 
     class ILogger:
         """Its base class for loggers."""

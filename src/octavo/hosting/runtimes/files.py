@@ -23,7 +23,8 @@ def library(module: str, path: Path, extra: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise _broken(module, path, error) from error
-        missing = f"{module.split('.')[0]}, which is not installed: pip install 'octavo[{extra}]'"
+        name = module.split(".")[0].replace("_", "-")
+        missing = f"{name}, which is not installed: pip install 'octavo[{extra}]'"
         raise ConfigError(f"reading {path.name} needs {missing}") from None
     except Exception as error:  # a library that finds another, a driver or a system library unfit raises what it likes
         raise _broken(module, path, error) from error

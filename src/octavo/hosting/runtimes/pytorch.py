@@ -32,7 +32,8 @@ def content_of(path: Path) -> Content | None:
     """What is in a file; None if PyTorch did not write it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
+            # Within one folder, but for exported programs of old versions.
+            names = {name.partition("/")[2] or name for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         with path.open("rb") as file:
             head = file.read(9)
@@ -41,7 +42,7 @@ def content_of(path: Path) -> Content | None:
         return Content.PICKLE if head[:1] == b"\x80" else None
     if any(name.startswith("data/aotinductor/") for name in names):
         return Content.COMPILED
-    if any(name.startswith("models/") for name in names) and "archive_format" in names:
+    if "serialized_exported_program.json" in names or any(name.startswith("models/") for name in names):
         return Content.EXPORTED
     if "constants.pkl" in names:
         return Content.SCRIPT

@@ -67,6 +67,7 @@ class TensorrtRuntime:
                 said.hear(str(severity), message)
 
         self._logger = Logger()  # it must outlive what was made with it
+        self._tensorrt.init_libnvinfer_plugins(self._logger, "")
         self._builder = self._tensorrt.Runtime(self._logger)
         engine = self._builder.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
@@ -77,6 +78,8 @@ class TensorrtRuntime:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DATATYPES:
             raise ConfigError(f"{path}: '{name}' is a tensor of {kind}, which no request and no response can have")
+        if self._engine.is_shape_inference_io(name) or self._engine.get_tensor_vectorized_dim(name) != -1:
+            raise ConfigError(f"{path}: '{name}' is a tensor of shapes, or of vectors, which are not supported")
         dims = tuple(size if size >= 0 else ANY for size in self._engine.get_tensor_shape(name))
         return TensorSpec(name=name, datatype=_DATATYPES[kind], dims=dims)
 

@@ -93,7 +93,8 @@ def load_compiled(torch: Any, path: Path, options: RuntimeOptions, device: Any) 
         args, kwargs = tree.tree_unflatten(tensors, in_spec)
         return model(*args, **kwargs)
 
-    return Callee(call=call, inputs=inputs, outputs=outputs, batches=None)
+    # A package computes one call at a time, and holds the GIL meanwhile.
+    return Callee(call=call, inputs=inputs, outputs=outputs, batches=None, concurrent=False)
 
 
 def _leaves(spec: Mapping[str, Any]) -> int:
