@@ -65,7 +65,7 @@ def test_arrays_are_stacked_and_taken_apart() -> None:
     own = loaded(norm)
     assert all(each.stacked for each in own.parameters.values())
     requests = [{"x": np.full(3, n, np.float32), "y": np.array([0.5])} for n in range(3)]
-    assert own.compute(requests) == [0.5, 3.5, 6.5]
+    assert list(own.compute(requests)) == [0.5, 3.5, 6.5]
 
 
 def test_who_is_to_blame_fails_alone() -> None:

@@ -31,7 +31,7 @@ def test_what_is_sent_arrives_however_it_is_cut(messages: list, places: list[int
     for number, parts, kind, outputs in messages:
         tensors = [tensor for _, _, tensor in parts]
         described = tuple(Part(name, "FP32", tuple(shape), len(tensor)) for name, shape, tensor in parts)
-        message = Infer(number, described, tuple(outputs), 3, 0.5) if kind == "infer" else Cancel(number)
+        message = Infer(number, described, 1.5, tuple(outputs), 3, 0.5) if kind == "infer" else Cancel(number)
         tensors = tensors if kind == "infer" else []
         sent.append((message, b"".join(tensors)))
         data += b"".join(Writer().frame(message, tensors))
@@ -53,11 +53,11 @@ def test_replies() -> None:
 def test_tensors_are_any_buffers() -> None:
     arrays = [np.arange(4, dtype=np.float32), np.zeros((0, 3)), np.ones((2, 3), np.int64)]
     parts = tuple(Part("x", "FP32", each.shape, each.nbytes) for each in arrays)
-    data = b"".join(Writer().frame(Infer(1, parts), [each.ravel().data for each in arrays])) + b"".join(
+    data = b"".join(Writer().frame(Infer(1, parts, 1.5), [each.ravel().data for each in arrays])) + b"".join(
         Writer().frame(Cancel(2))
     )
     [(infer, tensors), (cancel, _)] = Reader(requests).feed(data)
-    assert (infer, cancel) == (Infer(1, parts), Cancel(2))
+    assert (infer, cancel) == (Infer(1, parts, 1.5), Cancel(2))
     assert bytes(tensors) == b"".join(each.tobytes() for each in arrays)
 
 

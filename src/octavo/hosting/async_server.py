@@ -13,7 +13,7 @@ from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
-from octavo.hosting.intake import Asked, Intake, failed, send, send_answers, timing_of
+from octavo.hosting.intake import Asked, Intake, failed, send_answers, timing_of
 from octavo.hosting.running import Running
 from octavo.hosting.watch import Watch
 from octavo.hosting.wire import Ended, Output, Reply
@@ -106,6 +106,7 @@ class AsyncModelServer:
             self._intake.note_done(batch, time.monotonic() - began)
             for waiting in batch.requests:
                 waiting.request.end()
+            self._intake.give_back()
         self._begin()
 
     async def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
@@ -118,7 +119,7 @@ class AsyncModelServer:
         error: InferenceError | None = None
         try:
             async for answer in self._computation.astream(asked.task):
-                send(asked.peer, Output(asked.number, answer.parts, answer.media_type, False), answer)
+                asked.peer.send(Output(asked.number, answer.parts, answer.media_type, False), answer.buffers)
                 self._watch.begin(slot, time.monotonic())
         except InferenceError as found:
             error = found

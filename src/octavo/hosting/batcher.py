@@ -97,7 +97,7 @@ class Batcher(Generic[T]):
             error.retry_after = expected or None
             raise
         if self._gone is not None and self._gone.kind == kind:
-            self._patience.note(self._gone.items, now - self._gone.since, came=True)
+            self._patience.note(self._gone.items, max(now - self._gone.since, 0.0), came=True)
             self._gone = None
         return waiting
 

@@ -139,6 +139,7 @@ class HostedClient:
         message = Infer(
             next(self._numbers),
             parts_of(inference.inputs),
+            time.monotonic(),
             tuple(inference.outputs),
             inference.priority,
             inference.timeout,
@@ -149,7 +150,7 @@ class HostedClient:
         info = self._require_info()
         if info.body is None:
             raise InferenceError(f"model '{info.name}' takes tensors, and no bodies of its own")
-        message = Call(next(self._numbers), call.media_type, call.priority, call.timeout)
+        message = Call(next(self._numbers), call.media_type, time.monotonic(), call.priority, call.timeout)
         return self._begin(message, [call.body], 1)
 
     def _require_info(self) -> HostedInfo:

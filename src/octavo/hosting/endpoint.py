@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from octavo.hosting.errors import Code
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Reader, Reply, Request, Returned, Writer, requests
+from octavo.hosting.wire import Failed, Output, Reader, Reply, Request, Returned, Writer, requests
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +37,26 @@ class Peer:
         self._gone = False
 
     def send(self, reply: Reply, tensors: Sequence[Buffer] = ()) -> None:
-        """Never waits: what the frontend does not read yet stays here, and goes when `flush` is called."""
+        """As `send_all`, of one."""
+        self.send_all([(reply, tensors)])
+
+    def send_all(self, replies: Sequence[tuple[Reply, Sequence[Buffer]]]) -> None:
+        """Send replies in one call of the operating system, each with the bytes of its tensors.
+
+        Never waits: what the frontend does not read yet stays here, and goes when `flush` is called.
+        """
         with self._sending:
             if not self._gone:
-                self._send(self._writer.frame(reply, tensors))
+                self._send([buffer for reply, tensors in replies for buffer in self._framed(reply, tensors)])
+
+    def _framed(self, reply: Reply, tensors: Sequence[Buffer]) -> Sequence[Buffer]:
+        """A reply's frame; one that cannot be written is an error of the request's."""
+        try:
+            return self._writer.frame(reply, tensors)
+        except ValueError as error:
+            assert isinstance(reply, Output | Failed)
+            why = f"the result cannot be sent: {error}"
+            return self._writer.frame(Failed(reply.number, Code.INTERNAL.value, why))
 
     def read(self, data: bytes) -> list[tuple[Request, memoryview]]:
         """What it has sent. Raises msgspec.MsgspecError, OSError: it cannot be understood."""

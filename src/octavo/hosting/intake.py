@@ -11,7 +11,8 @@ from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint, Left, Message, Peer
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.queue import Waiting
-from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Timing
+from octavo.hosting.tensors import Buffer
+from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Reply, Timing
 
 PACE_CHANGE = 0.2
 """Frontends hear of what a batch costs when it has changed by so much of it."""
@@ -34,7 +35,6 @@ class Asked:
     def end(self) -> None:
         """It was computed, or nobody waits for it: what it has is not needed any more."""
         self.task.content = None
-        self.peer.give_back()
 
 
 class Intake:
@@ -68,6 +68,11 @@ class Intake:
                     for asked in [each for each in self._asked.values() if each.peer is peer]:
                         left += self._cancel(asked.number)
         return left
+
+    def give_back(self) -> None:
+        """Tell frontends what memory of theirs is not used any more."""
+        for peer in self._endpoint.peers:
+            peer.give_back()
 
     def take(self) -> Batch[Asked] | float:
         """The next batch. If there is none now: the seconds after which to ask again, if nothing comes before."""
@@ -103,7 +108,7 @@ class Intake:
                 asked,
                 items=task.items,
                 kind=task.kind,
-                now=time.monotonic(),
+                now=message.arrived,  # and not now: this process may have been busy
                 priority=message.priority,
                 timeout=message.timeout,
             )
@@ -126,26 +131,24 @@ class Intake:
 
 
 def send_answers(batch: Batch[Asked], answers: Sequence[Answer | InferenceError], began: float, seconds: float) -> None:
-    """Tell everybody what came of a batch."""
-    for position, (waiting, answer) in enumerate(zip(batch.requests, answers, strict=True)):
-        asked, timing = waiting.request, timing_of(waiting, began, seconds, batch.items, lead=position == 0)
+    """Tell everybody what came of a batch, each frontend all at once."""
+    replies: dict[Peer, list[tuple[Reply, Sequence[Buffer]]]] = {}
+    lead = True
+    for waiting, answer in zip(batch.requests, answers, strict=True):
+        asked, timing = waiting.request, timing_of(waiting, began, seconds, batch.items, lead=lead)
+        lead = False
+        own = replies.setdefault(asked.peer, [])
         if isinstance(answer, InferenceError):
-            asked.peer.send(failed(asked.number, answer, timing))
+            own.append((failed(asked.number, answer, timing), ()))
         else:
-            send(asked.peer, Output(asked.number, answer.parts, answer.media_type, True, timing), answer)
+            own.append((Output(asked.number, answer.parts, answer.media_type, True, timing), answer.buffers))
+    for peer, own in replies.items():
+        peer.send_all(own)
 
 
 def timing_of(waiting: Waiting[Asked], began: float, seconds: float, items: int, *, lead: bool) -> Timing:
     """How a request was computed."""
     return Timing(int((began - waiting.arrived) * 1e9), int(seconds * 1e9), items, lead)
-
-
-def send(peer: Peer, output: Output, answer: Answer) -> None:
-    """Send a result; one that cannot be written is an error of the request's."""
-    try:
-        peer.send(output, answer.buffers)
-    except ValueError as error:
-        peer.send(Failed(output.number, Code.INTERNAL.value, f"the result cannot be sent: {error}"))
 
 
 def failed(number: int, error: InferenceError, timing: Timing | None = None) -> Failed:

@@ -7,7 +7,7 @@ import collections.abc
 import inspect
 import logging
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -24,6 +24,9 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 OPTIONS = "__octavo_model__"
 """The attribute that a decorated model has."""
+
+Rows = list[Any] | NDArray[Any]
+"""Results over requests."""
 
 NOT_LOADED = "load it first"
 _LISTS = (list, collections.abc.Sequence)
@@ -137,32 +140,61 @@ class OwnModel:
         self._call = made.predict
         return made.load() if hasattr(made, "load") else None
 
-    def compute(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def compute(self, requests: Sequence[Mapping[str, Any]]) -> Rows:
         """`acompute` of a model that is not asynchronous."""
+        return self._done(self.acompute(requests))
+
+    def _done(self, computing: Coroutine[Any, Any, Rows]) -> Rows:
         try:
-            self.acompute(requests).send(None)
+            computing.send(None)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         raise AssertionError(f"{self.name} waits for something, and needs an event loop")
 
-    async def acompute(self, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
+    async def acompute(self, requests: Sequence[Mapping[str, Any]]) -> Rows:
         """What comes of requests, in their order; an InferenceError in the place of one that failed.
 
-        Without a batch size each is computed alone. When a whole batch fails, so that nobody knows which request is to
-        blame, each is computed alone, too.
+        Without a batch size each is computed alone.
 
         Args:
             requests: values by the names of the parameters; those that may be left out may be missing.
         """
         if not self.options.max_batch_size:
             return [await self._alone(request) for request in requests]
+        return await self.acolumns(self.columns(requests), len(requests))
+
+    async def acolumns(self, columns: Mapping[str, Any], count: int) -> Rows:
+        """The same of a model with a batch size, for requests whose values stand together.
+
+        When a whole batch fails, so that nobody knows which request is to blame, each is computed alone.
+
+        Args:
+            columns: by the names of all parameters: a list over the requests, an array with a first dimension over
+                them, or None for an array that none of them has.
+        """
         try:
-            return self._rows(await self._invoke(self._columns(requests)), len(requests))
+            return self._rows(await self._invoke(columns), count)
         except (Exception, SystemExit) as error:  # a model ends itself, not the server
-            if len(requests) == 1:
+            if count == 1:
                 return [self._failure(error)]
-            log.warning("%s failed on %d requests, %r; computing each alone", self.name, len(requests), error)
-        return [result for request in requests for result in await self.acompute([request])]
+            log.warning("%s failed on %d requests, %r; computing each alone", self.name, count, error)
+        found: list[Any] = []
+        for at in range(count):
+            row = {name: None if column is None else column[at : at + 1] for name, column in columns.items()}
+            found += await self.acolumns(row, 1)
+        return found
+
+    def compute_columns(self, columns: Mapping[str, Any], count: int) -> Rows:
+        """`acolumns` of a model that is not asynchronous."""
+        return self._done(self.acolumns(columns, count))
+
+    def columns(self, requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The values of each parameter over requests, as `acolumns` has them."""
+        columns: dict[str, Any] = {}
+        for each in self.parameters.values():
+            values = [request.get(each.name, each.default) for request in requests]
+            columns[each.name] = _stacked(values) if each.stacked else values
+        return columns
 
     def stream(self, request: Mapping[str, Any]) -> Iterator[Any]:
         """The results of a request, of a model that streams. Raises InferenceError."""
@@ -198,22 +230,16 @@ class OwnModel:
     def _with_defaults(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {each.name: request.get(each.name, each.default) for each in self.parameters.values()}
 
-    def _columns(self, requests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The values of each parameter over the requests."""
-        columns: dict[str, Any] = {}
-        for each in self.parameters.values():
-            values = [request.get(each.name, each.default) for request in requests]
-            columns[each.name] = _stacked(values) if each.stacked else values
-        return columns
-
-    def _rows(self, result: Any, count: int) -> list[Any]:
-        """A batch's result by request."""
+    def _rows(self, result: Any, count: int) -> Rows:
+        """A batch's result by request: an array as it is."""
         if not isinstance(result, list | tuple | np.ndarray):
             raise TypeError(f"predict returned {_kind(result)}, no list over {count} requests")
         if isinstance(result, np.ndarray) and not result.ndim:
             raise TypeError(f"predict returned an array without dimensions, none over {count} requests")
         if len(result) != count:
             raise ValueError(f"predict returned {len(result)} rows for {count} requests")
+        if isinstance(result, np.ndarray) and result.dtype.kind != "O":
+            return result
         return [self._failure(row) if isinstance(row, Exception) else row for row in result]
 
     def _failure(self, error: BaseException) -> InferenceError:
@@ -299,8 +325,11 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-def _stacked(values: Sequence[Any]) -> NDArray[Any]:
-    """The arrays of several requests as one, which code may change; that of one request is not copied for it."""
+def _stacked(values: Sequence[Any]) -> NDArray[Any] | None:
+    """The arrays of several requests as one, which code may change; that of one request is not copied for it. None if
+    none of them has one."""
+    if all(value is None for value in values):
+        return None
     if len(values) == 1 and isinstance(values[0], np.ndarray) and values[0].flags.writeable:
         return values[0][np.newaxis]
     return np.stack(values)

@@ -10,16 +10,23 @@ from octavo.errors import ConfigError
 from octavo.hosting.bodies import Bodies
 from octavo.hosting.computation import Answer, Task
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.own import OwnModel
+from octavo.hosting.own import OwnModel, Rows
 from octavo.hosting.signature import Signature, TensorSpec
 from octavo.hosting.tensors import Encoded, Place, Tensor
-from octavo.hosting.values import OUTPUT, codec_of, fields_of, is_image, named_values, png, to_json
+from octavo.hosting.values import (
+    OUTPUT,
+    codec_of,
+    fields_of,
+    is_array,
+    is_image,
+    named_values,
+    png,
+    to_json,
+    without_extras,
+)
 from octavo.hosting.wire import Call, Infer, parts_of, tensors_of
 
 BINARY, JSON, IMAGE = "application/octet-stream", "application/json", "image/png"
-
-Row = Mapping[str, Any]
-"""What a request, or one of its items, has by the parameters' names."""
 
 
 class OwnComputation:
@@ -43,6 +50,9 @@ class OwnComputation:
         fields = fields_of(own.result)
         self._fields = None if fields is None else tuple(fields)
         self._outputs = {name: codec_of(each) for name, each in (fields or {OUTPUT: own.result}).items()}
+        # Of results that are one array over the requests, and its rows arrays, too.
+        self._whole = self._outputs[OUTPUT] if fields is None and is_array(without_extras(own.result)) else None
+        self._stacked = tuple(each.name for each in own.parameters.values() if each.stacked)
         self.outputs: tuple[TensorSpec, ...] = tuple(codec.spec(name) for name, codec in self._outputs.items())
         self.bodies = Bodies(own.name, list(own.parameters.values()), own.result)
 
@@ -58,22 +68,36 @@ class OwnComputation:
         """Make a task of a request. Raises InferenceError: it is to blame."""
         if isinstance(message, Call):
             row = self.bodies.read(message.media_type, bytes(data))
-            return Task([row], kind=self._kind(row), body=True)
-        rows = self._rows(tensors_of(message.parts, data))
-        return Task(rows, items=len(rows), kind=self._kind(rows[0]), outputs=message.outputs)
-
-    def _rows(self, tensors: Mapping[str, Encoded]) -> list[Row]:
-        arrays = {name: each.decode(Place(name, self._name)).array for name, each in tensors.items()}
+            if not self._batched:
+                return Task(row, body=True)
+            columns = self._own.columns([row])
+            return Task(columns, kind=self._kind(columns), body=True)
+        tensors = tensors_of(message.parts, data)
         if not self._batched:
-            # As when they are stacked, code may change its arrays.
-            return [
-                {
-                    name: self._value(name, each if each.flags.writeable else each.copy())
-                    for name, each in arrays.items()
-                }
-            ]
-        count = len(next(iter(arrays.values()))) if arrays else 1
-        return [{name: self._value(name, array[at]) for name, array in arrays.items()} for at in range(count)]
+            return Task(self._row(tensors), outputs=message.outputs)
+        columns, items = self._columns(tensors)
+        return Task(columns, items, self._kind(columns), message.outputs)
+
+    def _row(self, tensors: Mapping[str, Encoded]) -> dict[str, Any]:
+        return {name: self._value(name, self._array(name, each)) for name, each in tensors.items()}
+
+    def _columns(self, tensors: Mapping[str, Encoded]) -> tuple[dict[str, Any], int]:
+        """The values of all parameters over the items of a request, and how many these are."""
+        arrays = {name: self._array(name, each) for name, each in tensors.items()}
+        items = len(next(iter(arrays.values()))) if arrays else 1
+        columns: dict[str, Any] = {}
+        for name, parameter in self._own.parameters.items():
+            array = arrays.get(name)
+            if array is None:
+                columns[name] = None if parameter.stacked else [parameter.default] * items
+            elif parameter.stacked:
+                columns[name] = array
+            else:
+                columns[name] = [self._value(name, array[at]) for at in range(items)]
+        return columns, items
+
+    def _array(self, name: str, tensor: Encoded) -> NDArray[Any]:
+        return tensor.decode(Place(name, self._name)).array
 
     def _value(self, name: str, row: NDArray[Any]) -> Any:
         try:
@@ -81,60 +105,83 @@ class OwnComputation:
         except InferenceError as error:
             raise InferenceError(f"{Place(name, self._name)}: {error}", field=name) from None
 
-    def _kind(self, row: Row) -> Hashable:
+    def _kind(self, columns: Mapping[str, Any]) -> Hashable:
         """Arrays are stacked, and for that must have the same shape."""
-        stacked = (each.name for each in self._own.parameters.values() if each.stacked)
-        return tuple((name, np.shape(row[name])) for name in stacked if name in row)
+        if not self._stacked:
+            return None
+        return tuple(None if (column := columns[name]) is None else column.shape[1:] for name in self._stacked)
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
     def compute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
         """Compute a batch."""
-        return self._answers(tasks, self._own.compute([row for task in tasks for row in task.content]))
+        if not self._batched:
+            return self._answers(tasks, self._own.compute([task.content for task in tasks]))
+        return self._answers(tasks, self._own.compute_columns(*self._joined(tasks)))
 
     async def acompute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
         """Compute a batch in the running event loop."""
-        return self._answers(tasks, await self._own.acompute([row for task in tasks for row in task.content]))
+        if not self._batched:
+            return self._answers(tasks, await self._own.acompute([task.content for task in tasks]))
+        return self._answers(tasks, await self._own.acolumns(*self._joined(tasks)))
+
+    def _joined(self, tasks: Sequence[Task]) -> tuple[dict[str, Any], int]:
+        """The columns of several requests as those of one, which code may change."""
+        columns: dict[str, Any] = {}
+        for name, column in tasks[0].content.items():
+            if isinstance(column, list):
+                columns[name] = [value for task in tasks for value in task.content[name]]
+            elif column is None:
+                columns[name] = None
+            elif len(tasks) > 1:
+                columns[name] = np.concatenate([task.content[name] for task in tasks])
+            else:
+                columns[name] = column if column.flags.writeable else column.copy()
+        return columns, sum(task.items for task in tasks)
 
     def stream(self, task: Task) -> Iterator[Answer]:
         """The answers to one request, as they come. Raises InferenceError."""
-        for result in self._own.stream(task.content[0]):
+        for result in self._own.stream(task.content):
             yield self._checked(task, [result])
 
     async def astream(self, task: Task) -> AsyncIterator[Answer]:
         """The same in the running event loop."""
-        async for result in self._own.astream(task.content[0]):
+        async for result in self._own.astream(task.content):
             yield self._checked(task, [result])
 
-    def _checked(self, task: Task, results: Sequence[Any]) -> Answer:
+    def _checked(self, task: Task, results: Rows) -> Answer:
         answer = self._answer(task, results)
         if isinstance(answer, InferenceError):
             raise answer
         return answer
 
-    def _answers(self, tasks: Sequence[Task], results: Sequence[Any]) -> list[Answer | InferenceError]:
+    def _answers(self, tasks: Sequence[Task], results: Rows) -> list[Answer | InferenceError]:
         answers, at = [], 0
         for task in tasks:
             answers.append(self._answer(task, results[at : at + task.items]))
             at += task.items
         return answers
 
-    def _answer(self, task: Task, results: Sequence[Any]) -> Answer | InferenceError:
-        failure = next((each for each in results if isinstance(each, InferenceError)), None)
-        if failure is not None:
-            return failure
+    def _answer(self, task: Task, results: Rows) -> Answer | InferenceError:
+        if isinstance(results, list):
+            failure = next((each for each in results if isinstance(each, InferenceError)), None)
+            if failure is not None:
+                return failure
         try:
             return _body(results[0]) if task.body else self._tensors(results, task.outputs)
         except (TypeError, ValueError, OverflowError) as error:
             return InferenceError(f"{self._name} failed: {error}", Code.INTERNAL)
 
-    def _tensors(self, results: Sequence[Any], wanted: Sequence[str]) -> Answer:
+    def _tensors(self, results: Rows, wanted: Sequence[str]) -> Answer:
+        encoded = {}
+        if self._fields is None and self._batched and isinstance(results, np.ndarray) and self._whole is not None:
+            encoded[OUTPUT] = Encoded.of(Tensor(self._whole.datatype, self._whole.to_row(results)))
+            return Answer([encoded[OUTPUT].data], parts_of(encoded))
         names = wanted or tuple(self._outputs)
         if self._fields is None:
             values = [{OUTPUT: each} for each in results]
         else:
             values = [named_values(each, names) for each in results]
-        encoded = {}
         for name in names:
             codec = self._outputs[name]
             rows = [codec.to_row(each[name]) for each in values]

@@ -19,7 +19,7 @@ from octavo.hosting.computation import Computation
 from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
-from octavo.hosting.intake import Asked, Intake, failed, send, send_answers, timing_of, wait_of
+from octavo.hosting.intake import Asked, Intake, failed, send_answers, timing_of, wait_of
 from octavo.hosting.running import Running
 from octavo.hosting.watch import Watch
 from octavo.hosting.wire import Ended, Output, Reply
@@ -67,6 +67,7 @@ class ModelServer:
                 self._done.append((batch, time.monotonic() - began))
                 for waiting in batch.requests:
                     waiting.request.end()
+                self._intake.give_back()
                 if self._held:
                     self._endpoint.wake()  # whoever is made to wait for others need not do so when an instance is free
         except BaseException:
@@ -100,7 +101,7 @@ class ModelServer:
         results = self._computation.stream(asked.task)
         try:
             for answer in results:
-                send(asked.peer, Output(asked.number, answer.parts, answer.media_type, False), answer)
+                asked.peer.send(Output(asked.number, answer.parts, answer.media_type, False), answer.buffers)
                 self._watch.begin(slot, time.monotonic())
                 self._listen()
                 if asked.left:

@@ -92,12 +92,13 @@ def element_count(shape: Sequence[int], place: Place) -> int:
     """The elements of a shape. Raises InferenceError: no tensor has such a shape."""
     if len(shape) > MAX_DIMENSIONS:
         raise InferenceError(f"{place} has {len(shape)} dimensions, more than {MAX_DIMENSIONS}")
-    if any(size < 0 for size in shape):
+    if shape and min(shape) < 0:
         raise InferenceError(f"tensor '{place.input}' contains an invalid dimension in shape {written(shape)}")
     # As numpy counts, which has no larger arrays: in bytes, and without the dimensions of size 0.
-    if math.prod(size for size in shape if size) > MAX_ELEMENTS:
+    count = math.prod(shape)
+    if count > MAX_ELEMENTS or (not count and math.prod(size for size in shape if size) > MAX_ELEMENTS):
         raise InferenceError(f"element count for tensor '{place.input}' exceeds maximum size of {MAX_ELEMENTS}")
-    return math.prod(shape)
+    return count
 
 
 def written(shape: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ def codec_of(annotation: Any) -> Codec:
     Raises:
         ConfigError: no tensor has such elements.
     """
-    plain = _plain(annotation)
+    plain = without_extras(annotation)
     if is_array(plain):
         return _array(dtype_of(plain))
     if is_image(plain):
@@ -55,7 +55,7 @@ def codec_of(annotation: Any) -> Codec:
         return _validated(_scalar(kind), annotation, kind)
     arguments = typing.get_args(plain)
     if typing.get_origin(plain) in (list, Sequence) and len(arguments) == 1:
-        inner = _scalar_kind(_plain(arguments[0]))
+        inner = _scalar_kind(without_extras(arguments[0]))
         if inner is not None:
             return _validated(_list(inner), annotation, list[inner])  # type: ignore[valid-type]
     return _json(annotation)
@@ -63,7 +63,7 @@ def codec_of(annotation: Any) -> Codec:
 
 def fields_of(annotation: Any) -> dict[str, Any] | None:
     """The fields of a type that has named ones, each an output of its own; None if it is one output."""
-    plain = _plain(annotation)
+    plain = without_extras(annotation)
     if not isinstance(plain, type):
         return None
     if issubclass(plain, BaseModel):
@@ -88,13 +88,13 @@ def named_values(value: Any, names: Sequence[str]) -> dict[str, Any]:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def _plain(annotation: Any) -> Any:
+def without_extras(annotation: Any) -> Any:
     """An annotation without what `Annotated` adds to it, and without None."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     rest = [each for each in typing.get_args(annotation) if each is not type(None)]
     if typing.get_origin(annotation) in _UNIONS and len(rest) == 1:
-        return _plain(rest[0])
+        return without_extras(rest[0])
     return annotation
 
 

@@ -37,10 +37,12 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
         number: of the request, on this connection.
         parts: its inputs. outputs: those that are wanted; none for all.
         priority: 0 for the default. timeout: seconds that it may wait; 0 for ever.
+        arrived: `time.monotonic()` when it came to the frontend, which has the same clock.
     """
 
     number: int
     parts: tuple[Part, ...]
+    arrived: float
     outputs: tuple[str, ...] = ()
     priority: int = 0
     timeout: float = 0.0
@@ -51,6 +53,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     number: int
     media_type: str
+    arrived: float
     priority: int = 0
     timeout: float = 0.0
 
