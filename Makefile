@@ -8,6 +8,7 @@ MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
 PORT   ?= 8000
 
+LINUX        := $(filter Linux,$(shell uname))
 NATIVE       := $(wildcard native/*.cpp native/*.h)
 TIDIED       := $(patsubst native/%.cpp,build/tidy/%,$(wildcard native/*.cpp))
 TIDY_ISA     := $(if $(filter x86_64,$(shell uname -m)),-DOCTAVO_X86 -DOCTAVO_ISA=avx2 -mavx2 -mfma -mf16c,-DOCTAVO_ISA=portable)
@@ -21,23 +22,31 @@ PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest -n l
 SEED   := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 FACTOR ?= 20
 
+# What takes one core does so beside something else. Within a make that is parallel already its jobs are shared.
+JOBS      = $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(shell getconf _NPROCESSORS_ONLN))
+PARALLEL  = $(MAKE) --no-print-directory $(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 # What reads model files.
 EXTRAS := onnx torch tensorflow tflite openvino transformers sklearn xgboost lightgbm
 
-.PHONY: serve test lint tidy types check-imports unit fuzz clients runtimes docs protos sanitize format clean
+.PHONY: serve test checks lint tidy types check-imports unit fuzz clients runtimes docs protos sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
 
-test: lint types check-imports unit $(if $(filter Linux,$(shell uname)),sanitize)
+test: checks unit $(if $(LINUX),sanitize)
 
-lint: $(VENV)/.installed-test $(if $(filter Linux,$(shell uname)),tidy)
+# Beside them what `sanitize` runs is compiled.
+checks: $(VENV)/.installed-test
+	+@$(PARALLEL) types lint check-imports $(if $(LINUX),build/sanitize/.built)
+
+lint: $(VENV)/.installed-test $(if $(LINUX),tidy)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 
 tidy:
-	@$(MAKE) --no-print-directory --silent -j$$(getconf _NPROCESSORS_ONLN) $(TIDIED)
+	+@$(PARALLEL) --silent $(TIDIED)
 
 # The kernels as one instruction set has them. What did not change since it was clean is not looked at again.
 build/tidy/%: native/%.cpp $(wildcard native/*.h) .clang-tidy | $(VENV)/.installed-test
@@ -107,7 +116,7 @@ build/sanitize/.built: $(wildcard native/*) | $(VENV)/.installed-test
 	@mkdir -p build
 	$(BIN)/cmake -S native -B build/sanitize -G Ninja -DOCTAVO_SANITIZE=ON -DOCTAVO_EVERY_MACHINE=OFF -DCMAKE_CXX_COMPILER=$(CXX) \
 		-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python >build/sanitize.log
-	$(BIN)/cmake --build build/sanitize >>build/sanitize.log || { cat build/sanitize.log; exit 1; }
+	MAKEFLAGS= $(BIN)/cmake --build build/sanitize >>build/sanitize.log || { cat build/sanitize.log; exit 1; }
 	@touch $@
 
 format: $(VENV)/.installed-test
@@ -127,8 +136,20 @@ $(VENV)/.installed: pyproject.toml $(wildcard native/*) | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml $(wildcard native/*) | $(VENV)/bin/python
 	@echo "installing Octavo into $(VENV) with all that its tests need, and compiling its kernels: this once, minutes"
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[test]' --config-settings=cmake.define.OCTAVO_EVERY_MACHINE=ON
+	+@$(PARALLEL) $(VENV)/.requirements $(VENV)/.kernels
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.requirements: pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["dependencies"], *project["optional-dependencies"]["test"], sep="\n")' >$@.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement $@.txt
+	@touch $@
+
+# The compiler runs as many jobs as there are cores by itself: it does not understand make's.
+$(VENV)/.kernels: pyproject.toml $(wildcard native/*) | $(VENV)/bin/python
+	MAKEFLAGS= $(BIN)/python -m pip install --quiet --no-compile --no-deps --editable . \
+		--config-settings=cmake.define.OCTAVO_EVERY_MACHINE=ON
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) $(RUNTIMES) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
