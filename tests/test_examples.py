@@ -51,6 +51,17 @@ def test_mounted(default_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get("/haiku", params={"about": "paper"}).json()["haiku"]
 
 
+def test_sentiment() -> None:
+    arguments = (str(EXAMPLES / "sentiment.py"), "--port", "0", "--grpc-port", "0")
+    with serving(*arguments) as url, httpx.Client(trust_env=False, timeout=60) as client:
+
+        def label(text: str) -> str:
+            answer = client.post(f"{url}/v1/models/sentiment/predict", json={"text": text})
+            return answer.raise_for_status().json()["label"]
+
+        assert [label("I love it, it is great!"), label("slow and bad")] == ["positive", "negative"]
+
+
 def test_several_models(default_server: str) -> None:
     file = EXAMPLES / "octavo.toml"
     with serving("--config", str(file), "--port", "0") as url, httpx.Client(trust_env=False, timeout=60) as client:

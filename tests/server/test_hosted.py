@@ -11,8 +11,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+import octavo
 from tests.conftest import serving
+from tests.hosting.own_models import Classify, identity
 
 SHOUTS = """
 import octavo
@@ -156,6 +160,18 @@ def test_code_is_loaded_again_when_it_changes(tmp_path: Path) -> None:
         code.write_text(SHOUTS.replace("upper", "lower"))
         while said() != "hi?":
             time.sleep(0.05)
+
+
+def test_own_code_in_somebody_s_application() -> None:
+    ai = octavo.create_app(Classify, identity, api_key=["secret"], max_queue_size=7)
+    app = FastAPI(lifespan=ai.lifespan)
+    app.mount("/ai", ai)
+    with TestClient(app, headers={"Authorization": "Bearer secret"}) as client:
+        answer = client.post("/ai/v1/models/classify/predict", json={"text": "hello there"})
+        assert answer.json() == {"label": "long", "score": 1.1}
+        assert client.get("/ai/v2/models/identity").json()["inputs"][0]["datatype"] == "FP32"
+        assert client.get("/ai/v2/models/identity/config").json()["max_batch_size"] == 8
+        assert client.post("/ai/v1/models/classify/predict", json={}, headers={"Authorization": ""}).status_code == 401
 
 
 @pytest.mark.parametrize(
