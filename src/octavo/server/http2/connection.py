@@ -15,10 +15,8 @@ from octavo.server.http2 import frames
 from octavo.server.http2.frames import ErrorCode, Setting
 from octavo.server.http2.heads import MAX_HEAD, HeadReader
 from octavo.server.http2.peer import Peer
-from octavo.server.http2.stream import Application, Stream
-
-MAX_BLOCK = 4 * MAX_HEAD
-"""Bytes of frames other than DATA that belong together."""
+from octavo.server.http2.reader import Broken, FrameReader
+from octavo.server.http2.stream import Application, Buffer, Stream
 
 CONTROL_FRAMES = 2000
 """A second, of those that ask for an answer, or for nothing."""
@@ -29,18 +27,7 @@ LINGER_SECONDS = 1.0
 WRITE_BUFFER = 2**20
 """Bytes of answers that the system has not taken, after which the client has to take some first."""
 
-VIEWED_BYTES = 4096
-"""Longer pieces of a request are not copied."""
-
 NOT_HTTP2 = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nThis port speaks gRPC.\n"
-
-
-class Broken(Exception):
-    """The client does not keep to the protocol: the connection ends."""
-
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +75,10 @@ class Connection(asyncio.Protocol):
         self._last = 0
         self._leaving = False
         self._hung_up = False
-        self._greeted = False
-        self._rest = b""
+        self._reader = FrameReader(self)
         self._heads = HeadReader(application)
-        self._block: tuple[int, int, bytearray] | None = None
-        """A head whose end has not come: its stream, its flags, its bytes."""
         self._credit = limits.window
         self._spent = 0
-        self._in_data = False
-        self._left = self._padding = 0
         self._receiver: Stream | None = None
         self._ends = False
         self._control_frames = 0
@@ -105,24 +87,12 @@ class Connection(asyncio.Protocol):
     # The connection's life
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Say what this end is like."""
+        """Wait for its first words."""
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self.now = self.idle_since = self._loop.time()
         self.peer = Peer(transport)
-        limits = self.limits
         transport.set_write_buffer_limits(WRITE_BUFFER)
-        transport.write(
-            frames.settings(
-                {
-                    Setting.MAX_CONCURRENT_STREAMS: limits.streams,
-                    Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
-                    Setting.MAX_FRAME_SIZE: limits.frame,
-                    Setting.MAX_HEADER_LIST_SIZE: MAX_HEAD,
-                }
-            )
-            + frames.window_update(0, limits.window - frames.DEFAULT_WINDOW)
-        )
         self._on_open(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -147,6 +117,9 @@ class Connection(asyncio.Protocol):
         """Begin no other request, and close when those that there are have ended."""
         if not self._leaving and not self._hung_up:
             self._leaving = True
+            if not self._reader.greeted:
+                self._transport.close()
+                return
             self._transport.write(frames.goaway(self._last, ErrorCode.NO_ERROR))
             self._close_if_done()
 
@@ -156,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """Give up what does not go on."""
-        if not self._greeted and now - self.now > self.limits.preface_timeout:
+        if not self._reader.greeted and now - self.now > self.limits.preface_timeout:
             self._transport.close()
         for stream in list(self._streams.values()):
             if stream.waits and now - stream.touched > self.limits.body_timeout:
@@ -207,59 +180,32 @@ class Connection(asyncio.Protocol):
         if self._hung_up:
             return
         self.now = self._loop.time()
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
         try:
-            at = self._consume(data)
+            self._reader.feed(data)
         except Broken as failure:
-            if self._greeted:
+            if self._reader.greeted:
                 self._transport.write(frames.goaway(self._last, failure.code, str(failure)))
             else:
                 self._transport.write(NOT_HTTP2)
             self._drop_streams()
             self._hang_up()
-            return
-        if at < len(data):
-            self._rest = data[at:]
 
-    def _consume(self, data: bytes) -> int:
-        """Take what is whole, and of DATA what there is. Returns how much that was."""
-        at, end = 0, len(data)
-        if not self._greeted:
-            if not data.startswith(frames.PREFACE[:end]):
-                raise Broken(ErrorCode.PROTOCOL_ERROR, "this is no HTTP/2")
-            if end < len(frames.PREFACE):
-                return 0
-            self._greeted = True
-            at = len(frames.PREFACE)
-        while True:
-            if self._in_data:
-                at = self._take_data(data, at, end)
-            if self._in_data or end - at < frames.HEADER.size:
-                return at
-            upper, lower, kind, flags, number = frames.HEADER.unpack_from(data, at)
-            length, number = upper << 8 | lower, number & 0x7FFFFFFF
-            begins = at + frames.HEADER.size
-            if kind == frames.DATA and self._block is None:
-                padded = flags & frames.PADDED
-                if padded and end == begins:
-                    return at
-                self._begin_data(number, flags, length, data[begins] + 1 if padded and length else 0)
-                at = begins + 1 if padded and length else begins
-                continue
-            if length > MAX_BLOCK:
-                raise Broken(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, more than {MAX_BLOCK}")
-            at = begins + length
-            if at > end:
-                return begins - frames.HEADER.size
-            self._take(kind, flags, number, data[begins:at])
+    def on_preface(self) -> None:
+        """Say what this end is like, now that the other one is known to understand it."""
+        limits = self.limits
+        own = {
+            Setting.MAX_CONCURRENT_STREAMS: limits.streams,
+            Setting.INITIAL_WINDOW_SIZE: limits.stream_window,
+            Setting.MAX_FRAME_SIZE: limits.frame,
+            Setting.MAX_HEADER_LIST_SIZE: MAX_HEAD,
+        }
+        more = limits.window - frames.DEFAULT_WINDOW
+        self._transport.write(frames.settings(own) + frames.window_update(0, more))
 
-    def _begin_data(self, number: int, flags: int, length: int, padding: int) -> None:
+    def on_data_frame(self, number: int, flags: int, length: int, *, empty: bool) -> None:
+        """See that there is a stream, and room."""
         if length > self.limits.frame:
             raise Broken(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, more than {self.limits.frame}")
-        if padding > length:
-            raise Broken(ErrorCode.PROTOCOL_ERROR, "more padding than there is frame")
         stream = self._streams.get(number)
         if stream is None and (number > self._last or not number & 1):
             raise Broken(ErrorCode.PROTOCOL_ERROR, f"data of stream {number}, which has not begun")
@@ -273,32 +219,18 @@ class Connection(asyncio.Protocol):
         if self._credit < 0 or (stream is not None and stream.credit < 0):
             raise Broken(ErrorCode.FLOW_CONTROL_ERROR, "more data than there is room for")
         self._spent += length
-        self._ends = bool(flags & frames.END_STREAM)
-        if length == padding and not self._ends:
-            self._count_control_frame()
-        self._in_data, self._receiver = True, stream
-        self._left, self._padding = length - padding, max(padding - 1, 0)
+        self._receiver, self._ends = stream, bool(flags & frames.END_STREAM)
+        if empty and not self._ends:
+            self.on_spare_frame()
 
-    def _take_data(self, data: bytes, at: int, end: int) -> int:
-        stream = self._receiver
-        size = min(self._left, end - at)
-        if size:
-            if stream is not None and not stream.closed:
-                whole = data if size <= VIEWED_BYTES else memoryview(data)
-                stream.on_data(whole[at : at + size])
-            self._left -= size
-            at += size
-        if self._left:
-            return at
-        size = min(self._padding, end - at)
-        self._padding -= size
-        at += size
-        if not self._padding:
-            self._end_data(stream)
-        return at
+    def on_data(self, data: Buffer) -> None:
+        """Pass it on."""
+        if self._receiver is not None and not self._receiver.closed:
+            self._receiver.on_data(data)
 
-    def _end_data(self, stream: Stream | None) -> None:
-        self._in_data, self._receiver = False, None
+    def on_data_end(self) -> None:
+        """Give back what may be sent again."""
+        stream, self._receiver = self._receiver, None
         if self._spent > self.limits.window // 2:
             self._transport.write(frames.window_update(0, self._spent))
             self._credit += self._spent
@@ -318,15 +250,9 @@ class Connection(asyncio.Protocol):
             stream.credit += stream.spent
             stream.spent = 0
 
-    def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
-        """A whole frame that is no DATA."""
-        if self._block is not None and (kind != frames.CONTINUATION or number != self._block[0]):
-            raise Broken(ErrorCode.PROTOCOL_ERROR, "a frame within a head")
+    def on_frame(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        """Do what it says."""
         match kind:
-            case frames.HEADERS:
-                self._take_headers(flags, number, payload)
-            case frames.CONTINUATION:
-                self._take_continuation(flags, number, payload)
             case frames.WINDOW_UPDATE:
                 self._take_window_update(number, payload)
             case frames.RST_STREAM:
@@ -341,35 +267,10 @@ class Connection(asyncio.Protocol):
             case frames.PUSH_PROMISE:
                 raise Broken(ErrorCode.PROTOCOL_ERROR, "clients push nothing")
             case _:  # PRIORITY, and what is not known here
-                self._count_control_frame()
+                self.on_spare_frame()
 
-    def _take_headers(self, flags: int, number: int, payload: bytes) -> None:
-        begin, end = 0, len(payload)
-        if flags & frames.PADDED:
-            begin, end = 1, end - (payload[0] if payload else 0)
-        if flags & frames.WITH_PRIORITY:
-            begin += 5
-        if begin > end:
-            raise Broken(ErrorCode.PROTOCOL_ERROR, "more padding than there is frame")
-        block = payload[begin:end]
-        if flags & frames.END_HEADERS:
-            self._begin_stream(number, flags, block)
-        else:
-            self._block = (number, flags, bytearray(block))
-
-    def _take_continuation(self, flags: int, number: int, payload: bytes) -> None:
-        if self._block is None:
-            raise Broken(ErrorCode.PROTOCOL_ERROR, "nothing to continue")
-        self._count_control_frame()
-        _, first_flags, block = self._block
-        block += payload
-        if len(block) > MAX_BLOCK:
-            raise Broken(ErrorCode.ENHANCE_YOUR_CALM, f"a head of more than {MAX_BLOCK} bytes")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._begin_stream(number, first_flags, bytes(block))
-
-    def _begin_stream(self, number: int, flags: int, block: bytes) -> None:
+    def on_head(self, number: int, flags: int, block: bytes) -> None:
+        """A request begins, or ends with trailers."""
         try:
             head = self._heads.read(block)
         except hpack.OversizedHeaderListError:
@@ -387,7 +288,7 @@ class Connection(asyncio.Protocol):
         if self._leaving:  # the client has been told, and begins it somewhere else
             return
         if len(self._streams) >= self.limits.streams:
-            self._count_control_frame()
+            self.on_spare_frame()
             self._transport.write(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
             return
         self.idle_since = None
@@ -420,7 +321,7 @@ class Connection(asyncio.Protocol):
             raise Broken(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM has 4 bytes")
         if number == 0 or number > self._last:
             raise Broken(ErrorCode.PROTOCOL_ERROR, f"stream {number} has not begun")
-        self._count_control_frame()
+        self.on_spare_frame()
         stream = self._streams.get(number)
         if stream is not None:
             stream.closed = True
@@ -433,7 +334,7 @@ class Connection(asyncio.Protocol):
             raise Broken(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS are of 6 bytes each, on no stream")
         if flags & frames.ACK:
             return
-        self._count_control_frame()
+        self.on_spare_frame()
         for key, value in iter_unpack(">HI", payload):
             if key == Setting.INITIAL_WINDOW_SIZE:
                 if value > frames.MAX_WINDOW or not self.peer.set_initial_window(value, self._streams.values()):
@@ -448,10 +349,10 @@ class Connection(asyncio.Protocol):
         if number or len(payload) != 8:
             raise Broken(ErrorCode.FRAME_SIZE_ERROR, "a PING has 8 bytes, on no stream")
         if not flags & frames.ACK:
-            self._count_control_frame()
+            self.on_spare_frame()
             self._transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
-    def _count_control_frame(self) -> None:
+    def on_spare_frame(self) -> None:
         """Frames that cost the client nothing must not cost the server much."""
         self._control_frames += 1
         if self._control_frames > CONTROL_FRAMES:
