@@ -1,28 +1,30 @@
 """The HTTP application: routes behind the middleware that every request passes."""
 
-from typing import Any
-
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Receive, Scope, Send
 
 from octavo import __version__
 from octavo.deployments import Deployments
 from octavo.errors import InvalidRequest
 from octavo.server.admin import Administer, admin_routes
 from octavo.server.answer import dialect_routes
+from octavo.server.application import Application
 from octavo.server.context import Server
 from octavo.server.count_tokens import count_tokens_routes
 from octavo.server.dialects import DIALECTS
-from octavo.server.errors import ErrorFormat, on_http_exception, on_invalid_request, on_validation_error
+from octavo.server.errors import (
+    ErrorFormat,
+    on_http_exception,
+    on_invalid_request,
+    on_unexpected,
+    on_validation_error,
+)
 from octavo.server.host_middleware import HostMiddleware
 from octavo.server.hosts import ANY
 from octavo.server.inference.app import ROOT, InferenceMiddleware
-from octavo.server.inference.documentation import document, with_models
 from octavo.server.inference.http import ErrorFormat as InferenceErrors
 from octavo.server.middleware import (
     REQUEST_ID_HEADERS,
@@ -38,25 +40,6 @@ from octavo.server.settings import ServerSettings
 
 ERROR_FORMATS: dict[str, ErrorFormat] = {**{dialect.path: dialect for dialect in DIALECTS}, ROOT: InferenceErrors()}
 """Errors as the API of each path has them, and of the paths below it."""
-
-
-class Application(FastAPI):
-    """The framework's, behind the routes of the Open Inference Protocol.
-
-    What the framework does before the middleware of its own (telemetry, which nobody can turn on here) would take as
-    long as all of the middleware.
-    """
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        await Starlette.__call__(self, scope, receive, send)
-
-    def openapi(self) -> dict[str, Any]:
-        """The description of all routes, and of the bodies of models that are offered now."""
-        if self.openapi_schema is None:
-            document(super().openapi())
-        server: Server = self.state.server
-        return with_models(super().openapi(), server.deployments.hosted)
 
 
 def create_app(settings: ServerSettings, deployments: Deployments, administer: Administer | None = None) -> FastAPI:
@@ -94,8 +77,9 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
         version=__version__,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=middleware,
+        outside=middleware,
         exception_handlers={
+            Exception: on_unexpected,
             HTTPException: on_http_exception,
             InvalidRequest: on_invalid_request,
             RequestValidationError: on_validation_error,

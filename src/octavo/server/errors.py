@@ -182,6 +182,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return error_response(ApiError(error.status_code, message, headers=error.headers), request.scope)
 
 
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """Leave what nobody caught to `RequestContextMiddleware`, which knows the request's name."""
+    raise error
+
+
 async def on_invalid_request(request: Request, error: Exception) -> Response:
     """Answer a request that its deployment can never serve."""
     assert isinstance(error, InvalidRequest)

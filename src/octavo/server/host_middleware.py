@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.errors import ApiError, error_response, invalid
 from octavo.server.hosts import is_address, split_host
+
+MAX_KNOWN = 64
+"""Hosts that are remembered as ours."""
 
 
 class HostMiddleware:
@@ -19,12 +21,18 @@ class HostMiddleware:
     def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
         self._app = app
         self._names = {pattern.lower() for pattern in allowed if not pattern.startswith("*")}
+        self._known: set[bytes] = set()
         self._suffixes = tuple(pattern[1:].lower() for pattern in allowed if pattern.startswith("*"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (error := self._problem(Headers(scope=scope).get("host", "").strip())):
-            await error_response(error, scope)(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            if host not in self._known:
+                if error := self._problem(host.decode("latin-1").strip()):
+                    await error_response(error, scope)(scope, receive, send)
+                    return
+                if len(self._known) < MAX_KNOWN:
+                    self._known.add(host)
         await self._app(scope, receive, send)
 
     def _problem(self, host: str) -> ApiError | None:

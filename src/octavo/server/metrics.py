@@ -52,24 +52,50 @@ def new_registry() -> CollectorRegistry:
     return registry
 
 
-class HttpMetrics:
-    """Every route's responses."""
+class HttpMetrics(Collector):
+    """Every route's responses. As in `StepTally` they are plain numbers, which take a fifth of the time."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter("http_requests", "HTTP responses.", ("method", "handler", "status"), registry=registry)
-        self._seconds = Histogram(
-            "http_request_duration_seconds",
-            "From a request's arrival to the end of its response.",
-            ("method", "handler"),
-            buckets=REQUEST_BOUNDS,
-            registry=registry,
-        )
+        self._responses: dict[tuple[str, str, int], int] = {}
+        self._times: dict[tuple[str, str], _Times] = {}
+        registry.register(self)
 
     def observe(self, method: str, handler: str, status: int, seconds: float) -> None:
         """Count one response. Clients may send any method: those that HTTP does not know share one label."""
-        method = method if method in HTTPMethod.__members__ else "other"
-        self._requests.labels(method, handler, str(status)).inc()
-        self._seconds.labels(method, handler).observe(seconds)
+        if method not in HTTPMethod.__members__:
+            method = "other"
+        key = (method, handler, status)
+        self._responses[key] = self._responses.get(key, 0) + 1
+        times = self._times.get((method, handler))
+        if times is None:
+            times = self._times[method, handler] = _Times()
+        times.buckets[bisect_left(REQUEST_BOUNDS, seconds)] += 1
+        times.seconds += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """A counter and a histogram."""
+        requests = CounterMetricFamily("http_requests", "HTTP responses.", labels=("method", "handler", "status"))
+        for (method, handler, status), count in self._responses.items():
+            requests.add_metric((method, handler, str(status)), count)
+        yield requests
+        durations = HistogramMetricFamily(
+            "http_request_duration_seconds",
+            "From a request's arrival to the end of its response.",
+            labels=("method", "handler"),
+        )
+        bounds = [*map(floatToGoString, REQUEST_BOUNDS), "+Inf"]
+        for labels, times in self._times.items():
+            buckets = list(zip(bounds, accumulate(times.buckets), strict=True))
+            durations.add_metric(labels, buckets, times.seconds)
+        yield durations
+
+
+class _Times:
+    """How long the responses of a route took. Attributes: buckets: between the bounds. seconds: of all."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(REQUEST_BOUNDS) + 1)
+        self.seconds = 0.0
 
 
 class EngineCollector(Collector):

@@ -3,11 +3,11 @@
 import logging
 import re
 import time
-import uuid
 from collections.abc import Sequence
+from random import getrandbits
 from urllib.parse import quote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.errors import error_response, internal, unauthorized
@@ -38,6 +38,9 @@ MAX_REASON = 300
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 """Where OpenAI's clients look for a request's name, and where Anthropic's do."""
 
+_RAW_ID_HEADERS = tuple(name.encode() for name in REQUEST_ID_HEADERS)
+_CLIENTS_ID = _RAW_ID_HEADERS[0]
+
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -55,18 +58,18 @@ class RequestContextMiddleware:
         method = scope["method"]
         if method == "HEAD":  # answered like GET, and the server leaves out the body
             scope = {**scope, "method": "GET"}
-        wanted = Headers(scope=scope).get("x-request-id", "")
-        context = RequestContext(wanted if USABLE_ID.fullmatch(wanted) else uuid.uuid4().hex)
+        context = RequestContext(_request_id(scope))
         scope[SCOPE_KEY] = context
+        name = context.request_id.encode()
+        named = [(header, name) for header in _RAW_ID_HEADERS]
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name in REQUEST_ID_HEADERS:
-                    headers[name] = context.request_id
+                headers = [*message.get("headers", ()), *named]
                 if context.warning:
-                    headers[WARNING_HEADER] = context.warning
+                    headers.append((WARNING_HEADER.encode(), context.warning.encode()))
+                message = {**message, "headers": headers}
             await send(message)
 
         try:
@@ -86,17 +89,24 @@ class RequestContextMiddleware:
         if context.warning:
             log.info("%s (request %s)", context.warning, context.request_id)
         self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
-        if scope["path"] not in UNLOGGED:
-            access_log.info(
-                "%s %s %d %.1f ms%s, request %s%s",
-                method,
-                _escaped_path(scope),
-                status,
-                seconds * 1e3,
-                _generated(context),
-                context.request_id,
-                f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else "",
+        if scope["path"] not in UNLOGGED and access_log.isEnabledFor(logging.INFO):
+            reason = f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else ""
+            line = (
+                f"{method} {_escaped_path(scope)} {status} {seconds * 1e3:.1f} ms{_generated(context)}, "
+                f"request {context.request_id}{reason}"
             )
+            access_log.info(line)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's name of a request if it can be one, else a new one."""
+    for name, value in scope["headers"]:
+        if name == _CLIENTS_ID:
+            wanted: str = value.decode("latin-1")
+            if USABLE_ID.fullmatch(wanted):
+                return wanted
+            break
+    return f"{getrandbits(128):032x}"
 
 
 def _generated(context: RequestContext) -> str:

@@ -164,13 +164,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         try:
-            for start in range(0, len(data), PIECE_BYTES):
+            start = 0
+            while start < len(data):
                 self._heard = False
-                piece = data[start : start + PIECE_BYTES]
+                # A body is passed on as it comes: to cut it into small pieces would copy it several times.
+                end = len(data) if self._in_body else start + PIECE_BYTES
+                piece = data if start == 0 and end >= len(data) else data[start:end]
                 self._feed(piece)
                 self._silent_bytes = 0 if self._heard else self._silent_bytes + len(piece)
                 if self._silent_bytes > MAX_HEAD_BYTES:
                     raise _head_too_large()
+                start = end
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
         except ApiError as error:
@@ -200,21 +204,21 @@ class HttpProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A piece of its target."""
         super().on_url(url)
-        self._count(len(url))
+        self._heard = True
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers, or of its trailers, which nobody reads: they come too late to be checked."""
-        self._count(len(name) + len(value))
+        self._heard = True
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _head_too_large()
         if not self._in_body:
             super().on_header(name, value)
             if len(self.headers) > MAX_HEADERS:
                 raise ApiError(431, f"The request has more than {MAX_HEADERS} headers.")
-
-    def _count(self, size: int) -> None:
-        self._heard = True
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise _head_too_large()
 
     def on_headers_complete(self) -> None:
         """Its headers are complete: the application is called, or the request queued."""
@@ -267,7 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise invalid(f"An HTTP/1.1 request has exactly one Host header; this one has {len(hosts)}.")
-        if absolute := _ABSOLUTE.match(self.url):
+        if not self.url.startswith(b"/") and (absolute := _ABSOLUTE.match(self.url)):
             self.url = absolute["rest"] if absolute["rest"].startswith(b"/") else b"/" + absolute["rest"]
             self.headers[:] = [(name, value) for name, value in self.headers if name != b"host"]
             self.headers.append((b"host", absolute["authority"]))

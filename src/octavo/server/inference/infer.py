@@ -62,7 +62,10 @@ async def read_request(call: Call, deployment: HostedDeployment, info: HostedInf
     chosen = allowed_options(call, parameters)
     wanted = wishes(head.outputs, memory, binary=binary) if head.outputs else {}
     reader = Reader(info.name, view[size:], memory)
-    copied = sum(each.parameters.shared_memory_byte_size for each in head.inputs if each.parameters)
+    copied = 0
+    for each in head.inputs:
+        if each.parameters is not None:
+            copied += each.parameters.shared_memory_byte_size
     if size > INLINE_BYTES or copied > LARGE_BYTES:
         inputs = await off_loop(reader.read, head.inputs)
     else:
@@ -81,7 +84,10 @@ def _takes_binary(parameters: dict[str, Any]) -> bool:
 
 async def write_reply(writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> tuple[bytes, Sequence[Part]]:
     """A reply's JSON, and what follows. Raises InferenceError: it cannot be written as it is wanted."""
-    if writer.copies and sum(len(each.data) for each in outputs.values()) > LARGE_BYTES:
+    size = 0
+    for each in outputs.values():
+        size += len(each.data)
+    if size > LARGE_BYTES and writer.copies:
         return await off_loop(writer.write, outputs)
     return writer.write(outputs)
 

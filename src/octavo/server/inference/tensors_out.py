@@ -1,7 +1,7 @@
 """From a model's outputs to a reply: binary, JSON, into shared memory, or the best classes alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,9 +72,6 @@ class ReplyWriter:
     Args:
         wishes: none for all outputs. binary: how those are wanted that nothing is said of.
         request_id: what the client calls the request; empty if it does not.
-
-    Attributes:
-        binary: whether an output follows the JSON. copies: whether one does not, as it is.
     """
 
     def __init__(
@@ -89,10 +86,22 @@ class ReplyWriter:
         self._info = info
         self._wishes = wishes
         self._default = _BINARY if binary else _PLAIN
-        self.binary = any(each.binary for each in wishes.values()) if wishes else binary
-        self.copies = any(each != _BINARY for each in wishes.values()) if wishes else not binary
         model = f'"model_name":{_QUOTED(deployment.name)},"model_version":"{deployment.version}","outputs":['
         self._head = f'{{"id":{orjson.dumps(request_id).decode()},{model}' if request_id else f"{{{model}"
+
+    @property
+    def binary(self) -> bool:
+        """Whether an output follows the JSON."""
+        return any(each.binary for each in self._kinds)
+
+    @property
+    def copies(self) -> bool:
+        """Whether an output does not follow the JSON as it is."""
+        return any(each != _BINARY for each in self._kinds)
+
+    @property
+    def _kinds(self) -> Collection[Wish]:
+        return self._wishes.values() if self._wishes else (self._default,)
 
     def write(self, outputs: Mapping[str, Encoded]) -> tuple[bytes, list[Part]]:
         """The JSON of a reply, and the bytes that follow it.
