@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from octavo.server.grpc.status import RpcError, Status
@@ -66,19 +66,14 @@ class MessageReader:
         """Bytes that this message has."""
         return 0 if self._prefix is None else self._prefix[1]
 
-    def feed(self, data: Buffer) -> Iterator[Message]:
+    def feed(self, data: Buffer) -> Sequence[Message]:
         """The messages that are whole now. One that came in one piece shares its memory.
 
         Raises:
             RpcError: one is too long.
         """
-        while True:
-            missing = self._need - self._have
-            if len(data) < missing:
-                if len(data):
-                    self._parts.append(data)
-                    self._have += len(data)
-                return
+        found: list[Message] = []
+        while (missing := self._need - self._have) <= len(data):
             piece, data = data[:missing], data[missing:]
             if self._parts:
                 self._parts.append(piece)
@@ -87,11 +82,15 @@ class MessageReader:
             self._have = 0
             if self._prefix is None:
                 self._begin(piece)
-            else:
-                compressed, self._prefix, self._need = self._prefix[0], None, PREFIX.size
-                yield Message(piece, self._encoding if compressed else "")
-                if not len(data):
-                    return
+                continue
+            found.append(Message(piece, self._encoding if self._prefix[0] else ""))
+            self._prefix, self._need = None, PREFIX.size
+            if not data:
+                return found
+        if data:
+            self._parts.append(data)
+            self._have += len(data)
+        return found
 
     def _begin(self, prefix: Buffer) -> None:
         compressed, length = PREFIX.unpack(prefix)
