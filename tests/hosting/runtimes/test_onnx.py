@@ -100,6 +100,18 @@ def test_one_tensor_without_a_batch_dimension_and_there_is_none(tmp_path: Path) 
     assert [spec.dims for spec in (*runtime.inputs, *runtime.outputs)] == [(ANY, 3), (3,), (ANY, 3)]
 
 
+def test_first_dimensions_of_other_names(tmp_path: Path) -> None:
+    """What an object detector finds is no batch; names that exporters make up may be one."""
+    x = value("x", ["batch", 3])
+    found = model([node("NonZero", "x", "at"), node("Transpose", "at", "y")], [x], [value("y", ["found", 2], 7)])
+    assert loaded(found, tmp_path).batches is False
+    doubled = model([node("Add", "x x", "y")], [x], [value("y", ["unk__1", 3])])
+    assert loaded(doubled, tmp_path).batches is True
+    length = [value("x", ["batch", "length"]), value("y", ["unk__1", 2])]
+    picky = model([node("MatMul", "x w", "y")], length[:1], length[1:], [weight("w", WEIGHTS)])
+    assert loaded(picky, tmp_path).batches is True
+
+
 @pytest.mark.parametrize("datatype", Datatype)
 def test_every_datatype(tmp_path: Path, datatype: Datatype) -> None:
     names = {"FP16": "FLOAT16", "BF16": "BFLOAT16", "FP32": "FLOAT", "FP64": "DOUBLE", "BYTES": "STRING"}
@@ -129,18 +141,6 @@ def test_bfloat16_is_computed(tmp_path: Path) -> None:
 
 
 def test_optional_inputs(tmp_path: Path) -> None:
-    """Those with a value of their own, and those of an optional type."""
-    made = model(
-        [node("Add", "x bias", "y")],
-        [value("x", ["n", 2]), value("bias", ["m", 2])],
-        [value("y", ["n", 2])],
-        [weight("bias", np.array([[1, 2]], np.float32))],
-    )
-    runtime = loaded(made, tmp_path)
-    assert [(spec.name, spec.optional) for spec in runtime.inputs] == [("x", False), ("bias", True)]
-    x = np.zeros((1, 2), np.float32)
-    np.testing.assert_array_equal(run(runtime, x=x)["y"], [[1, 2]])
-    np.testing.assert_array_equal(run(runtime, x=x, bias=x + 7)["y"], [[7, 7]])
     of_type = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["n"]))
     made = model(
         [node("OptionalHasElement", "x", "y")],
@@ -151,6 +151,16 @@ def test_optional_inputs(tmp_path: Path) -> None:
     assert runtime.inputs == (TensorSpec(name="x", datatype=Datatype.FP32, dims=(ANY,), optional=True),)
     assert not run(runtime)["y"]
     assert run(runtime, x=np.ones(1, np.float32))["y"]
+
+
+def test_weights_that_are_inputs_too(tmp_path: Path) -> None:
+    """Old models have all of theirs there."""
+    x, w = value("x", ["n", 3]), value("w", [3, 2])
+    made = model([node("MatMul", "x w", "y")], [x, w], [value("y", ["n", 2])], [weight("w", WEIGHTS)], opset=7)
+    made.ir_version = 3
+    runtime = loaded(made, tmp_path)
+    assert (runtime.batches, [spec.name for spec in runtime.inputs]) == (True, ["x"])
+    np.testing.assert_allclose(run(runtime, x=np.eye(3, dtype=np.float32))["y"], WEIGHTS, rtol=1e-6)
 
 
 def test_only_the_outputs_that_are_wanted(tmp_path: Path) -> None:

@@ -98,10 +98,8 @@ class TransformersRuntime:
         return {OUTPUT: answers}
 
     def _together(self, items: list[Any]) -> list[Any]:
-        results = self._pipeline(items, batch_size=len(items) if self._pads else 1)
-        if len(items) == 1 and not (isinstance(results, list) and len(results) == 1):
-            return [results]  # some pipelines take a list of one for what is in it
-        return list(results)
+        # Of a list with one item some pipelines give its result, others a list with that; of a generator none does.
+        return list(self._pipeline((each for each in items), batch_size=len(items) if self._pads else 1))
 
     def _one_by_one(self, columns: dict[str, list[Any]]) -> list[Any]:
         """Requests with arguments of their own, of which a pipeline takes one set in a call."""

@@ -61,20 +61,42 @@ class OnnxRuntime:
         self._ort = library("onnxruntime", path, EXTRA)
         self._session = self._load(existing(path), options)
         given = self._session.get_inputs()
-        preset = self._session.get_overridable_initializers()
-        inputs = [*(self._spec(path, each) for each in given), *(self._spec(path, each, True) for each in preset)]
+        inputs = [self._spec(path, each) for each in given]
         outputs = [self._spec(path, each) for each in self._session.get_outputs() if self._is_tensor(path, each)]
         if not outputs:
             raise ConfigError(f"{path} has no output that is a tensor")
-        self.batches = first_dims_are_free([*inputs, *outputs])
-        self.inputs = without_batch(inputs) if self.batches else tuple(inputs)
-        self.outputs = without_batch(outputs) if self.batches else tuple(outputs)
-        self._types = {each.name: each.datatype for each in (*self.inputs, *self.outputs)}
+        self._types = {each.name: each.datatype for each in (*inputs, *outputs)}
         self._has_bf16 = Datatype.BF16 in self._types.values()
         if self._has_bf16 and Datatype.BYTES in self._types.values():
             raise ConfigError(f"{path} has both bfloat16 and string tensors, which onnxruntime does not take together")
         self._optional = [each.name for each in given if each.type.startswith("optional(")]
         self._on_cpu = self._session.get_providers() == ["CPUExecutionProvider"]
+        self.batches = first_dims_are_free([*inputs, *outputs])
+        names = {str(each.shape[0]) for each in (*given, *self._session.get_outputs()) if each.shape}
+        if self.batches and len(names) > 1:
+            self.batches = self._rows_follow(inputs, outputs)
+        self.inputs = without_batch(inputs) if self.batches else tuple(inputs)
+        self.outputs = without_batch(outputs) if self.batches else tuple(outputs)
+
+    def _rows_follow(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+        """Whether there are as many rows in all outputs as in the inputs, although their dimensions' names differ.
+
+        Exporters do not keep to one name for a batch, and what an object detector finds is none.
+        """
+        for rows in (2, 3):
+            feed = {}
+            for spec in inputs:
+                assert spec.datatype is not None
+                shape = (rows, *(1 if size == ANY else size for size in (spec.dims or ())[1:]))
+                blank: Any = b"" if spec.datatype is Datatype.BYTES else 0
+                feed[spec.name] = np.full(shape, blank, spec.datatype.dtype)
+            try:
+                given = self.execute(feed, [spec.name for spec in outputs])
+            except Exception:  # it does not compute zeros, or not of this size, and nobody knows
+                return True
+            if any(each.shape[:1] != (rows,) for each in given.values()):
+                return False
+        return True
 
     def _load(self, path: Path, options: RuntimeOptions) -> Any:
         settings = self._ort.SessionOptions()
@@ -101,14 +123,14 @@ class OnnxRuntime:
         log.warning("%s: output '%s' is left out: it is no tensor but a %s", path.name, node.name, node.type)
         return False
 
-    def _spec(self, path: Path, node: Any, preset: bool = False) -> TensorSpec:
+    def _spec(self, path: Path, node: Any) -> TensorSpec:
         tensor = _TENSOR.fullmatch(node.type)
         datatype = _DATATYPES.get(tensor[2]) if tensor else None
         if tensor is None or datatype is None:
             raise ConfigError(f"{path}: '{node.name}' is a {node.type}, which no request and no response can have")
         # A scalar and a tensor of any number of dimensions look the same.
         dims = tuple(size if isinstance(size, int) else ANY for size in node.shape) if node.shape else None
-        return TensorSpec(name=node.name, datatype=datatype, dims=dims, optional=preset or bool(tensor[1]))
+        return TensorSpec(name=node.name, datatype=datatype, dims=dims, optional=bool(tensor[1]))
 
     def execute(self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         try:

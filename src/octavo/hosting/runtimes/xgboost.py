@@ -43,6 +43,7 @@ class XgboostRuntime:
         try:
             self._booster = xgboost.Booster(settings, model_file=str(path))
             learner = json.loads(self._booster.save_config())["learner"]
+            self._trees = learner["gradient_booster"]["name"] != "gblinear"
             rows = self._predict(np.zeros((1, self._booster.num_features()), np.float32))
         except (xgboost.core.XGBoostError, ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise unreadable(path, "XGBoost", _NOISE.sub("", str(error))) from error
@@ -62,9 +63,9 @@ class XgboostRuntime:
         """With the trees up to the best one, if training stopped early."""
         best = self._booster.attr("best_iteration")
         until = (0, int(best) + 1) if best else (0, 0)
-        try:
+        if self._trees:
             result = self._booster.inplace_predict(rows, iteration_range=until)
-        except self._xgboost.core.XGBoostError:  # boosters of another kind than trees
+        else:
             result = self._booster.predict(self._xgboost.DMatrix(rows))
         return np.asarray(result, np.float32)
 
