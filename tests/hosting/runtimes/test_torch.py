@@ -161,6 +161,19 @@ def test_a_traced_model_that_takes_one_size_alone(tmp_path: Path) -> None:
     assert traced(Fixed(), (torch.zeros(3, 2),), tmp_path).batches is None
 
 
+def test_a_traced_model_that_does_not_compute_zeros(tmp_path: Path) -> None:
+    class Inverse(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x)
+
+    runtime = traced(Inverse(), (torch.eye(3),), tmp_path)
+    assert runtime.inputs == (TensorSpec(name="x", datatype=Datatype.FP32, dims=(ANY, ANY)),)
+    assert (runtime.outputs, runtime.batches) == ((free("OUTPUT__0"),), None)
+    np.testing.assert_allclose(run(runtime, x=np.eye(3, dtype=np.float32) * 2)["OUTPUT__0"], np.eye(3) / 2)
+    with pytest.raises(InferenceError, match="singular"):
+        run(runtime, x=np.zeros((3, 3), np.float32))
+
+
 def test_datatypes_that_a_script_does_not_say(tmp_path: Path) -> None:
     """Those of the request; BF16 is UInt16 in memory, and is meant where the model computes in it."""
 
@@ -308,6 +321,16 @@ def test_inputs_that_are_to_blame(tmp_path: Path) -> None:
         with pytest.raises(InferenceError, match=message) as caught:
             run(runtime, x=wrong)
         assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+def test_too_little_memory_is_not_the_fault_of_inputs(tmp_path: Path) -> None:
+    class Huge(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.zeros([1 << 60]) + x
+
+    runtime = scripted(Huge(), tmp_path)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        run(runtime, x=X)
 
 
 @pytest.mark.parametrize("kind", ["script", "traced", "weights", "safetensors"])

@@ -39,6 +39,10 @@ _DATATYPES = {
 }
 
 
+_DEVICE = ("CUDA", "CUBLAS", "CUDNN", "allocate memory")
+"""What errors speak of for which a device is to blame, and that have no class of their own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callee:
     """A model as PyTorch calls it.
@@ -82,6 +86,8 @@ class TorchRuntime:
         except (self._torch.OutOfMemoryError, self._torch.AcceleratorError):
             raise
         except (RuntimeError, IndexError, AssertionError) as error:
+            if any(word in str(error) for word in _DEVICE):
+                raise
             # Operators and the guards of an exported program raise these where sizes, dtypes or values do not fit.
             raise InferenceError(reason(error)) from error
         absent = [name for name in outputs if name not in results]

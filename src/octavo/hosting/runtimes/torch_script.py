@@ -26,20 +26,22 @@ def load_script(torch: Any, path: Path, options: RuntimeOptions, device: Any) ->
     bfloat16 = _computes_in_bfloat16(torch, module)
     examples = _traced_inputs(path)
     if examples is None or len(examples) != len(arguments):
-        outputs = _output_names(torch, path, schema.returns[0].type)
-        return Callee(
-            call=call,
-            inputs=tuple(_free(each.name, optional=each.has_default_value()) for each in arguments),
-            outputs=tuple(_free(name) for name in outputs),
-            batches=None,
-            bfloat16=bfloat16,
-        )
-    trial = Trial.of(torch, call, [example.tensor(torch, device) for example in examples])
-    inputs = []
+        inputs = tuple(_free(each.name, optional=each.has_default_value()) for each in arguments)
+        outputs = _free_outputs(torch, path, schema)
+        return Callee(call=call, inputs=inputs, outputs=outputs, batches=None, bfloat16=bfloat16)
+    try:
+        trial = Trial.of(torch, call, [example.tensor(torch, device) for example in examples])
+    except Exception:  # zeros are no good example for it, and what it gives is not found out
+        trial = Trial(_free_outputs(torch, path, schema), None)
+    typed = []
     for name, example in zip(names, examples, strict=True):
         dims = (ANY,) * (len(example.shape) - bool(trial.batches))
-        inputs.append(TensorSpec(name=name, datatype=datatype_of(example.dtype), dims=dims))
-    return Callee(call=call, inputs=tuple(inputs), outputs=trial.outputs, batches=trial.batches, bfloat16=bfloat16)
+        typed.append(TensorSpec(name=name, datatype=datatype_of(example.dtype), dims=dims))
+    return Callee(call=call, inputs=tuple(typed), outputs=trial.outputs, batches=trial.batches, bfloat16=bfloat16)
+
+
+def _free_outputs(torch: Any, path: Path, schema: Any) -> tuple[TensorSpec, ...]:
+    return tuple(_free(name) for name in _output_names(torch, path, schema.returns[0].type))
 
 
 def _free(name: str, optional: bool = False) -> TensorSpec:
