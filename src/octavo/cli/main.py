@@ -110,6 +110,34 @@ def chat(model: str | None, model_option: str | None, **flags: object) -> None:
 
 
 @app.command()
+@click.argument("model")
+@click.option(
+    "--input",
+    "-i",
+    "inputs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A tensor: @FILE.npy, @FILE (its bytes), JSON such as [[1, 2]], or text. Repeat it for more.",
+)
+@click.option(
+    "--output",
+    "-o",
+    "outputs",
+    multiple=True,
+    metavar="NAME[=@FILE]",
+    help="A tensor that is wanted, and the file to write it to (.npy). Repeat it for more.  [default: all]",
+)
+@click.option("--url", metavar="URL", default="http://127.0.0.1:8000", show_default=True, help="Of a running server.")
+@click.option("--api-key", metavar="KEY", help="Of that server.  [default: OCTAVO_API_KEY]")
+def infer(model: str, inputs: tuple[str, ...], outputs: tuple[str, ...], url: str, api_key: str | None) -> None:
+    """Ask a hosted model of a running server: send it tensors, and print what it answers."""
+    from octavo.cli.infer import infer as run
+
+    _interruptible()
+    run(model, url=url, api_key=api_key or os.environ.get("OCTAVO_API_KEY"), inputs=inputs, outputs=outputs)
+
+
+@app.command()
 @settings_options(INFO_ENGINE)
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def info(as_json: bool, **flags: object) -> None:

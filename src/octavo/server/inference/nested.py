@@ -37,7 +37,7 @@ def to_tensor(spec: TensorSpec, value: Any, place: Place) -> Tensor:
         return from_json(datatype, shape, values, place)
     wide = from_json(Datatype.FP32, shape, values, place).array
     if datatype is Datatype.BF16:
-        return Tensor(datatype, _to_bf16(wide))
+        return Tensor(datatype, to_bf16(wide))
     with np.errstate(over="ignore"):
         return Tensor(datatype, wide.astype(np.float16))
 
@@ -57,7 +57,7 @@ def from_tensor(output: Encoded, place: Place) -> Any:
     text."""
     array = output.decode(place).array
     if output.datatype is Datatype.BF16:
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+        array = from_bf16(array)
     if output.datatype is Datatype.BYTES:
         texts = np.empty(array.size, object)
         texts[:] = [_text(each) for each in array.ravel().tolist()]
@@ -105,7 +105,13 @@ def _text(element: bytes) -> str | dict[str, str]:
         return {"b64": base64.b64encode(element).decode()}
 
 
-def _to_bf16(wide: Array) -> Array:
+def from_bf16(bits: Array) -> Array:
+    """The numbers, as FP32, that bits of BF16 are."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_bf16(wide: Array) -> Array:
+    """The bits of BF16 that are nearest to FP32 numbers."""
     bits = wide.astype("<f4").view(np.uint32)
     nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # ties to even
     return np.where(np.isnan(wide), 0x7FC0, nearest).astype("<u2")
