@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, error_body, unavailable
+from octavo.server.inference.direct import DirectWay
 from octavo.server.middleware import PROBES
 
 log = logging.getLogger("octavo.server")
@@ -66,11 +67,13 @@ class Connections(ServerState):
     Attributes:
         idle: connections that wait for a request, since when; the longest idle first.
         entrance: for requests, before their first bytes are parsed.
+        direct: answers what need not go through the application.
     """
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, direct: DirectWay) -> None:
         super().__init__()
         self.limits = limits
+        self.direct = direct
         self.entrance = Entrance()
         self.idle: dict[Connection, float] = {}
         self._crowded: set[Connection] = set()

@@ -5,37 +5,35 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.errors import ApiError, error_response, invalid
-from octavo.server.hosts import is_address, split_host
+from octavo.server.hosts import ANY, is_address, split_host
 
 MAX_KNOWN = 64
 """Hosts that are remembered as ours."""
 
 
-class HostMiddleware:
-    """Refuses requests that name another host.
+class AllowedHosts:
+    """The hosts that are ours.
 
     Args:
-        allowed: patterns as in `octavo.server.hosts.is_pattern`.
+        patterns: as in `octavo.server.hosts.is_pattern`; none for every host.
     """
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
-        self._app = app
-        self._names = {pattern.lower() for pattern in allowed if not pattern.startswith("*")}
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._names = {pattern.lower() for pattern in patterns if not pattern.startswith("*")}
+        self._suffixes = tuple(pattern[1:].lower() for pattern in patterns if pattern.startswith("*"))
+        self._any = not patterns or ANY in patterns
         self._known: set[bytes] = set()
-        self._suffixes = tuple(pattern[1:].lower() for pattern in allowed if pattern.startswith("*"))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-            if host not in self._known:
-                if error := self._problem(host.decode("latin-1").strip()):
-                    await error_response(error, scope)(scope, receive, send)
-                    return
-                if len(self._known) < MAX_KNOWN:
-                    self._known.add(host)
-        await self._app(scope, receive, send)
+    def problem(self, host: bytes) -> ApiError | None:
+        """What is wrong with the Host header of a request, if anything is."""
+        if self._any or host in self._known:
+            return None
+        error = self._find_problem(host.decode("latin-1").strip())
+        if error is None and len(self._known) < MAX_KNOWN:
+            self._known.add(host)
+        return error
 
-    def _problem(self, host: str) -> ApiError | None:
+    def _find_problem(self, host: str) -> ApiError | None:
         if not host:  # HTTP/1.0, which no browser speaks
             return None
         name = split_host(host)
@@ -46,3 +44,23 @@ class HostMiddleware:
         name = name[:100]
         message = f"This server does not answer to the name '{name}'. If it is yours, add --allowed-hosts {name}."
         return ApiError(403, message, code="host_not_allowed")
+
+
+class HostMiddleware:
+    """Refuses requests that name another host.
+
+    Args:
+        allowed: see `AllowedHosts`.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Sequence[str]) -> None:
+        self._app = app
+        self._allowed = AllowedHosts(allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            if error := self._allowed.problem(host):
+                await error_response(error, scope)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

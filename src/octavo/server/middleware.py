@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import getrandbits
 from urllib.parse import quote
 
@@ -38,8 +38,7 @@ MAX_REASON = 300
 REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 """Where OpenAI's clients look for a request's name, and where Anthropic's do."""
 
-_RAW_ID_HEADERS = tuple(name.encode() for name in REQUEST_ID_HEADERS)
-_CLIENTS_ID = _RAW_ID_HEADERS[0]
+RAW_ID_HEADERS = tuple(name.encode() for name in REQUEST_ID_HEADERS)
 
 USABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -58,10 +57,10 @@ class RequestContextMiddleware:
         method = scope["method"]
         if method == "HEAD":  # answered like GET, and the server leaves out the body
             scope = {**scope, "method": "GET"}
-        context = RequestContext(_request_id(scope))
+        context = RequestContext(request_id(scope["headers"]))
         scope[SCOPE_KEY] = context
         name = context.request_id.encode()
-        named = [(header, name) for header in _RAW_ID_HEADERS]
+        named = [(header, name) for header in RAW_ID_HEADERS]
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -80,33 +79,36 @@ class RequestContextMiddleware:
                 await error_response(internal(), scope)(scope, receive, send_named)
         finally:
             context.end()
-            self._note(scope, method, context)
-
-    def _note(self, scope: Scope, method: str, context: RequestContext) -> None:
-        seconds = time.perf_counter() - context.started
-        status = context.status or CLIENT_GONE
-        route = scope.get("route")
-        if context.warning:
-            log.info("%s (request %s)", context.warning, context.request_id)
-        self._metrics.observe(method, getattr(route, "path", "none"), status, seconds)
-        if scope["path"] not in UNLOGGED and access_log.isEnabledFor(logging.INFO):
-            reason = f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else ""
-            line = (
-                f"{method} {_escaped_path(scope)} {status} {seconds * 1e3:.1f} ms{_generated(context)}, "
-                f"request {context.request_id}{reason}"
-            )
-            access_log.info(line)
+            route = getattr(scope.get("route"), "path", "none")
+            note(context, self._metrics, method, route, None if scope["path"] in UNLOGGED else _escaped_path(scope))
 
 
-def _request_id(scope: Scope) -> str:
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The client's name of a request if it can be one, else a new one."""
-    for name, value in scope["headers"]:
-        if name == _CLIENTS_ID:
-            wanted: str = value.decode("latin-1")
+    for name, value in headers:
+        if name == RAW_ID_HEADERS[0]:
+            wanted = value.decode("latin-1")
             if USABLE_ID.fullmatch(wanted):
                 return wanted
             break
     return f"{getrandbits(128):032x}"
+
+
+def note(context: RequestContext, metrics: HttpMetrics, method: str, route: str, path: str | None) -> None:
+    """Count a request that has ended, and write its line of the log.
+
+    Args:
+        route: what metrics call it. path: escaped, for the log; None leaves it out there.
+    """
+    seconds = time.perf_counter() - context.started
+    status = context.status or CLIENT_GONE
+    if context.warning:
+        log.info("%s (request %s)", context.warning, context.request_id)
+    metrics.observe(method, route, status, seconds)
+    if path is not None and access_log.isEnabledFor(logging.INFO):
+        reason = f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else ""
+        took = f"{status} {seconds * 1e3:.1f} ms"
+        access_log.info(f"{method} {path} {took}{_generated(context)}, request {context.request_id}{reason}")
 
 
 def _generated(context: RequestContext) -> str:

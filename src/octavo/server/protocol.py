@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from octavo.server.connections import Admission, Connections
 from octavo.server.errors import ApiError, error_body, internal, invalid
+from octavo.server.inference.direct import Exchange
 from octavo.server.middleware import PROBE_HEADS
 from octavo.server.request_context import LEAVING_KEY
 
@@ -58,6 +59,8 @@ class HttpProtocol(HttpToolsProtocol):
     _window_bytes = 0
     """Of the body, since `_deadline` was set."""
     _without_upgrade: bytes | None = None
+    _exchange: Exchange | None = None
+    """Whose body comes, if it is answered without the application."""
     _held: bytes | None = None
     """The beginning of a request that waits for its turn."""
 
@@ -66,7 +69,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client came."""
         super().connection_made(transport)
-        self._leaving: set[Callable[[], object]] = set()
+        self.leaving: set[Callable[[], object]] = set()
         now = self.loop.time()
         self._deadline = now + self.server_state.limits.head_timeout
         match self.server_state.admit(self, now):
@@ -81,7 +84,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It left, or was left."""
         super().connection_lost(exc)
-        for leave in list(self._leaving):
+        for leave in list(self.leaving):
             leave()
         self._held = None
         self.server_state.forget(self)
@@ -197,7 +200,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self.scope[LEAVING_KEY] = self._leaving  # type: ignore[literal-required]
+        self.scope[LEAVING_KEY] = self.leaving  # type: ignore[literal-required]
         self._in_head = self._heard = True
         self._head_bytes = 0
 
@@ -233,22 +236,40 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head, self._in_body = False, True
         self._window_bytes = 0
         self._deadline = self.loop.time() + self.server_state.limits.body_timeout
-        super().on_headers_complete()
+        if not self._answer_directly():
+            super().on_headers_complete()
         if self._crowded:
             self.cycle.keep_alive = False
+
+    def _answer_directly(self) -> bool:
+        """Answer without the application, if that is possible."""
+        if self._crowded or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        self._exchange = self.server_state.direct.begin(self)
+        if self._exchange is None:
+            return False
+        self.cycle = self._exchange  # type: ignore[assignment]
+        return True
 
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
         self._heard = True
         self._window_bytes += len(body)
-        super().on_body(body)
+        if self._exchange is None:
+            super().on_body(body)
+        else:
+            self._exchange.on_body(body)
 
     def on_message_complete(self) -> None:
         """All of it is there."""
         if self._without_upgrade is None:
             self._in_body = False
             self._deadline = math.inf
-            super().on_message_complete()
+            exchange, self._exchange = self._exchange, None
+            if exchange is None:
+                super().on_message_complete()
+            else:
+                exchange.on_end()
 
     def on_response_complete(self) -> None:
         """A request is answered."""

@@ -21,6 +21,7 @@ from octavo.server.connections import ConnectionLimits, Connections
 from octavo.server.context import Server
 from octavo.server.grpc_port import GrpcPort
 from octavo.server.hosts import local_hosts
+from octavo.server.inference.direct import DirectWay
 from octavo.server.listener import BACKLOG
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
@@ -72,9 +73,9 @@ class _Uvicorn(uvicorn.Server):
     """Uvicorn with limits on connections, and without its signal handlers: it would close the port first, and drain
     afterwards."""
 
-    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, on_started: Callable[[], None]) -> None:
         super().__init__(config)
-        self.server_state: Connections = Connections(limits)
+        self.server_state: Connections = connections
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -130,7 +131,7 @@ class HttpServer:
         )
         self._server: Server = app.state.server
         limits = connection_limits(settings)
-        self._runner = _Uvicorn(config, limits, on_started)
+        self._runner = _Uvicorn(config, Connections(limits, DirectWay(self._server)), on_started)
         self._listener = listener
         self._grpc = None if grpc_listener is None else GrpcPort(self._server, grpc_listener, limits.max_connections)
         self._drain: asyncio.Task[None] | None = None

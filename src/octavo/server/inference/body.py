@@ -11,9 +11,11 @@ from starlette.types import Message
 from octavo.server.body import SMALL_BYTES
 from octavo.server.compression import too_large, unpacked, unpacker
 from octavo.server.errors import ApiError, invalid
-from octavo.server.inference.http import Call
+from octavo.server.inference.http import Call, CallHead
 from octavo.server.offload import off_loop
 from octavo.server.request_context import CLIENT_GONE
+
+LEFT_EARLY = "The client left before its request was complete."
 
 _JSON_TYPES = (b"application/json", b"application/octet-stream")
 """Which web pages cannot send to another server without asking it first (CORS)."""
@@ -36,7 +38,7 @@ async def read_body(call: Call) -> bytes:
     message = await call.receive()
     if not message.get("more_body") and b"content-encoding" not in headers:
         body: bytes = _piece(message)
-        _hold(call, len(body), 0, limit)
+        hold(call, len(body), 0, limit)
         call.context.received_bytes = len(body)
         return body
     return await _read_pieces(call, message, limit)
@@ -48,7 +50,7 @@ async def _read_pieces(call: Call, message: Message, limit: int) -> bytes:
     size = 0
     while True:
         piece = _piece(message)
-        _hold(call, size + len(piece), size, limit)
+        hold(call, size + len(piece), size, limit)
         size += len(piece)
         if piece:
             pieces.append(piece)
@@ -58,20 +60,20 @@ async def _read_pieces(call: Call, message: Message, limit: int) -> bytes:
     call.context.received_bytes = size
     if unpack is not None:
         data = await off_loop(unpacked, unpack, pieces, limit)
-        _hold(call, len(data), size, limit)
+        hold(call, len(data), size, limit)
         return data
     return b"".join(pieces)
 
 
 def _piece(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise ApiError(CLIENT_GONE, "The client left before its request was complete.")
+        raise ApiError(CLIENT_GONE, LEFT_EARLY)
     piece: bytes = message.get("body", b"")
     return piece
 
 
-def _hold(call: Call, size: int, before: int, limit: int) -> None:
-    """A body grows from one size to another."""
+def hold(call: CallHead, size: int, before: int, limit: int) -> None:
+    """A body grows from one size to another. Raises ApiError: it is too large, or there are too many large ones."""
     if size > limit:
         raise _too_large(size, limit)
     if size > SMALL_BYTES and size > before:

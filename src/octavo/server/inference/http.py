@@ -1,7 +1,7 @@
 """Requests and replies of the protocol, as the server's raw interface has them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.responses import Response
@@ -21,41 +21,59 @@ JOINED_BYTES = 64 * 1024
 
 Part = bytes | bytearray | memoryview
 
+Fields = Sequence[tuple[bytes, bytes]]
+
+
+class Answer(NamedTuple):
+    """An answer to a request.
+
+    Attributes:
+        parts: of its body, one behind the other. headers: further ones.
+    """
+
+    parts: Sequence[Part]
+    content_type: bytes = JSON
+    headers: Fields = ()
+
+
 _STATUS = {Code.NOT_FOUND: 404, Code.UNSUPPORTED: 501, Code.INTERNAL: 500}
 
 
-class Call:
-    """One request.
+class CallHead:
+    """A request without its body.
 
     Attributes:
         name, version: of the model, or of what else the path names; empty if it names none.
         headers: the last one of each name.
     """
 
-    __slots__ = ("context", "headers", "name", "receive", "scope", "send", "server", "version")
+    __slots__ = ("context", "headers", "name", "server", "version")
 
-    def __init__(self, server: Server, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, server: Server, headers: dict[bytes, bytes], context: RequestContext) -> None:
         self.server = server
-        self.scope = scope
-        self.receive = receive
-        self.send = send
+        self.headers = headers
+        self.context = context
         self.name = ""
         self.version = ""
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.context = RequestContext.of(scope)
 
     def header(self, name: bytes) -> str:
         """A header's value; empty if there is none."""
         return self.headers.get(name, b"").decode("latin-1")
 
-    async def reply(
-        self, parts: Sequence[Part], content_type: bytes = JSON, headers: Sequence[tuple[bytes, bytes]] = ()
-    ) -> None:
-        """Send a whole answer.
 
-        Args:
-            parts: of its body, one behind the other.
-        """
+class Call(CallHead):
+    """A request as an ASGI application gets it."""
+
+    __slots__ = ("receive", "scope", "send")
+
+    def __init__(self, server: Server, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(server, dict(scope["headers"]), RequestContext.of(scope))
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+
+    async def reply(self, parts: Sequence[Part], content_type: bytes = JSON, headers: Fields = ()) -> None:
+        """Send a whole answer. See `Answer`."""
         self.context.sent_bytes = size = sum(map(len, parts))
         start = [(b"content-type", content_type), (b"content-length", b"%d" % size), *headers]
         await self.send({"type": "http.response.start", "status": 200, "headers": start})

@@ -12,7 +12,7 @@ from octavo.server.body import INLINE_BYTES
 from octavo.server.compression import accepted, packed
 from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body
-from octavo.server.inference.http import BINARY, JSON, Call, Part
+from octavo.server.inference.http import BINARY, JSON, Answer, Call, CallHead, Part
 from octavo.server.inference.tensor_json import read_head
 from octavo.server.inference.tensors_in import Reader, head_length, raw_input
 from octavo.server.inference.tensors_out import ReplyWriter, wishes
@@ -33,23 +33,37 @@ STREAMS = (
 
 async def infer(call: Call) -> None:
     """Compute outputs of input tensors, in JSON or binary."""
+    deployment, info = begin_infer(call)
+    data = await read_body(call)
+    with presence(call):
+        answer = await compute(call, deployment, info, data)
+    await call.reply(*answer)
+
+
+def begin_infer(call: CallHead) -> tuple[HostedDeployment, HostedInfo]:
+    """As `begin`, of a model that has one result for each request."""
     deployment, info = begin(call)
     if info.streams:
         raise InferenceError(STREAMS.format(info.name), Code.UNSUPPORTED)
-    inference, writer = await read_request(call, deployment, info)
-    with presence(call):
-        outputs = await deployment.client.infer(inference)
+    return deployment, info
+
+
+async def compute(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Answer:
+    """Answer a body. Raises InferenceError, ApiError."""
+    inference, writer = await read_request(call, deployment, info, data)
+    outputs = await deployment.client.infer(inference)
     head, parts = await write_reply(writer, outputs)
     whole: Sequence[Part] = (head, *parts)
     headers = [(b"inference-header-content-length", b"%d" % len(head))] if parts else []
     if b"accept-encoding" in call.headers:
         whole = await _compress(call, whole, headers)
-    await call.reply(whole, BINARY if parts else JSON, headers)
+    return Answer(whole, BINARY if parts else JSON, headers)
 
 
-async def read_request(call: Call, deployment: HostedDeployment, info: HostedInfo) -> tuple[Inference, ReplyWriter]:
-    """What is to be computed, and how its results are wanted. Raises InferenceError, ApiError."""
-    data = await read_body(call)
+async def read_request(
+    call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes
+) -> tuple[Inference, ReplyWriter]:
+    """What a body wants to be computed, and how it wants the results. Raises InferenceError, ApiError."""
     size = head_length(call, len(data))
     if not size:
         chosen = allowed_options(call, None)
@@ -92,7 +106,7 @@ async def write_reply(writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> tu
     return writer.write(outputs)
 
 
-async def _compress(call: Call, parts: Sequence[Part], headers: list[tuple[bytes, bytes]]) -> Sequence[Part]:
+async def _compress(call: CallHead, parts: Sequence[Part], headers: list[tuple[bytes, bytes]]) -> Sequence[Part]:
     encoding = accepted(call.header(b"accept-encoding"))
     size = sum(map(len, parts))
     if not encoding or size < PACKED_BYTES:

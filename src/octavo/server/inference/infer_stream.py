@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 from octavo.hosting.errors import InferenceError
+from octavo.server.inference.body import read_body
 from octavo.server.inference.events import send_events
 from octavo.server.inference.http import Call
 from octavo.server.inference.infer import read_request, write_reply
@@ -12,7 +13,7 @@ from octavo.server.inference.work import begin
 async def infer_stream(call: Call) -> None:
     """Compute results of input tensors: a server-sent event for each, as MLServer has it."""
     deployment, info = begin(call)
-    inference, writer = await read_request(call, deployment, info)
+    inference, writer = await read_request(call, deployment, info, await read_body(call))
     if writer.binary:
         raise InferenceError("events are text: ask for the outputs of infer_stream without binary_data")
 

@@ -60,12 +60,14 @@ _PLAIN = {
     )
 }
 
+INFER = _post(f"{_MODEL}/infer", infer)
+
 _OF_MODELS = {
     "": _get(_MODEL, management.about_model),
     "ready": _get(f"{_MODEL}/ready", management.model_ready),
     "config": _get(f"{_MODEL}/config", management.configuration),
     "stats": _get(f"{_MODEL}/stats", management.statistics),
-    "infer": _post(f"{_MODEL}/infer", infer),
+    "infer": INFER,
     "infer_stream": _post(f"{_MODEL}/infer_stream", infer_stream),
     "generate": _post(f"{_MODEL}/generate", generate),
     "generate_stream": _post(f"{_MODEL}/generate_stream", generate_stream),

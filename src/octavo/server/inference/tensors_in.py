@@ -8,7 +8,7 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import ANY
 from octavo.hosting.tensors import Encoded, Place, element_count, from_json, to_bytes
 from octavo.server.errors import invalid
-from octavo.server.inference.http import Call
+from octavo.server.inference.http import CallHead
 from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.inference.tensor_json import Input, InputParameters
 
@@ -19,7 +19,7 @@ _DATATYPES: Mapping[str, Datatype] = {each.value: each for each in Datatype}
 _NOWHERE = InputParameters()
 
 
-def head_length(call: Call, size: int) -> int:
+def head_length(call: CallHead, size: int) -> int:
     """Bytes of JSON in front of a body of so many bytes. Raises ApiError: there cannot be so many."""
     text = call.headers.get(LENGTH_HEADER)
     if text is None:

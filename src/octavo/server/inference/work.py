@@ -2,13 +2,13 @@
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.info import HostedInfo
-from octavo.server.inference.http import Call
+from octavo.server.inference.http import Call, CallHead
 from octavo.server.inference.lookup import find, loaded
 from octavo.server.inference.parameters import DEFAULT, Options, options
 from octavo.server.leaving import Presence
 
 
-def begin(call: Call) -> tuple[HostedDeployment, HostedInfo]:
+def begin(call: CallHead) -> tuple[HostedDeployment, HostedInfo]:
     """The model of a request, which it holds until its end.
 
     Raises:
@@ -30,7 +30,7 @@ def presence(call: Call) -> Presence:
     return Presence(call.server.in_flight, call.scope, call.receive)
 
 
-def allowed_options(call: Call, parameters: dict[str, object] | None) -> Options:
+def allowed_options(call: CallHead, parameters: dict[str, object] | None) -> Options:
     """What a request says of its treatment, within what its key may. Raises InferenceError, ApiError."""
     wanted = options(parameters) if parameters else DEFAULT
     priority = call.server.priority(wanted.priority or None, call.context.priorities)
