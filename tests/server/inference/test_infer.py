@@ -15,6 +15,7 @@ import tritonclient.utils.shared_memory as shm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tritonclient._plugin import InferenceServerClientPlugin
 from tritonclient.utils import InferenceServerException
 
 from octavo.hosting.datatypes import Datatype
@@ -26,6 +27,33 @@ Client = triton.InferenceServerClient
 Models = dict[str, FakeClient]
 
 X = np.array([[1, 2], [3, 4]], np.float32)
+
+
+class Page(InferenceServerClientPlugin):  # type: ignore[misc]
+    """Says where a page comes from, so that its requests go through the application."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __call__(self, request: Any) -> None:
+        request.headers["origin"] = self._url
+
+
+@pytest.fixture(scope="module", params=["direct", "through"])
+def client(request: pytest.FixtureRequest, hosted_url: str) -> Iterator[Client]:
+    with triton.InferenceServerClient(hosted_url.removeprefix("http://"), concurrency=4) as client:
+        if request.param == "through":
+            client.register_plugin(Page(hosted_url))
+        yield client
+
+
+@pytest.fixture(scope="module", params=["direct", "through"])
+def web(request: pytest.FixtureRequest, hosted_url: str) -> Iterator[httpx.Client]:
+    headers = {"origin": hosted_url} if request.param == "through" else {}
+    with httpx.Client(base_url=hosted_url, headers=headers, timeout=20) as client:
+        yield client
+
+
 Y = np.array([[5], [6]], np.int64)
 
 
@@ -48,7 +76,7 @@ def tensors(draw: st.DrawFn) -> tuple[Datatype, np.ndarray[Any, Any]]:
         )
     if datatype is Datatype.BF16:  # what the client has for it, and no more digits than there are
         bits = draw(hnp.arrays("<u4", shape)) & np.uint32(0xFFFF0000)
-        return datatype, bits.view(np.float32)
+        return datatype, np.asarray(bits).view(np.float32)
     elements = {"allow_nan": True, "allow_infinity": True} if datatype.dtype.kind == "f" else None
     return datatype, draw(hnp.arrays(datatype.dtype, shape, elements=elements))
 

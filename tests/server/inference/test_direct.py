@@ -1,0 +1,321 @@
+"""The two ways of an inference through the server: clients cannot tell them apart.
+
+A page's header Origin, which `through` sends, has a request go through the application.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+import uvloop
+
+from octavo.deployments import Deployments
+from octavo.hosting.errors import Code, InferenceError
+from octavo.server.app import create_app
+from octavo.server.body import SMALL_BYTES
+from octavo.server.context import TENSOR_BODIES_HELD, Server
+from octavo.server.inference.direct import DirectWay, Exchange
+from octavo.server.keys import ApiKey, PriorityRange
+from octavo.server.listener import address_of, bind
+from octavo.server.request_context import CLIENT_GONE
+from octavo.server.run import HttpServer
+from octavo.server.settings import ServerSettings
+from tests.server.conftest import eventually
+from tests.server.inference.conftest import MAX_BODY, _make
+from tests.server.inference.fake import UNAVAILABLE, FakeClient, fake
+from tests.server.raw import connect, read_answer
+
+Models = dict[str, FakeClient]
+
+INFER = "/v2/models/FP32/infer"
+BODY = json.dumps({"inputs": [{"name": "IN", "shape": [1], "datatype": "FP32", "data": [1.5]}]}).encode()
+THROUGH = "origin: http://localhost"
+
+
+def request(path: str = INFER, body: bytes = BODY, *fields: str, method: str = "POST") -> bytes:
+    head = "\r\n".join(
+        [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *fields, "x-request-id: me"]
+    )
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def ask(url: str, sent: bytes) -> HTTPResponse:
+    with connect(url) as connection:
+        connection.sendall(sent)
+        return read_answer(connection, sent.split(b" ", 1)[0].decode())
+
+
+def seen(answer: HTTPResponse) -> tuple[int, dict[str, str], bytes]:
+    """What a client sees of it, but for the time."""
+    headers = {name.lower(): value for name, value in answer.getheaders() if name.lower() != "date"}
+    return answer.status, headers, answer.body  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Which requests were answered directly, as they come."""
+    found: list[bool] = []
+    begin = DirectWay.begin
+
+    def note(self: DirectWay, connection: Any) -> Exchange | None:
+        exchange = begin(self, connection)
+        found.append(exchange is not None)
+        return exchange
+
+    monkeypatch.setattr(DirectWay, "begin", note)
+    return found
+
+
+BINARY = json.dumps(
+    {
+        "inputs": [{"name": "IN", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}],
+        "parameters": {"binary_data_output": True},
+    }
+).encode()
+
+SAME = {
+    "json": request(),
+    "a version": request("/v2/models/FP32/versions/1/infer"),
+    "binary": request(INFER, BINARY + bytes(8), f"inference-header-content-length: {len(BINARY)}"),
+    "large": request(
+        INFER,
+        (large := BINARY.replace(b"[1, 2]", b"[1, 262144]").replace(b": 8}", b": 1048576}")) + bytes(2**20),
+        f"inference-header-content-length: {len(large)}",
+    ),
+    "compressed": request(
+        INFER, BODY.replace(b"1.5", b",".join([b"1"] * 999)).replace(b"[1]", b"[999]", 1), "accept-encoding: gzip"
+    ),
+    "no body": request(body=b""),
+    "no json": request(body=b"{"),
+    "too short": request(INFER, BINARY + bytes(7), f"inference-header-content-length: {len(BINARY)}"),
+    "a head too long": request(INFER, BODY, "inference-header-content-length: 9999"),
+    "no model": request("/v2/models/none/infer"),
+    "no version": request("/v2/models/FP32/versions/7/infer"),
+    "a model that streams": request("/v2/models/words/infer"),
+    "too large": request(INFER, bytes(MAX_BODY + 1)),
+    "another method": request(method="GET"),
+    "another host": request(INFER, BODY).replace(b"localhost", b"evil.example"),
+    "a query": request(f"{INFER}?a=b"),
+    "an escaped name": request("/v2/models/FP%332/infer"),
+    "a packed body": request(INFER, BODY, "content-encoding: br"),
+    "an end": request(INFER, BODY, "connection: close"),
+}
+
+
+@pytest.mark.parametrize("sent", SAME.values(), ids=SAME)
+def test_answers_are_the_same(hosted_url: str, models: Models, sent: bytes) -> None:
+    through = sent.replace(b"x-request-id", f"{THROUGH}\r\nx-request-id".encode())
+    assert seen(ask(hosted_url, sent)) == seen(ask(hosted_url, through))
+
+
+@pytest.mark.parametrize("error", [UNAVAILABLE, InferenceError("ä" * 2000, Code.INTERNAL), ValueError("a defect")])
+def test_errors_are_the_same(
+    hosted_url: str, models: Models, caplog: pytest.LogCaptureFixture, error: InferenceError
+) -> None:
+    models["FP32"].error = error
+    with caplog.at_level(logging.INFO):
+        direct, through = (seen(ask(hosted_url, request(INFER, BODY, *more))) for more in ((), (THROUGH,)))
+        eventually(lambda: len([each for each in caplog.records if each.name == "octavo.access"]) == 2)
+    assert direct == through
+    assert direct[0] >= 500
+    without_time = [each.message.split(" ms")[1] for each in caplog.records if each.name == "octavo.access"]
+    assert without_time[0] == without_time[1]
+    failures = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert len({each.message for each in failures}) == len(failures) / 2 == isinstance(error, ValueError)
+
+
+def test_what_is_unusual_goes_through_the_application(hosted_url: str, models: Models, begun: list[bool]) -> None:
+    assert ask(hosted_url, request()).status == 200
+    assert begun == [True]
+    chunked = request().replace(f"content-length: {len(BODY)}".encode(), b"transfer-encoding: chunked")
+    for sent in (
+        request(INFER, BODY, THROUGH),
+        request(INFER, BODY, "connection: close"),
+        request().replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request(INFER, BODY, "accept: a", "accept: b"),
+        request(f"{INFER}?"),
+        chunked.replace(BODY, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)),
+    ):
+        begun.clear()
+        assert ask(hosted_url, sent).status == 200
+        assert begun == [False]
+    with connect(hosted_url) as connection:
+        head = request(INFER, BODY, "expect: 100-continue")[: -len(BODY)]
+        connection.sendall(head)
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert read_answer(connection, "POST").status == 200
+
+
+def test_requests_of_both_ways_are_answered_in_order(hosted_url: str, models: Models, begun: list[bool]) -> None:
+    sent = [
+        request(INFER, BODY.replace(b'{"inputs"', b'{"id": "%d", "inputs"' % number), *(THROUGH,) * (number % 3 == 1))
+        for number in range(30)
+    ]
+    answers = b""
+    with connect(hosted_url) as connection:
+        connection.sendall(b"".join(sent))
+        while answers.count(b'"data":[1.5]') < len(sent):
+            answers += connection.recv(65536)
+        connection.sendall(sent[0])
+        assert read_answer(connection, "POST").status == 200
+    assert re.findall(rb'"id":"(\d+)"', answers) == [b"%d" % number for number in range(len(sent))]
+    assert (begun[0], begun[-1]) == (True, True)  # one that waits for another goes through the application
+
+
+def test_a_body_may_come_in_pieces(hosted_url: str, begun: list[bool]) -> None:
+    with connect(hosted_url) as connection:
+        for byte in request():
+            connection.send(bytes([byte]))
+        assert read_answer(connection, "POST").status == 200
+    assert begun == [True]
+
+
+def test_a_client_that_leaves_before_its_request_is_complete(
+    hosted_url: str, models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "octavo.access"):
+        with connect(hosted_url) as connection:
+            connection.sendall(request()[:-1])
+        eventually(lambda: f"{INFER} {CLIENT_GONE}" in caplog.text)
+    assert caplog.text.rstrip().endswith("request me: The client left before its request was complete.")
+    assert ask(hosted_url, request()).status == 200
+
+
+@dataclass
+class Running:
+    """A server with the models, in a thread."""
+
+    url: str
+    http: HttpServer
+    server: Server
+    models: Models
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+
+
+@contextlib.contextmanager
+def running(**settings: Any) -> Iterator[Running]:
+    made, listener, ready = _make(), bind("127.0.0.1", 0), threading.Event()
+    deployments = Deployments()
+    deployments.offer(made)
+    own = ServerSettings(**settings)
+    http = HttpServer(own, create_app(own, deployments), listener, on_started=ready.set)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    loop = runner.get_loop()
+    thread = threading.Thread(target=lambda: runner.run(http.run()))
+    found = Running(address_of(listener), http, http._server, {each.name: fake(each) for each in made}, loop, thread)
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield found
+    finally:
+        if thread.is_alive():
+            loop.call_soon_threadsafe(lambda: (http.stop(0), http.stop(0)))
+        thread.join()
+        runner.close()
+
+
+def test_keys_and_what_they_may_ask_for(begun: list[bool]) -> None:
+    key = ApiKey(key="mine", name="me", priorities=PriorityRange(2, 5))
+    urgent = BODY[:-1] + b', "parameters": {"priority": 1}}'
+    with running(api_key=("secret",), keys=(key,)) as server:
+        for fields, body, status in (
+            ((), BODY, 401),
+            (("authorization: Bearer wrong",), BODY, 401),
+            (("authorization: Bearer secret",), BODY, 200),
+            (("x-api-key: mine",), BODY, 200),
+            (("x-api-key: mine",), urgent, 400),
+            (("x-api-key: secret",), urgent, 200),
+        ):
+            direct = seen(ask(server.url, request(INFER, body, *fields)))
+            assert direct[0] == status
+            assert direct == seen(ask(server.url, request(INFER, body, *fields, THROUGH)))
+            if body is BODY and status == 200:
+                lookup = server.models["FP32"].seen
+                assert lookup is not None
+                assert lookup.priority == (2 if "mine" in fields[0] else 0)
+    assert begun == [False, False] * 2 + [True, False] * 4
+
+
+def test_large_bodies_are_bounded_all_together() -> None:
+    size = 4 * SMALL_BYTES
+    with running(max_tensor_body_bytes=size) as server, contextlib.ExitStack() as opened:
+        free = server.server.tensor_bodies._free
+        part = request(INFER, bytes(size))[:-1]
+        late: list[socket.socket] = []
+        for _ in range(2 * TENSOR_BODIES_HELD):  # each is counted from 256 KiB on
+            connection = opened.enter_context(connect(server.url))
+            connection.sendall(part)
+            late = select.select([connection], [], [], 0.1)[0]
+            if late:
+                break
+        refused = read_answer(late[0], "POST")
+        assert refused.status == 503
+        assert "all the large request bodies" in json.loads(seen(refused)[2])["error"]
+        late[0].sendall(b"\0" + request())  # the rest is read, and the connection goes on
+        assert read_answer(late[0], "POST").status == 200
+        opened.close()
+        eventually(lambda: server.server.tensor_bodies._free == free)
+
+
+def test_a_body_that_does_not_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    with running(request_body_timeout=0.3) as server, caplog.at_level(logging.INFO), connect(server.url) as connection:
+        connection.sendall(request()[:-1])
+        answer = read_answer(connection, "POST")
+        assert answer.status == 408
+        assert connection.recv(1) == b""
+        eventually(lambda: f"{INFER} {CLIENT_GONE}" in caplog.text)
+
+
+def test_the_end_of_the_server(begun: list[bool]) -> None:
+    """What runs ends as if nothing had happened, and new requests are refused."""
+    with running() as server, connect(server.url) as first, connect(server.url) as second:
+        model = server.models["FP32"]
+        model.hold = held = asyncio.Event()
+        first.sendall(request())
+        eventually(lambda: model.waiting == 1)
+        server.loop.call_soon_threadsafe(server.http.stop, 20)
+        eventually(lambda: server.server.in_flight.draining)
+        second.sendall(request())
+        refused = read_answer(second, "POST")
+        assert (refused.status, refused.getheader("retry-after")) == (503, "1")
+        server.loop.call_soon_threadsafe(held.set)
+        assert read_answer(first, "POST").status == 200
+        server.thread.join(10)
+        assert not server.thread.is_alive()
+    assert begun == [True, False]
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    with running() as server, connect(server.url) as connection:
+        server.models["FP32"].hold = asyncio.Event()
+        connection.sendall(request())
+        eventually(lambda: server.models["FP32"].waiting == 1)
+        server.loop.call_soon_threadsafe(lambda: server.http.stop(20))
+        server.loop.call_soon_threadsafe(lambda: server.http.stop(20))
+        answer = read_answer(connection, "POST")
+        assert answer.status == 503
+        assert "shutting down" in json.loads(seen(answer)[2])["error"]
+
+
+def test_a_client_that_does_not_read_and_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    size = 2**24
+    head = BINARY.replace(b"[1, 2]", b"[1, %d]" % (size // 4)).replace(b": 8}", b": %d}" % size)
+    with running() as server, caplog.at_level(logging.INFO, "octavo.access"):
+        with connect(server.url) as connection:
+            connection.sendall(request(INFER, head + bytes(size), f"inference-header-content-length: {len(head)}"))
+            assert connection.recv(12) == b"HTTP/1.1 200"
+            assert len(server.server.in_flight._work) == 1
+        eventually(lambda: not server.server.in_flight._work)
+        eventually(lambda: f"{INFER} 200" in caplog.text)
