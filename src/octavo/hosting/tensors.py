@@ -22,6 +22,9 @@ MAX_ELEMENTS = (2**63 - 1) // 8
 MAX_DIMENSIONS = 32
 """Fewer than numpy has."""
 
+PIECE = 2**14
+"""Values of JSON that are converted at a time, in a millisecond."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -184,6 +187,13 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place)
             f"Unable to parse 'data': Shape does not match true shape of 'data' field: {place} has {len(values)} "
             f"values, and the shape {written(shape)} has {count}"
         )
+    array: NDArray[Any] = np.empty(count, datatype.dtype)
+    for at in range(0, count, PIECE):  # between which other threads can run
+        array[at : at + PIECE] = _converted(datatype, values[at : at + PIECE], place)
+    return Tensor(datatype, array.reshape(shape))
+
+
+def _converted(datatype: Datatype, values: list[Any], place: Place) -> NDArray[Any] | list[bytes]:
     wrong = set(map(type, values)) - _VALUES[datatype.dtype.kind]
     if wrong:
         kinds, wanted = ", ".join(sorted(_KINDS.get(kind, kind.__name__) for kind in wrong)), _AS[datatype.dtype.kind]
@@ -192,27 +202,34 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place)
             f"another type: {kinds}"
         )
     if datatype is Datatype.BYTES:
-        strings = np.empty(count, object)
-        strings[:] = [value.encode("utf-8", "surrogatepass") for value in values]
-        return Tensor(datatype, strings.reshape(shape))
+        return [value.encode("utf-8", "surrogatepass") for value in values]
     try:
         with np.errstate(over="raise"):
-            array = np.array(values, datatype.dtype)
+            return np.array(values, datatype.dtype)
     except (OverflowError, FloatingPointError):
         raise InferenceError(f"Unable to parse 'data': {place} has values that do not fit {datatype}") from None
-    return Tensor(datatype, array.reshape(shape))
 
 
 def _flat(data: Any, place: Place) -> list[Any]:
     if not isinstance(data, list):
         raise InferenceError(f"Unable to parse 'data': that of {place} is no list")
-    kinds = set(map(type, data))
+    kinds = _types(data)
     while kinds == {list}:
-        data = list(chain.from_iterable(data))
-        kinds = set(map(type, data))
+        flat: list[Any] = []
+        for at in range(0, len(data), PIECE):
+            flat += chain.from_iterable(data[at : at + PIECE])
+        data = flat
+        kinds = _types(data)
     if list in kinds:
         raise InferenceError(f"Unable to parse 'data': that of {place} has lists beside values")
     return data  # type: ignore[no-any-return]
+
+
+def _types(values: list[Any]) -> set[type]:
+    found: set[type] = set()
+    for at in range(0, len(values), PIECE):
+        found.update(map(type, values[at : at + PIECE]))
+    return found
 
 
 _VALUES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}, "O": {str}}
