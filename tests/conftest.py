@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in an engine's process: see octavo.backends.reference.workers
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # Triton's client would end processes that tests start after using it
 
 import numpy as np
 import pytest

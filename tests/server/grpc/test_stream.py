@@ -107,13 +107,17 @@ def test_bad_requests_of_a_stream_fail_alone(channel: grpc.Channel) -> None:
     assert answers[2].infer_response.raw_output_contents == [RAW]
 
 
-def test_more_requests_than_are_computed_at_once(channel: grpc.Channel) -> None:
-    """The client has to wait, and loses none."""
+def test_more_requests_than_are_computed_at_once(served: Served, channel: grpc.Channel) -> None:
+    """The client has to wait, and loses none; what they took of the server's memory is given back."""
+    free = served.server.tensor_bodies._free
     stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
     wide, raw = described("IN", "FP32", [1, 10_000]), bytes(40_000)
     asked = [request("FP32", wide, raw=(raw,), id=str(number)) for number in range(400)]
     answers = list(stub.ModelStreamInfer(iter(asked), timeout=60))
     assert [each.infer_response.id for each in answers] == [each.id for each in asked]
+    with pytest.raises(grpc.RpcError):
+        stub.ModelInfer(request("FP32", wide, raw=(raw, raw)))
+    eventually(lambda: served.server.tensor_bodies._free == free)
 
 
 def test_a_cancelled_call_cancels_its_request(served: Served, channel: grpc.Channel) -> None:

@@ -119,7 +119,7 @@ class Call(Stream):
         except RpcError as error:
             self.fail(error)
             return
-        self._reader = MessageReader(self.head.encoding, self._calls.max_bytes)
+        self._reader = MessageReader(self.head.encoding, self._calls.max_bytes, self._hold)
         if self.head.timeout is not None:
             self._timer = asyncio.get_running_loop().call_later(self.head.timeout, self._expire)
         if method.streaming is not None:
@@ -132,7 +132,7 @@ class Call(Stream):
         assert self._reader is not None
         try:
             for message in self._reader.feed(data):
-                self._received += len(message.data)
+                self._received += message.size
                 if self._messages is not None:
                     self._messages.append(message)
                     self.held = len(self._messages) > MESSAGES_WAITING
@@ -141,7 +141,6 @@ class Call(Stream):
                     self._message = message
                 else:
                     raise RpcError(Status.INVALID_ARGUMENT, "the method takes one message, and there are more")
-            self._account(self._reader.announced)
         except RpcError as error:
             self._give_up(error)
 
@@ -166,18 +165,23 @@ class Call(Stream):
         """The client does not send what it has begun."""
         self._give_up(RpcError(Status.CANCELLED, "the rest of the request did not come in time"))
 
-    def _account(self, size: int) -> None:
-        """Messages that are not small are bounded all together."""
-        if size <= INLINE_BYTES or size <= self._held_bytes:
-            return
-        try:
-            self._calls.bodies.hold(size - self._held_bytes)
-        except ApiError as error:
-            raise RpcError(Status.UNAVAILABLE, str(error)) from None
-        self._held_bytes = size
+    def _hold(self, size: int) -> None:
+        """Account for a message, if it is not small: all of them together are bounded."""
+        if size > INLINE_BYTES:
+            try:
+                self._calls.bodies.hold(size)
+            except ApiError as error:
+                raise RpcError(Status.UNAVAILABLE, str(error)) from None
+            self._held_bytes += size
 
-    async def messages(self) -> AsyncGenerator[Buffer, None]:
-        """Those of a stream, as they come."""
+    def release(self, message: Message) -> None:
+        """A message of a stream has been dealt with, before the stream's end."""
+        if INLINE_BYTES < message.size <= self._held_bytes:
+            self._calls.bodies.release(message.size)
+            self._held_bytes -= message.size
+
+    async def messages(self) -> AsyncGenerator[Message, None]:
+        """Those of a stream, as they come, and not compressed any more."""
         assert self._messages is not None
         while True:
             while self._messages:
@@ -194,7 +198,7 @@ class Call(Stream):
         """The one of a method that takes one, and answers with a stream."""
         async with aclosing(self.messages()) as messages:
             async for message in messages:
-                return message
+                return message.data
         raise RpcError(Status.INVALID_ARGUMENT, "the method takes one message, and there is none")
 
     @property
@@ -202,8 +206,10 @@ class Call(Stream):
         """Whether the server is shutting down."""
         return self._takes_no_more
 
-    async def _read(self, message: Message) -> Buffer:
-        return await off_loop(message.unpacked, self._calls.max_bytes) if message.encoding else message.data
+    async def _read(self, message: Message) -> Message:
+        if not message.encoding:
+            return message
+        return Message(await off_loop(message.unpacked, self._calls.max_bytes), "", message.size)
 
     def take_no_more(self) -> None:
         """The server is shutting down: a stream ends when the messages that have come are answered."""
@@ -276,12 +282,12 @@ class Call(Stream):
             if method.unary is not None:
                 assert self._message is not None
                 message, self._message = self._message, None
-                answer = await method.unary(self, await self._read(message) if message.encoding else message.data)
+                answer = await method.unary(self, (await self._read(message)).data)
                 await self._send(answer, self._end())
             else:
                 assert method.streaming is not None
                 await method.streaming(self)
-                if self._takes_no_more:
+                if self._takes_no_more and not self.ended:
                     raise self._calls.shutting_down()
                 if not self.closed:
                     self._write_end()

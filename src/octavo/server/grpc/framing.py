@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from octavo.server.grpc.status import RpcError, Status
@@ -16,10 +16,15 @@ ENCODINGS = {"identity": 0, "deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 
 
 
 class Message(NamedTuple):
-    """A message as it came. Attributes: encoding: how it is compressed; empty if it is not."""
+    """A message as it came.
+
+    Attributes:
+        encoding: how it is compressed; empty if it is not. size: bytes that came.
+    """
 
     data: Buffer
-    encoding: str = ""
+    encoding: str
+    size: int
 
     def unpacked(self, limit: int) -> bytes:
         """What it says, in `limit` bytes at most; it takes its time. Raises RpcError: it is damaged, or says more."""
@@ -44,11 +49,13 @@ class MessageReader:
 
     Args:
         encoding: of those that are compressed. limit: of the bytes of one.
+        admit: is told how long one is before it comes, and may raise RpcError.
     """
 
-    __slots__ = ("_encoding", "_have", "_limit", "_need", "_parts", "_prefix")
+    __slots__ = ("_admit", "_encoding", "_have", "_limit", "_need", "_parts", "_prefix")
 
-    def __init__(self, encoding: str, limit: int) -> None:
+    def __init__(self, encoding: str, limit: int, admit: Callable[[int], None]) -> None:
+        self._admit = admit
         self._encoding = encoding
         self._limit = limit
         self._parts: list[Buffer] = []
@@ -61,16 +68,11 @@ class MessageReader:
         """Bytes of a message whose end has not come."""
         return self._have
 
-    @property
-    def announced(self) -> int:
-        """Bytes that this message has."""
-        return 0 if self._prefix is None else self._prefix[1]
-
     def feed(self, data: Buffer) -> Sequence[Message]:
         """The messages that are whole now. One that came in one piece shares its memory.
 
         Raises:
-            RpcError: one is too long.
+            RpcError: one is too long, or not admitted.
         """
         found: list[Message] = []
         while (missing := self._need - self._have) <= len(data):
@@ -83,7 +85,7 @@ class MessageReader:
             if self._prefix is None:
                 self._begin(piece)
                 continue
-            found.append(Message(piece, self._encoding if self._prefix[0] else ""))
+            found.append(Message(piece, self._encoding if self._prefix[0] else "", len(piece)))
             self._prefix, self._need = None, PREFIX.size
             if not data:
                 return found
@@ -100,6 +102,7 @@ class MessageReader:
                 f"the request has {length} bytes, more than the {self._limit} that this server takes "
                 "(--max-tensor-body-bytes)",
             )
+        self._admit(length)
         self._prefix, self._need = (compressed, length), length
 
 

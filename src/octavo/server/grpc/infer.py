@@ -1,9 +1,9 @@
 """ModelInfer and ModelStreamInfer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+import logging
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import Code, InferenceError
@@ -13,11 +13,14 @@ from octavo.server.context import Server
 from octavo.server.errors import ApiError
 from octavo.server.grpc.call import Call
 from octavo.server.grpc.errors import rpc_error
+from octavo.server.grpc.framing import Message
 from octavo.server.grpc.infer_request import InferHead, parse_head, split
 from octavo.server.grpc.infer_response import response_head, stream_error, streamed, write_response
 from octavo.server.inference.classification import classify
 from octavo.server.inference.lookup import find, loaded
 from octavo.server.offload import off_loop
+
+log = logging.getLogger("octavo.server")
 
 INLINE_BYTES = 64 * 1024
 """Heads up to this size are parsed on the event loop; larger ones have typed contents."""
@@ -29,6 +32,9 @@ REMEMBERED = 256
 CONCURRENT = 256
 """Requests of a stream that are computed at once, of as many bytes as one may have; the next ones are taken when some
 of them have ended."""
+
+Answers = AsyncGenerator[list[Buffer], None]
+"""Messages that answer one request of a stream."""
 
 DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
@@ -65,11 +71,12 @@ class Inferences:
         try:
             async with aclosing(call.messages()) as messages:
                 async for message in messages:
-                    work, ordered = await self._begin(call, message, before)
-                    task = self._server.in_flight.start(work)
+                    answer, ordered = await self._begin(call, message)
+                    task = self._server.in_flight.start(_send(call, answer, before if ordered else None))
                     before = task if ordered else before
-                    running[task] = len(message)
+                    running[task] = len(message.data)
                     task.add_done_callback(running.pop)
+                    task.add_done_callback(lambda _, message=message: call.release(message))  # type: ignore[misc]
                     while len(running) >= CONCURRENT or sum(running.values()) > most_bytes:
                         await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             if running:
@@ -78,51 +85,28 @@ class Inferences:
             for each in list(running):
                 each.cancel()
 
-    async def _begin(
-        self, call: Call, message: Buffer, before: "asyncio.Task[bytes] | None"
-    ) -> tuple[Coroutine[Any, Any, bytes], bool]:
-        """What there is to do for a request of a stream, and whether later ones wait for it."""
+    async def _begin(self, call: Call, message: Message) -> tuple[Answers, bool]:
+        """What answers a request of a stream, and whether that has to wait for earlier ones."""
+        request = ""
         try:
-            head, raw = await self._read(message)
-        except InferenceError as error:
-            return self._answer_in_order(call, _failed(error, ""), before), True
-        try:
+            head, raw = await self._read(message.data)
+            request = head.id
             deployment = find(self._server.deployments, head.model, head.version)
             streams = loaded(deployment).streams
         except InferenceError as error:
-            return self._answer_in_order(call, _failed(error, head.id), before), True
+            return _failed(error, request), True
         call.deployment = deployment.name
-        if streams:
-            return self._answer_as_it_comes(call, self._results(call, deployment, head, raw)), False
-        return self._answer_in_order(call, self._result(call, deployment, head, raw), before), True
+        return (self._results if streams else self._result)(call, deployment, head, raw), not streams
 
-    async def _answer_in_order(
-        self, call: Call, result: Coroutine[Any, Any, list[Buffer]], before: "asyncio.Task[bytes] | None"
-    ) -> bytes:
-        answer = await result
-        if before is not None and not before.done():
-            await asyncio.wait((before,))
-        await call.send(answer)
-        return b""
-
-    async def _answer_as_it_comes(self, call: Call, results: AsyncGenerator[list[Buffer], None]) -> bytes:
-        async with aclosing(results):
-            async for answer in results:
-                await call.send(answer)
-        return b""
-
-    async def _result(
-        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
-    ) -> list[Buffer]:
+    async def _result(self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]) -> Answers:
         try:
             outputs = await self._compute(call, deployment, head, raw)
         except InferenceError as error:
-            return stream_error(str(error), head.id)
-        return streamed(write_response(response_head(deployment.name, deployment.version, head.id, True), outputs))
+            yield stream_error(str(error), head.id)
+            return
+        yield streamed(write_response(response_head(deployment.name, deployment.version, head.id, True), outputs))
 
-    async def _results(
-        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
-    ) -> AsyncGenerator[list[Buffer], None]:
+    async def _results(self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]) -> Answers:
         """All of a model that has any number of them: which one is the last is known only when there is no other."""
         name, version = deployment.name, deployment.version
         use = self._server.deployments.begin()
@@ -215,5 +199,19 @@ class Inferences:
         return finished
 
 
-async def _failed(error: InferenceError, request: str) -> list[Buffer]:
-    return stream_error(str(error), request)
+async def _failed(error: InferenceError, request: str) -> Answers:
+    yield stream_error(str(error), request)
+
+
+async def _send(call: Call, answers: Answers, before: "asyncio.Task[bytes] | None") -> bytes:
+    """Send what answers a request of a stream, behind what answers another one."""
+    async with aclosing(answers):
+        try:
+            async for answer in answers:
+                if before is not None and not before.done():
+                    await asyncio.wait((before,))
+                await call.send(answer)
+        except Exception:  # a defect of ours: the stream's other requests have nothing to do with it
+            log.exception("a request of a stream failed")
+            await call.send(stream_error("The server had an error while processing this request.", ""))
+    return b""

@@ -36,9 +36,9 @@ class ReflectionService:
 
     async def _answer(self, call: Call) -> None:
         async with aclosing(call.messages()) as messages:
-            async for written in messages:
+            async for each in messages:
                 try:
-                    request = _Request.FromString(written)
+                    request = _Request.FromString(each.data)
                 except DecodeError:
                     raise RpcError(
                         Status.INVALID_ARGUMENT, f"the request is no {_Request.DESCRIPTOR.full_name}"
