@@ -8,10 +8,8 @@ from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings,
 from octavo.errors import ConfigError
 from octavo.hosting.code_names import models_in, names_code
 from octavo.hosting.config import HostingConfig
+from octavo.hosting.runtimes import runtime_of
 from octavo.settings import Setting, Source, Values, check, resolve, settings_of
-
-CHECKPOINT_FILES = (".gguf", ".safetensors")
-"""Of language models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +61,7 @@ def is_hosted(model: str, *sources: Source) -> bool:
     if names_code(model):
         return True
     path = Path(model).expanduser()
-    if path.suffix in CHECKPOINT_FILES or (path.is_dir() and (path / "config.json").exists()):
-        return False
-    if not path.exists() and not path.suffix:
-        return False
-    from octavo.hosting.runtimes import runtime_of  # with numpy, which who serves a language model need not load
-
-    return runtime_of(path) is not None
+    return (path.is_dir() or bool(path.suffix)) and runtime_of(path) is not None
 
 
 def expand(model: str) -> dict[str, str]:

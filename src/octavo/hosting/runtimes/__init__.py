@@ -4,9 +4,12 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octavo.errors import ConfigError
-from octavo.hosting.runtime import Loader, Runtime, RuntimeOptions
+
+if TYPE_CHECKING:  # with numpy, which whoever only asks what a file is need not load
+    from octavo.hosting.runtime import Loader, Runtime, RuntimeOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def _by_content(path: Path) -> str | None:
     return "lightgbm" if head.startswith(b"tree\n") else None
 
 
-def load(name: str, path: Path, options: RuntimeOptions) -> Runtime:
+def load(name: str, path: Path, options: "RuntimeOptions") -> "Runtime":
     """Load a model.
 
     Args:
