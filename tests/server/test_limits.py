@@ -56,6 +56,8 @@ def test_every_route_needs_a_key(guarded: httpx.Client, engine: FakeEngine) -> N
                     assert response.json()["detail"].startswith("Incorrect API key")
                 elif path.startswith("/v1/messages"):
                     assert response.json()["error"]["type"] == "authentication_error"
+                elif path.startswith("/v2"):
+                    assert response.json()["error"].startswith("Incorrect API key")
                 else:
                     assert response.json()["error"]["code"] == "invalid_api_key"
     assert engine.requests == []
