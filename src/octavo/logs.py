@@ -1,9 +1,12 @@
 """How a process of Octavo logs: to standard error, with colours on a terminal."""
 
+import asyncio
 import logging
+import select
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +27,7 @@ def configure_logging(level: str, console: "Console | None" = None) -> None:
         handler = RichHandler(console=console or Console(stderr=True), show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
-        handler = logging.StreamHandler()
+        handler = _LineHandler()
         handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     _leave_out_what_no_line_has()
     logging.basicConfig(level=level.upper(), handlers=[handler])
@@ -39,11 +42,73 @@ def _leave_out_what_no_line_has() -> None:
     logging._srcfile = None  # records need not know who made them
 
 
+class _LineHandler(logging.StreamHandler[TextIO]):
+    """Writes all lines of a turn of the event loop together, in order: each alone would cost a call of the system.
+
+    Errors, and lines of threads without a loop, are written at once, with those before them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+        self._writer: asyncio.AbstractEventLoop | None = None
+        """The loop that will write them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record's line soon."""
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            loop = None if record.levelno >= logging.ERROR else _running_loop()
+            if loop is None:
+                self.flush()
+            elif self._writer is not loop:
+                self._writer = loop
+                loop.call_soon(self.flush)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write the lines that have not been written."""
+        with self.lock:  # type: ignore[union-attr]  # a handler always has one
+            self._writer = None
+            lines, self._lines = self._lines, []
+            for piece in _pieces(lines) if len(lines) > 1 else lines:
+                self.stream.write(piece)
+            self.stream.flush()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _pieces(lines: Sequence[str]) -> Iterator[str]:
+    """Lines together, as many as a pipe takes without those of other processes between them."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        size += len(line)
+        if size > select.PIPE_BUF and piece:
+            yield "".join(piece)
+            piece, size = [], len(line)
+        piece.append(line)
+    if piece:
+        yield "".join(piece)
+
+
 class _LineFormatter(logging.Formatter):
     """Works out once a second what time it is."""
 
     _second = -1
     _text = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging does, in one step where there is nothing but a line."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """As logging does without a `datefmt`."""
