@@ -18,7 +18,7 @@ import uvloop
 from octavo.server import acceptor
 from octavo.server.acceptor import CONNECTIONS_PER_TURN, WELCOMED_PER_TURN, Acceptor
 from octavo.server.dialects.logprobs import LogprobFormat
-from octavo.server.entrance import Entrance
+from octavo.server.entrance import WHOLE, Entrance
 from octavo.server.settings import ServerSettings
 from octavo.text.template import ChatTemplate, _Template
 from tests.server.fake import FakeEngine, running, served
@@ -33,7 +33,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_requests_are_begun_a_few_in_a_turn_and_in_their_order() -> None:
     async def test() -> None:
-        entrance, turn, begun = Entrance(per_turn=3), 0, []
+        entrance, turn, begun = Entrance(per_turn=3 * WHOLE), 0, []
 
         async def begin(number: int) -> None:
             await entrance.enter()
@@ -48,6 +48,28 @@ def test_requests_are_begun_a_few_in_a_turn_and_in_their_order() -> None:
         assert max(Counter(when for _, when in begun).values()) <= 3
         await entrance.enter()  # and later ones go straight in
         await entrance.enter()
+
+    run(test)
+
+
+def test_small_requests_are_begun_several_in_a_turn_and_in_their_order() -> None:
+    async def test() -> None:
+        entrance, turn, begun = Entrance(per_turn=8), 0, list[tuple[int, int]]()
+        sizes = [1] * 20 + [8] + [1] * 20 + [8, 8, 1]
+        for number, size in enumerate(sizes):
+            if entrance.try_enter(size):
+                begun.append((number, turn))
+            else:
+                entrance.call_in_turn(lambda number=number: begun.append((number, turn)), size)  # type: ignore[misc]
+        while len(begun) < len(sizes):
+            turn += 1
+            await asyncio.sleep(0)
+        assert [number for number, _ in begun] == list(range(len(sizes)))
+        most = Counter[int]()
+        for number, when in begun:
+            most[when] += sizes[number]
+        assert max(most.values()) <= 8
+        assert len(most) <= 10
 
     run(test)
 
@@ -154,8 +176,8 @@ class Line:
         self.waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
         self.held = threading.Event()
         self._patch = monkeypatch
-        monkeypatch.setattr(Entrance, "try_enter", lambda _: False)
-        monkeypatch.setattr(Entrance, "call_in_turn", lambda _, begin: self._hold(begin))
+        monkeypatch.setattr(Entrance, "try_enter", lambda _, size: False)
+        monkeypatch.setattr(Entrance, "call_in_turn", lambda _, begin, size: self._hold(begin))
 
     def _hold(self, begin: Callable[[], None]) -> None:
         self.waiting.append((asyncio.get_running_loop(), begin))

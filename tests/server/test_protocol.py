@@ -229,6 +229,14 @@ def test_an_idle_connection_is_closed(hasty: str) -> None:
         assert is_closed(connection)
 
 
+def test_a_connection_that_was_answered_early_is_closed_when_idle(hasty: str) -> None:
+    with connect(hasty) as connection:
+        connection.sendall(b"POST /nope HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\n\r\n")
+        assert read_answer(connection).status == 404
+        connection.sendall(b"x")
+        assert is_closed(connection)
+
+
 def dribble(connection: socket.socket, data: bytes) -> http.client.HTTPResponse:
     """Send something byte by byte, slowly, until the server has had enough."""
     connection.settimeout(0.02)

@@ -5,31 +5,34 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-REQUESTS_PER_TURN = 1
-"""Begun in one turn of the event loop; to read and validate one takes up to a millisecond."""
+WHOLE = 8
+"""What one turn of the event loop has room for: a request that takes up to a millisecond to read and validate."""
+
+SMALL = 1
+"""Of that, what an inference takes."""
 
 
 class Entrance:
     """Lets requests through in the order of their arrival."""
 
-    def __init__(self, per_turn: int = REQUESTS_PER_TURN) -> None:
+    def __init__(self, per_turn: int = WHOLE) -> None:
         self._per_turn = per_turn
         self._passed = 0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Callable[[], None], int]] = deque()
 
-    def try_enter(self) -> bool:
-        """Whether a request may begin at once."""
-        if self._waiting or self._passed == self._per_turn:
+    def try_enter(self, size: int = WHOLE) -> bool:
+        """Whether a request of this size may begin at once."""
+        if self._waiting or self._passed + size > self._per_turn:
             return False
         if self._passed == 0:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._next_turn, loop)
-        self._passed += 1
+        self._passed += size
         return True
 
-    def call_in_turn(self, begin: Callable[[], None]) -> None:
+    def call_in_turn(self, begin: Callable[[], None], size: int = WHOLE) -> None:
         """Call this when the request may begin, after those that wait already. For one that `try_enter` refused."""
-        self._waiting.append(begin)
+        self._waiting.append((begin, size))
 
     async def enter(self) -> None:
         """Returns when a request may begin."""
@@ -40,11 +43,13 @@ class Entrance:
         await turn
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._passed = min(self._per_turn, len(self._waiting))
-        if self._passed:
+        self._passed = 0
+        if self._waiting:
             loop.call_soon(self._next_turn, loop)
-        for _ in range(self._passed):
-            self._waiting.popleft()()
+        while self._waiting and self._passed + self._waiting[0][1] <= self._per_turn:
+            begin, size = self._waiting.popleft()
+            self._passed += size
+            begin()
 
 
 def _wake(turn: asyncio.Future[None]) -> None:

@@ -12,6 +12,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from octavo.server.connections import Admission, Connections
+from octavo.server.entrance import SMALL, WHOLE
 from octavo.server.errors import ApiError, error_body, internal, invalid
 from octavo.server.inference.direct import Exchange
 from octavo.server.middleware import PROBE_HEADS
@@ -25,7 +26,13 @@ MAX_HEAD_BYTES = 64 * 1024
 PIECE_BYTES = 8 * 1024
 """What is parsed at a time, so that bytes of which the parser makes nothing are noticed."""
 
+HELD_BYTES = 64 * 1024
+"""Of a request that waits for its turn; a client that sends more waits, too."""
+
 MAX_HEADERS = 256
+
+SMALL_HEAD = b"POST /v2/models/"
+"""How requests begin that take little to begin."""
 
 MAX_PIPELINED = 100
 """Requests that may wait on a connection for the answers to those before them."""
@@ -138,20 +145,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, unless the client has been refused. A request waits for its turn; a probe does not."""
-        self._unset_keepalive_if_required()
         if self._held is not None:
             self._held += data
+            if len(self._held) > HELD_BYTES:
+                self.flow.pause_reading()
         elif self._refused:
             return
         elif self.server_state.idle.pop(self, None) is None:
             self._parse(data)
-        elif data.startswith(PROBE_HEADS) or self.server_state.entrance.try_enter():
+        elif data.startswith(PROBE_HEADS):
             self._begin(data)
         else:
-            self._held = data
-            self._deadline = math.inf
-            self.flow.pause_reading()
-            self.server_state.entrance.call_in_turn(self._begin_held)
+            size = SMALL if data.startswith(SMALL_HEAD) else WHOLE
+            if self.server_state.entrance.try_enter(size):
+                self._begin(data)
+            else:
+                self._held = data
+                self._deadline = math.inf
+                self.server_state.entrance.call_in_turn(self._begin_held, size)
 
     def _begin_held(self) -> None:
         data, self._held = self._held, None
@@ -264,7 +275,8 @@ class HttpProtocol(HttpToolsProtocol):
         """All of it is there."""
         if self._without_upgrade is None:
             self._in_body = False
-            self._deadline = math.inf
+            answered = self.cycle.response_complete
+            self._deadline = self.loop.time() + self.timeout_keep_alive if answered else math.inf
             exchange, self._exchange = self._exchange, None
             if exchange is None:
                 super().on_message_complete()
@@ -273,14 +285,20 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request is answered."""
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         now = self.loop.time()
         if self._in_body:  # answered early; what is left of the body is read and dropped
             self._deadline = now + self.server_state.limits.body_timeout
         elif self._in_head:
             self._deadline = now + self.server_state.limits.head_timeout
-        elif self.cycle.response_complete and not self.transport.is_closing():
+        elif self.cycle.response_complete:
             self.server_state.idle[self] = now
+            self._deadline = now + self.timeout_keep_alive  # a timer for each request would cost more
 
     def _head_without_upgrade(self) -> bytes:
         lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
