@@ -24,7 +24,8 @@ from octavo.server.errors import (
 )
 from octavo.server.host_middleware import HostMiddleware
 from octavo.server.hosts import ANY
-from octavo.server.inference.app import ROOT, InferenceMiddleware
+from octavo.server.inference.app import InferenceMiddleware
+from octavo.server.inference.http import ROOT
 from octavo.server.inference.http import ErrorFormat as InferenceErrors
 from octavo.server.middleware import (
     REQUEST_ID_HEADERS,

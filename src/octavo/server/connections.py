@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from octavo.server.entrance import Entrance
-from octavo.server.errors import ApiError, error_body, unavailable
+from octavo.server.errors import ApiError, unavailable
 from octavo.server.inference.direct import DirectWay
+from octavo.server.inference.http import error_below_routes
 from octavo.server.middleware import PROBES
 
 log = logging.getLogger("octavo.server")
@@ -131,7 +131,8 @@ class Connections(ServerState):
             while (await receive()).get("more_body", False):
                 pass
             error = self.full()
-            answer = Response(orjson.dumps(error_body(error)), error.status_code, error.headers, "application/json")
+            body = error_below_routes(error, scope["path"])
+            answer = Response(body, error.status_code, error.headers, "application/json")
             await answer(scope, receive, send)
 
         return crowded

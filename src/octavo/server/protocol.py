@@ -8,13 +8,13 @@ from asyncio import Transport
 from collections.abc import Callable
 
 import httptools
-import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from octavo.server.connections import Admission, Connections
 from octavo.server.entrance import SMALL, WHOLE
-from octavo.server.errors import ApiError, error_body, internal, invalid
+from octavo.server.errors import ApiError, internal, invalid
 from octavo.server.inference.direct import Exchange
+from octavo.server.inference.http import error_below_routes
 from octavo.server.middleware import PROBE_HEADS
 from octavo.server.request_context import LEAVING_KEY
 
@@ -328,7 +328,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_body:  # the application waits for the rest
             cycle.disconnected = True
             cycle.message_event.set()
-        body = orjson.dumps(error_body(error))
+        body = error_below_routes(error, getattr(self, "url", b"").decode("latin-1"))
         fields = {
             **(error.headers or {}),
             "content-type": "application/json",

@@ -18,7 +18,7 @@ from tests.server.conftest import eventually
 from tests.server.fake import running
 from tests.server.inference.conftest import _make
 from tests.server.inference.fake import FakeClient
-from tests.server.raw import connect
+from tests.server.raw import connect, read_answer
 
 Client = triton.InferenceServerClient
 Models = dict[str, FakeClient]
@@ -233,3 +233,12 @@ def test_the_routes_are_documented(web: httpx.Client) -> None:
     assert "post" in paths["/v2/models/{model_name}/infer"]
     assert "get" in paths["/v2/models/{model_name}/versions/{model_version}/config"]
     assert "post" in paths["/v1/models/{model_name}:predict"]
+
+
+def test_errors_below_the_routes_are_the_protocols(hosted_url: str) -> None:
+    for path, kind in ((INFER, str), ("/v1/chat/completions", dict)):
+        with connect(hosted_url) as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\n\r\n".encode())  # without a Host
+            answer = read_answer(connection)
+        assert answer.status == 400
+        assert isinstance(json.loads(answer.body)["error"], kind)  # type: ignore[attr-defined]

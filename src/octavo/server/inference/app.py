@@ -7,11 +7,9 @@ from octavo.hosting.errors import InferenceError
 from octavo.server.context import Server
 from octavo.server.errors import ApiError, error_response
 from octavo.server.inference.bodies import GENERATE, generate_text, takes_prompts
-from octavo.server.inference.http import Call, api_error, refuse
+from octavo.server.inference.http import ROOT, Call, api_error, refuse
 from octavo.server.inference.routes import PREDICT, Found, Route, find_route
 from octavo.server.leaving import ClientGone
-
-ROOT = "/v2"
 
 
 class InferenceMiddleware:

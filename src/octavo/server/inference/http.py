@@ -9,8 +9,11 @@ from starlette.types import Receive, Scope, Send
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.server.context import Server
-from octavo.server.errors import ApiError, error_message, invalid, unavailable
+from octavo.server.errors import ApiError, error_body, error_message, invalid, unavailable
 from octavo.server.request_context import RequestContext
+
+ROOT = "/v2"
+"""Where the protocol's routes are."""
 
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
@@ -101,6 +104,12 @@ def api_error(error: InferenceError) -> ApiError:
 def error_json(error: ApiError) -> bytes:
     """The body of an error, as all of the protocol's clients read it."""
     return orjson.dumps({"error": error_message(error)})
+
+
+def error_below_routes(error: ApiError, path: str) -> bytes:
+    """The body of an error that no route answers with: the protocol's, or that of all others."""
+    ours = path == ROOT or path.startswith(f"{ROOT}/")
+    return error_json(error) if ours else orjson.dumps(error_body(error))
 
 
 class ErrorFormat:

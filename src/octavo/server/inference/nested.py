@@ -119,8 +119,10 @@ def to_bf16(wide: Array) -> Array:
 
 def _floats(value: Any) -> Iterator[Any]:
     """The floating point numbers in something, alone and in arrays."""
-    if isinstance(value, float | np.floating) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _floats(each)
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, float | np.floating) or (isinstance(each, np.ndarray) and each.dtype.kind == "f"):
+            yield each
+        elif isinstance(each, dict | list):
+            left.extend(each.values() if isinstance(each, dict) else each)
