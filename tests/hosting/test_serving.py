@@ -332,3 +332,26 @@ def test_urgent_requests_go_before_others(served: Served) -> None:
         return order
 
     assert served.run(scenario()) == [1, 2, 0, 3]
+
+
+def test_replies_in_the_order_of_the_requests(served: Served) -> None:
+    client = served.model("patient", preserve_ordering=True)
+
+    async def scenario() -> None:
+        order: list[float] = []
+
+        async def one(seconds: float) -> None:
+            await ask(client, seconds=seconds)
+            order.append(seconds)
+
+        slow = asyncio.create_task(one(0.2))
+        await eventually(lambda: client.pending == 1)
+        others = [asyncio.create_task(one(seconds)) for seconds in (0.0, 0.01)]
+        gone = asyncio.create_task(one(0.02))
+        await eventually(lambda: client.pending == 1)  # all but the first have been computed, and wait for it
+        gone.cancel()
+        await asyncio.gather(slow, *others)
+        assert order == [0.2, 0.0, 0.01]
+        assert client.pending == 0
+
+    served.run(scenario())

@@ -52,7 +52,7 @@ class AsyncModelServer:
         self._info = info
         self._free = list(range(at_once))
         self._watch = Watch(info.execution_timeout, at_once)
-        self._intake = Intake(endpoint, computation, info.batching, at_once)
+        self._intake = Intake(endpoint, computation, info.queue, at_once)
         self._tasks: dict[asyncio.Task[None], Batch[Asked]] = {}
         self._timer: asyncio.TimerHandle | None = None
 

@@ -166,7 +166,7 @@ class HostedClient:
 
     def _begin(self, message: Infer | Call, tensors: Sequence[Buffer], items: int) -> Pending:
         assert self.info is not None
-        batching = self.info.batching or _ALONE
+        batching = self.info.queue
         level = batching.level(message.priority)
         seconds = batching.policy(level).timeout(message.timeout)
         try:
@@ -187,44 +187,48 @@ class HostedClient:
     def _admit(self, batching: Batching, level: int, seconds: float) -> None:
         """Refuse at once what would be refused by a process that may be busy. Raises InferenceError."""
         policy = batching.policy(level)
-        if not policy.max_queue_size and not seconds:
-            return
         assert self.info is not None
-        expected = self._expected_wait(batching, sum(n.items for each, n in self._levels.items() if each <= level))
         waiting = self._level(level).requests - self.info.instances * batching.max_batch_size
         if policy.max_queue_size and waiting >= policy.max_queue_size:
             raise InferenceError(
                 f"Exceeds maximum queue size: {policy.max_queue_size} requests wait already",
                 Code.UNAVAILABLE,
-                retry_after=expected or None,
+                retry_after=self._expected_wait(batching, level) or None,
             )
-        if seconds and not policy.delays and expected > seconds:
+        if seconds and not policy.delays and (expected := self._expected_wait(batching, level)) > seconds:
             raise InferenceError(
                 f"Request timeout expired: it may wait for {seconds:g} s, and would for {expected:.3g} s",
                 Code.UNAVAILABLE,
                 retry_after=expected,
             )
 
-    def _expected_wait(self, batching: Batching, items: int) -> float:
+    def _expected_wait(self, batching: Batching, level: int) -> float:
         assert self.info is not None
+        items = sum(there.items for each, there in self._levels.items() if each <= level)
         most = batching.max_batch_size
         batches = max(items // most + 1 - self.info.instances, 0)
         return batches * (self._pace.per_batch + self._pace.per_item * most) / self.info.instances
 
     def _level(self, level: int) -> "_Level":
-        return self._levels.setdefault(level, _Level())
+        found = self._levels.get(level)
+        if found is None:
+            found = self._levels[level] = _Level()
+        return found
 
     def _place(self, pending: Pending) -> None:
         """Ask the instance that has least to do; or wait for one."""
-        open_ = [each for each in self._instances.values() if each.is_open]
-        if open_:
-            min(open_, key=lambda each: len(each.outstanding)).ask(pending)
-        else:
+        best: Instance | None = None
+        for each in self._instances.values():
+            if each.is_open and (best is None or len(each.outstanding) < len(best.outstanding)):
+                best = each
+        if best is None:
             self._waiting.append(pending)
+        else:
+            best.ask(pending)
 
     def _leave(self, pending: Pending) -> None:
         """Nobody reads what comes of a request any more."""
-        if not pending.ended:
+        if not pending.settled:
             self.statistics.failure += 1
             self.statistics.canceled += 1
             self._drop(pending)
@@ -239,7 +243,7 @@ class HostedClient:
 
     def _expire(self, pending: Pending) -> None:
         """It has waited for as long as it may, unless it is computed already."""
-        if pending.ended or any(
+        if pending.settled or any(
             pending.number in each.outstanding and each.computes(pending) for each in self._instances.values()
         ):
             return
@@ -295,6 +299,7 @@ class HostedClient:
 
     def _end(self, pending: Pending, finish: Callable[[], None]) -> None:
         """Tell a request its end; where replies keep the order of requests, once those before it have had theirs."""
+        pending.settled = True
         self._level(pending.level).count(-1, -pending.items)
         if not self._ordered:
             finish()
@@ -354,7 +359,7 @@ class HostedClient:
         """An instance died while it computed these."""
         self._on_culprit(instance.name)
         for pending in lost:
-            if not pending.ended:
+            if not pending.settled:
                 self._fail(pending, InferenceError(f"the model failed: {why}; it is started again", Code.INTERNAL))
 
     def on_waiting(self, lost: Sequence[Pending]) -> None:
@@ -381,8 +386,6 @@ class _Level:
         self.requests += requests
         self.items += items
 
-
-_ALONE = Batching(max_batch_size=1)
 
 _BEST_FIRST = (
     WorkerState.READY,

@@ -16,6 +16,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         name: that requests use. runtime: what computes it: "python", "onnx", "torch", … platform: Triton's name for it.
         inputs, outputs: as tensors.
         batching: how requests are brought together; None computes each alone.
+        queue: how they wait, in either case.
         instances: that compute at once, in `processes` processes.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
@@ -33,6 +34,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batching: Batching | None = None
+    queue: Batching = Batching(max_batch_size=1)
     instances: int = 1
     processes: int = 1
     execution_timeout: float = 0.0

@@ -45,10 +45,9 @@ class Intake:
         at_once: batches that may be computed at the same time.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Computation, batching: Batching | None, at_once: int) -> None:
+    def __init__(self, endpoint: Endpoint, reader: Computation, batching: Batching, at_once: int) -> None:
         self._endpoint = endpoint
         self._reader = reader
-        batching = batching or Batching(max_batch_size=1)
         # What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
         # not count it.
         self._batcher: Batcher[Asked] = Batcher(batching.with_room(at_once * batching.max_batch_size), at_once)

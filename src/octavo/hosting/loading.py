@@ -67,6 +67,7 @@ def _load_own(start: HostingStart) -> Loaded:
         inputs=computation.inputs,
         outputs=computation.outputs,
         batching=config.batching(config.max_batch_size) if config.max_batch_size else None,
+        queue=config.batching(config.max_batch_size or 1),
         instances=instances,
         processes=1 if own.asynchronous else instances,
         execution_timeout=config.execution_timeout,
@@ -109,13 +110,15 @@ def _load_file(start: HostingStart) -> Loaded:
     # A model that does not say is batched if whoever serves it does.
     batched = bool(config.max_batch_size) if runtime.batches is None else runtime.batches and config.max_batch_size != 0
     instances = config.instances or 1
+    size = config.max_batch_size or DEFAULT_BATCH_SIZE
     info = HostedInfo(
         name=start.name,
         runtime=name,
         platform=runtime.platform,
         inputs=runtime.inputs,
         outputs=runtime.outputs,
-        batching=config.batching(config.max_batch_size or DEFAULT_BATCH_SIZE) if batched else None,
+        batching=config.batching(size) if batched else None,
+        queue=config.batching(size if batched else 1),
         instances=instances,
         processes=1 if runtime.concurrent else instances,
         execution_timeout=config.execution_timeout,

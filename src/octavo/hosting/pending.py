@@ -21,7 +21,7 @@ class Pending:
     Attributes:
         message, tensors: how a process is asked. items: of the batch dimension. level: of priority.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
-        timer: ends its waiting.
+        timer: ends its waiting. settled: whether it is known what comes of it. ended: whether it was told so.
     """
 
     message: Infer | Call
@@ -31,6 +31,7 @@ class Pending:
     arrived: int = field(default_factory=time.perf_counter_ns)
     deaths: int = 0
     timer: asyncio.TimerHandle | None = None
+    settled: bool = False
     ended: bool = False
     _error: InferenceError | None = None
     _results: deque[tuple[Output, memoryview]] = field(default_factory=deque)

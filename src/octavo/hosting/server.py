@@ -43,7 +43,7 @@ class ModelServer:
         self._instances = instances
         self._serve_batch = self._stream if info.streams else self._compute
         self._watch = Watch(info.execution_timeout, instances)
-        self._intake = Intake(endpoint, computation, info.batching, instances)
+        self._intake = Intake(endpoint, computation, info.queue, instances)
         self._receiving = threading.Lock()
         self._held = False
         self._done: deque[tuple[Batch[Asked], float]] = deque()
