@@ -4,6 +4,7 @@ import asyncio
 import logging
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -52,20 +53,28 @@ class _LineHandler(logging.StreamHandler[TextIO]):
         super().__init__()
         self._lines: list[str] = []
         self._writer: asyncio.AbstractEventLoop | None = None
-        """The loop that will write them."""
+        """The loop that will write them, in `_thread`: to ask which one runs is a call of the system."""
+        self._thread = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line soon."""
         try:
             self._lines.append(self.format(record) + self.terminator)
-            loop = None if record.levelno >= logging.ERROR else _running_loop()
-            if loop is None:
+            if record.levelno >= logging.ERROR:
                 self.flush()
-            elif self._writer is not loop:
-                self._writer = loop
-                loop.call_soon(self.flush)
+            elif self._writer is None or self._thread != threading.get_ident() or self._writer.is_closed():
+                self._write_soon()
         except Exception:
             self.handleError(record)
+
+    def _write_soon(self) -> None:
+        try:
+            self._writer = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+        else:
+            self._thread = threading.get_ident()
+            self._writer.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines that have not been written."""
@@ -75,13 +84,6 @@ class _LineHandler(logging.StreamHandler[TextIO]):
             for piece in _pieces(lines) if len(lines) > 1 else lines:
                 self.stream.write(piece)
             self.stream.flush()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _pieces(lines: Sequence[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ class Entrance:
     def __init__(self, per_turn: int = WHOLE) -> None:
         self._per_turn = per_turn
         self._passed = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[tuple[Callable[[], None], int]] = deque()
 
     def try_enter(self, size: int = WHOLE) -> bool:
@@ -25,8 +26,9 @@ class Entrance:
         if self._waiting or self._passed + size > self._per_turn:
             return False
         if self._passed == 0:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(self._next_turn, loop)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()  # which is a call of the system
+            self._loop.call_soon(self._next_turn, self._loop)
         self._passed += size
         return True
 

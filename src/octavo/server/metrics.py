@@ -39,6 +39,9 @@ CHOICE_BOUNDS = (1, 2, 5, 10, 20)
 # As vLLM counts the tokens of a request, whatever the longest context is: deployments come and go.
 COUNT_BOUNDS = tuple(mantissa * 10**exponent for exponent in range(6) for mantissa in (1, 2, 5))
 
+METHODS = frozenset(HTTPMethod)
+"""Whose names are labels."""
+
 LABELS = ("model_name", "engine")
 ENGINE = "0"
 
@@ -62,7 +65,7 @@ class HttpMetrics(Collector):
 
     def observe(self, method: str, handler: str, status: int, seconds: float) -> None:
         """Count one response. Clients may send any method: those that HTTP does not know share one label."""
-        if method not in HTTPMethod.__members__:
+        if method not in METHODS:
             method = "other"
         key = (method, handler, status)
         self._responses[key] = self._responses.get(key, 0) + 1

@@ -230,7 +230,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise _head_too_large()
         if not self._in_body:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
             if len(self.headers) > MAX_HEADERS:
                 raise ApiError(431, f"The request has more than {MAX_HEADERS} headers.")
 

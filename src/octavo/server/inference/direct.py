@@ -133,7 +133,7 @@ class Exchange:
         self._info = info
         self._pieces: list[bytes] = []
         self._size = 0
-        self._task: asyncio.Task[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
         self.disconnected = self.response_started = self.response_complete = False
         self.keep_alive = True
         connection.leaving.add(self.leave)
@@ -169,7 +169,9 @@ class Exchange:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._call.context.received_bytes = self._size
-        self._task = self._way.server.in_flight.start(self._run(data))
+        self._task = self._connection.loop.create_task(self._run(data))
+        self._way.server.in_flight.join(self._task)
+        self._task.add_done_callback(self._done)
 
     def leave(self) -> None:
         """The client has left."""
@@ -188,8 +190,8 @@ class Exchange:
 
     # What is answered
 
-    async def _run(self, data: bytes) -> bytes:
-        """Answer. The answer is written here: there is nothing to return."""
+    async def _run(self, data: bytes) -> None:
+        """Answer."""
         try:
             await self._answer(await compute(self._call, self._deployment, self._info, data))
         except asyncio.CancelledError:
@@ -202,9 +204,12 @@ class Exchange:
         except Exception:
             log.exception("POST %s failed (request %s)", self._path, self._call.context.request_id)
             self._refuse(internal())
-        finally:
-            self._end()
-        return b""
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._way.server.in_flight.leave(task)
+        if not self.response_complete and not self.disconnected:  # cancelled before it began
+            self._refuse(shutting_down())
+        self._end()
 
     async def _answer(self, answer: Answer) -> None:
         parts, content_type, fields = answer
@@ -246,7 +251,7 @@ class Exchange:
             content_type,
             size,
             _written(fields),
-            _written([(each, name) for each in RAW_ID_HEADERS]),
+            _NAMES % (name, name),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
 
@@ -265,6 +270,9 @@ class Exchange:
     @property
     def _path(self) -> str:
         return self._target.decode()
+
+
+_NAMES = b"".join([b"%b: %%b\r\n" % each for each in RAW_ID_HEADERS])
 
 
 def _written(fields: Fields) -> bytes:
