@@ -8,8 +8,8 @@ from functools import partial
 WHOLE = 8
 """What one turn of the event loop has room for: a request that takes up to a millisecond to read and validate."""
 
-SMALL = 1
-"""Of that, what an inference takes."""
+BYTES_PER_SHARE = 1024
+"""An inference takes one share of that, and one more for each so many bytes of its first ones."""
 
 
 class Entrance:

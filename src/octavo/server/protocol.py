@@ -11,7 +11,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from octavo.server.connections import Admission, Connections
-from octavo.server.entrance import SMALL, WHOLE
+from octavo.server.entrance import BYTES_PER_SHARE, WHOLE
 from octavo.server.errors import ApiError, internal, invalid
 from octavo.server.inference.direct import Exchange
 from octavo.server.inference.http import error_below_routes
@@ -31,8 +31,8 @@ HELD_BYTES = 64 * 1024
 
 MAX_HEADERS = 256
 
-SMALL_HEAD = b"POST /v2/models/"
-"""How requests begin that take little to begin."""
+LIGHT_HEAD = b"POST /v2/models/"
+"""How requests begin that take little to begin if they are small."""
 
 MAX_PIPELINED = 100
 """Requests that may wait on a connection for the answers to those before them."""
@@ -156,7 +156,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif data.startswith(PROBE_HEADS):
             self._begin(data)
         else:
-            size = SMALL if data.startswith(SMALL_HEAD) else WHOLE
+            size = min(1 + len(data) // BYTES_PER_SHARE, WHOLE) if data.startswith(LIGHT_HEAD) else WHOLE
             if self.server_state.entrance.try_enter(size):
                 self._begin(data)
             else:

@@ -142,6 +142,7 @@ def test_what_is_unusual_goes_through_the_application(hosted_url: str, models: M
         request(INFER, BODY, THROUGH),
         request(INFER, BODY, "connection: close"),
         request().replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request(INFER, BODY, "connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
         request(INFER, BODY, "accept: a", "accept: b"),
         request(f"{INFER}?"),
         chunked.replace(BODY, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("octavo.server")
 
-METHOD = b"POST"
+METHOD, VERSION = b"POST", "1.1"
 
 CACHED_TARGETS = 1024
 CACHED_TARGET_LENGTH = 256
@@ -46,7 +46,7 @@ _UNUSUAL = (b"content-encoding", b"expect", b"origin", b"transfer-encoding")
 @lru_cache(CACHED_TARGETS)
 def _find(target: bytes) -> Found | None:
     """The model that a request's target is about, if it is for an inference and written plainly."""
-    if not target.endswith(b"/infer") or not target.isascii() or b"%" in target or b"?" in target or b"#" in target:
+    if not target.isascii() or b"%" in target or b"?" in target or b"#" in target:
         return None
     found = find_route(target.decode())
     return found if found is not None and found.route is INFER else None
@@ -66,8 +66,14 @@ class DirectWay:
     def begin(self, connection: "HttpProtocol") -> "Exchange | None":
         """Begin the request whose head a connection has read; None if it is the application's."""
         target = connection.url
-        found = _find(target) if len(target) <= CACHED_TARGET_LENGTH else None
-        if found is None or connection.parser.get_method() != METHOD or not connection.parser.should_keep_alive():
+        found = _find(target) if target.endswith(b"/infer") and len(target) <= CACHED_TARGET_LENGTH else None
+        parser = connection.parser
+        if (
+            found is None
+            or parser.get_method() != METHOD
+            or parser.get_http_version() != VERSION
+            or not parser.should_keep_alive()
+        ):
             return None
         headers = dict(connection.headers)
         length = headers.get(b"content-length", b"")
