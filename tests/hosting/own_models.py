@@ -6,12 +6,13 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 import octavo
 
@@ -79,9 +80,69 @@ def endless(path: str) -> Iterator[int]:
 
 
 @octavo.model
-async def patient(seconds: float) -> float:
+async def patient(seconds: float, cancels: bool = False) -> float:
+    if cancels:
+        raise asyncio.CancelledError
     await asyncio.sleep(seconds)
     return seconds
+
+
+@octavo.model
+async def restless(path: str) -> AsyncIterator[int]:
+    """Waits for nothing, and says in a file when it was ended."""
+    try:
+        while True:
+            yield 1
+    finally:
+        os.close(os.open(path, os.O_CREAT))
+
+
+@octavo.model
+def untidy(n: int) -> Iterator[int]:
+    try:
+        yield from range(n)
+    finally:
+        raise RuntimeError("cannot end")
+
+
+class NoException(BaseException):
+    pass
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("cannot say")
+
+
+class Picky(BaseModel):
+    key: str
+
+    @field_validator("key")
+    @classmethod
+    def known(cls, key: str) -> str:
+        return {"a": "b"}[key]
+
+
+class Point(NamedTuple):
+    x: int
+    y: timedelta
+
+
+@octavo.model
+def odd(do: str = "", picky: Picky | None = None) -> object:
+    """Fails in ways of its own; tells its process's number otherwise."""
+    match do:
+        case "raise":
+            raise NoException("not even an exception")
+        case "mute":
+            raise Mute
+        case "later":
+            return asyncio.sleep(0.001, "waited")
+        case "point":
+            return Point(1, timedelta(1))
+        case "read":
+            return input()
+    return os.getpid()
 
 
 @octavo.model

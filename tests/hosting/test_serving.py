@@ -1,6 +1,8 @@
 """Hosted models in processes of their own, as a frontend sees them: what happens is said to whom it concerns."""
 
 import asyncio
+import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,144 @@ def test_forms_and_files(served: Served) -> None:
     ):
         with pytest.raises(InferenceError, match=message):
             call(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"do": "raise"}, "NoException: not even an exception"),
+        ({"do": "mute"}, "Mute: "),
+        ({"do": "read"}, "EOFError"),
+        ({"picky": {"key": "b"}}, "KeyError: 'b'"),
+    ],
+)
+def test_whatever_code_does_fails_its_request_and_not_the_process(
+    served: Served, body: dict[str, object], message: str
+) -> None:
+    client = served.model("odd")
+    process = served.run(ask(client))
+    with pytest.raises(InferenceError, match=message) as failed:
+        served.run(ask(client, **body))
+    assert failed.value.code is Code.INTERNAL
+    assert served.run(ask(client)) == process
+
+
+def test_results_that_json_has_no_word_for(served: Served) -> None:
+    client = served.model("odd")
+    assert served.run(ask(client, do="point")) == {"x": 1, "y": "P1D"}
+    assert served.run(ask(client, do="later")) == "waited"  # what a plain function gives to wait for
+
+
+def test_images(served: Served, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    code = tmp_path / "images.py"
+    code.write_text(IMAGES)
+    client = served.model("convert", model=f"{code}:convert")
+    made = served.run(client.call(BodyCall(media_type="application/json", body=b'{"mode": "CMYK"}')))
+    assert image.open(io.BytesIO(made.data)).mode == "RGB"
+    again = b'{"mode": "L", "image": "%b"}' % base64.b64encode(made.data)
+    assert served.run(client.call(BodyCall(media_type="application/json", body=again))).media_type == "image/png"
+    with pytest.raises(InferenceError, match="cannot write mode F as PNG"):
+        served.run(ask(client, mode="F"))
+    with pytest.raises(InferenceError, match="Invalid 'image': this is no image that can be read") as refused:
+        served.run(ask(client, mode="L", image="AAAA"))
+    assert refused.value.field == "image"
+
+
+IMAGES = """
+from typing import Optional
+import PIL.Image
+import octavo
+
+@octavo.model
+def convert(mode: str, image: Optional[PIL.Image.Image] = None) -> PIL.Image.Image:
+    return (image or PIL.Image.new("RGB", (2, 2))).convert("L" if mode == "F" else "RGB").convert(mode)
+"""
+
+
+def test_a_form_s_boundary_is_the_client_s_fault(served: Served) -> None:
+    client = served.model("shout")
+    media_type = f"multipart/form-data; boundary={300 * 'x'}"
+    with pytest.raises(InferenceError, match="cannot be read") as refused:
+        served.run(client.call(BodyCall(media_type=media_type, body=b"")))
+    assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+def test_asynchronous_code_that_cancels_itself_fails(served: Served) -> None:
+    client = served.model("patient")
+    with pytest.raises(InferenceError, match="its code was cancelled"):
+        served.run(ask(client, seconds=0, cancels=True))
+    assert served.run(ask(client, seconds=0)) == 0
+
+
+def test_asynchronous_code_that_takes_too_long_is_ended_alone(served: Served) -> None:
+    client = served.model("patient", execution_timeout=1.0)
+
+    async def scenario() -> list[Any]:
+        asked = (ask(client, seconds=60), *(ask(client, seconds=0.6) for _ in range(3)))
+        late = asyncio.create_task(_after(0.5, ask(client, seconds=0.9)))
+        return [*await asyncio.gather(*asked, return_exceptions=True), await late]
+
+    too_long, *others = served.run(scenario())
+    assert isinstance(too_long, InferenceError)
+    assert "did not return within 1 s" in str(too_long)
+    assert others == [0.6, 0.6, 0.6, 0.9]
+
+
+async def _after(seconds: float, work: Any) -> Any:
+    await asyncio.sleep(seconds)
+    return await work
+
+
+def test_asynchronous_code_that_waits_for_nothing_ends_when_nobody_reads_it(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "ended"
+    client = served.model("restless")
+
+    async def scenario() -> None:
+        call = BodyCall(media_type="application/json", body=b'{"path": "%b"}' % str(path).encode())
+        stream = client.stream_call(call)
+        await anext(stream)
+        await stream.aclose()
+        await eventually(path.exists)
+
+    served.run(scenario())
+
+
+def test_a_generator_that_fails_when_it_is_ended(served: Served) -> None:
+    client = served.model("untidy")
+
+    async def scenario(read: int) -> list[bytes]:
+        found: list[bytes] = []
+        stream = client.stream_call(BodyCall(media_type="application/json", body=b'{"n": 1000}'))
+        async for each in stream:
+            found.append(bytes(each.data))
+            if len(found) == read:
+                break
+        await stream.aclose()
+        return found
+
+    assert served.run(scenario(2)) == [b"0", b"1"]
+    with pytest.raises(InferenceError, match="cannot end"):  # the same process, or its end would be told
+        served.run(scenario(2000))
+
+
+def test_too_many_wait_for_code_without_batches(served: Served) -> None:
+    client = served.model("words", max_queue_size=2)
+
+    async def scenario() -> list[Any]:
+        body = b'{"prompt": "a", "pause": 0.3}'
+        asked = (_all(client.stream_call(BodyCall(media_type="application/json", body=body))) for _ in range(6))
+        return list(await asyncio.gather(*asked, return_exceptions=True))
+
+    found = served.run(scenario())
+    refused = [each for each in found if isinstance(each, InferenceError)]
+    assert len(refused) == 3
+    assert {each.code for each in refused} == {Code.UNAVAILABLE}
+    assert all("maximum queue size: 2" in str(each) for each in refused)
+
+
+async def _all(stream: Any) -> list[bytes]:
+    return [bytes(each.data) async for each in stream]
 
 
 def test_a_death_fails_the_batch_that_it_came_of_and_no_other(served: Served) -> None:

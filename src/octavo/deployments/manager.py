@@ -181,12 +181,12 @@ class DeploymentManager:
         log.info("%s is served, version %d: %s", name, entry.version, settings.model)
         return entry
 
-    async def reload(self, worker: str) -> None:
+    async def reload(self, worker: str) -> bool:
         """Load the code of a hosted model again and offer it in the place of what is there; if it cannot be loaded,
-        what is there stays."""
+        what is there stays. Returns whether that was tried: not while something else is being changed."""
         entry = self._entries.get(worker)
         if entry is None or entry.role is not Role.OFFERED or self._changing is not None:
-            return
+            return False
         self._changing = entry.settings.name
         try:
             await self._offer(entry.settings, entry)
@@ -194,6 +194,7 @@ class DeploymentManager:
             log.error("%s; version %d is still served", error, entry.version)
         finally:
             self._changing = None
+        return True
 
     def sources(self) -> dict[str, dict[str, float]]:
         """The files of the code that is to be loaded again when they change, by the workers that have loaded it, each

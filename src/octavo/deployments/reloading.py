@@ -20,10 +20,11 @@ async def reload_when_changed(manager: DeploymentManager) -> None:
         for worker, loaded in manager.sources().items():
             times = _times(loaded)
             if seen.setdefault(worker, loaded) != times:
-                seen[worker] = times
                 try:
-                    await manager.reload(worker)
+                    if await manager.reload(worker):
+                        seen[worker] = times
                 except Exception:  # a defect of ours is no reason to watch no more
+                    seen[worker] = times
                     log.exception("cannot load %s again", worker)
 
 

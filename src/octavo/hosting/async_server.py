@@ -5,13 +5,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from octavo.hosting.batcher import Batch
 from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint
-from octavo.hosting.errors import InferenceError
+from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.intake import Asked, Intake, failed, send_answers, timing_of
 from octavo.hosting.running import Running
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 256
 """Requests that code without batches computes beside each other."""
+
+LET_GO_SECONDS = 5.0
+"""For code to end that was told to."""
 
 
 class AsyncComputation(Computation, Protocol):
@@ -51,7 +54,8 @@ class AsyncModelServer:
         self._running = running
         self._info = info
         self._free = list(range(at_once))
-        self._watch = Watch(info.execution_timeout, at_once)
+        # Code that waits is ended alone; the process, when it holds the event loop.
+        self._watch = Watch(info.execution_timeout and info.execution_timeout + LET_GO_SECONDS, at_once)
         self._intake = Intake(endpoint, computation, info.queue, at_once)
         self._tasks: dict[asyncio.Task[None], Batch[Asked]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -81,25 +85,31 @@ class AsyncModelServer:
                 if found != math.inf:
                     self._timer = asyncio.get_running_loop().call_later(found, self._begin)
                 return
-            slot = self._free.pop()
-            work = self._stream if self._info.streams else self._compute
-            task = asyncio.create_task(self._serve(slot, found, work(slot, found, time.monotonic())))
+            task = asyncio.create_task(self._serve(self._free.pop(), found))
             self._tasks[task] = found
             task.add_done_callback(self._tasks.pop)
 
-    async def _serve(self, slot: int, batch: Batch[Asked], work: Coroutine[Any, Any, None]) -> None:
+    async def _serve(self, slot: int, batch: Batch[Asked]) -> None:
+        work = self._stream if self._info.streams else self._compute
         began = time.monotonic()
+        limit = asyncio.timeout(self._info.execution_timeout or None)
+        why = ""
         self._running.begin(slot, [each.request.number for each in batch.requests], began)
         self._watch.begin(slot, began)
         try:
-            await work
-        except asyncio.CancelledError:
-            if not all(each.request.left for each in batch.requests):
-                raise
+            async with limit:
+                await work(slot, batch, began, limit)
+        except TimeoutError:
+            why = f"the model failed: it did not return within {self._info.execution_timeout:g} s"
+        except asyncio.CancelledError:  # by whoever asked and wants it no more, or by something within the code
+            why = "the model failed: its code was cancelled"
         except BaseException:
             log.exception("a defect of Octavo; the process ends")
             os._exit(1)
         finally:
+            if why and not all(each.request.left for each in batch.requests):
+                error = InferenceError(why, Code.INTERNAL)
+                send_answers(batch, [error] * len(batch.requests), began, time.monotonic() - began)
             self._watch.end(slot)
             self._running.end(slot)
             self._free.append(slot)
@@ -109,11 +119,11 @@ class AsyncModelServer:
             self._intake.give_back()
         self._begin()
 
-    async def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
+    async def _compute(self, slot: int, batch: Batch[Asked], began: float, limit: asyncio.Timeout) -> None:
         answers = await self._computation.acompute([each.request.task for each in batch.requests])
         send_answers(batch, answers, began, time.monotonic() - began)
 
-    async def _stream(self, slot: int, batch: Batch[Asked], began: float) -> None:
+    async def _stream(self, slot: int, batch: Batch[Asked], began: float, limit: asyncio.Timeout) -> None:
         [waiting] = batch.requests
         asked = waiting.request
         error: InferenceError | None = None
@@ -121,6 +131,9 @@ class AsyncModelServer:
             async for answer in self._computation.astream(asked.task):
                 asked.peer.send(Output(asked.number, answer.parts, answer.media_type, False), answer.buffers)
                 self._watch.begin(slot, time.monotonic())
+                if self._info.execution_timeout:
+                    limit.reschedule(asyncio.get_running_loop().time() + self._info.execution_timeout)
+                await asyncio.sleep(0)  # code that waits for nothing leaves nobody else a turn, nor can it be ended
         except InferenceError as found:
             error = found
         timing = timing_of(waiting, began, time.monotonic() - began, 1, lead=True)

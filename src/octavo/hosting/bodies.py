@@ -2,7 +2,9 @@
 
 import base64
 import binascii
+import functools
 import inspect
+import operator
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -29,7 +31,7 @@ from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.own import Parameter
-from octavo.hosting.values import described, dtype_of, fields_of, is_array, is_image, open_image
+from octavo.hosting.values import UNIONS, described, dtype_of, fields_of, is_array, is_image, open_image, without_extras
 
 MAX_FORM_FIELDS = 1000
 
@@ -112,7 +114,8 @@ class Bodies:
             return InferenceError(f"Unknown field '{field}'; there are: {names}.", field=field)
         if first["type"] == "missing":
             return InferenceError(f"The field '{field}' is missing.", field=field)
-        return InferenceError(f"Invalid '{field}': {described(error).partition(': ')[2] or first['msg']}.", field=field)
+        said = described(error)
+        return InferenceError(f"Invalid '{field}': {said.partition(': ')[2] or said}.", field=field)
 
     def _alone(self, media_type: str, body: bytes) -> dict[str, list[bytes]]:
         """A body that is the model's one file, or its one text."""
@@ -128,7 +131,7 @@ class Bodies:
         found: dict[str, Any] = {}
         for name, values in fields.items():
             parameter = self._parameters.get(name)
-            annotation = Any if parameter is None else parameter.type
+            annotation = Any if parameter is None else without_extras(parameter.type)
             if typing.get_origin(annotation) is list:
                 [inner] = typing.get_args(annotation)
                 found[name] = [_field(name, inner, each) for each in values]
@@ -196,19 +199,17 @@ def _multipart(body: bytes, boundary: bytes) -> dict[str, list[bytes]]:
         nonlocal ended
         ended = True
 
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": begin,
-            "on_header_field": add(0),
-            "on_header_value": add(1),
-            "on_header_end": end_header,
-            "on_part_data": add_data,
-            "on_part_end": end_part,
-            "on_end": end,
-        },
-    )
+    callbacks: Any = {
+        "on_part_begin": begin,
+        "on_header_field": add(0),
+        "on_header_value": add(1),
+        "on_header_end": end_header,
+        "on_part_data": add_data,
+        "on_part_end": end_part,
+        "on_end": end,
+    }
     try:
+        parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
@@ -252,12 +253,16 @@ def _readable(annotation: Any) -> Any:
     if is_array(annotation):
         return _array(dtype_of(annotation))
     if is_image(annotation):
-        return Annotated[Any, BeforeValidator(lambda value: open_image(_file(value))), _FILE_SCHEMA]
+        return Annotated[Any, BeforeValidator(_image), _FILE_SCHEMA]
     if annotation is bytes:
         return Annotated[bytes, BeforeValidator(_file), _FILE_SCHEMA]
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is list and len(arguments) == 1:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is list and len(arguments) == 1:
         return list[_readable(arguments[0])]  # type: ignore[misc]
+    if origin in UNIONS:
+        return functools.reduce(operator.or_, map(_readable, arguments))
+    if origin is Annotated:
+        return Annotated[(_readable(arguments[0]), *arguments[1:])]
     return Any if annotation is inspect.Parameter.empty else annotation
 
 
@@ -286,10 +291,11 @@ def _array(dtype: np.dtype) -> Any:
 
 
 def _strings(array: Any) -> Any:
-    if array.dtype.kind not in "UO" and array.size:
+    values = array.ravel().tolist()
+    if not all(isinstance(each, str) for each in values):
         raise ValueError("must hold strings only")
     made = np.empty(array.shape, object)
-    made.ravel()[:] = [each.encode() for each in array.ravel().tolist()]
+    made.ravel()[:] = [each.encode() for each in values]
     return made
 
 
@@ -308,15 +314,23 @@ def _file(value: Any) -> bytes:
         raise ValueError("is no base 64") from None
 
 
+def _image(value: Any) -> Any:
+    try:
+        return open_image(_file(value))
+    except InferenceError as error:
+        raise ValueError(str(error)) from None
+
+
 _FROM_URL = str.maketrans("-_", "+/")
 
 _FILE_SCHEMA = WithJsonSchema({"type": "string", "contentEncoding": "base64"})
 
 
 def _is_file(annotation: Any) -> bool:
-    inner = typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else annotation
+    plain = without_extras(annotation)
+    inner = without_extras(typing.get_args(plain)[0]) if typing.get_origin(plain) is list else plain
     return inner is bytes or is_image(inner)
 
 
 def _is_text(annotation: Any) -> bool:
-    return annotation is str
+    return without_extras(annotation) is str

@@ -188,7 +188,7 @@ class HostedClient:
         """Refuse at once what would be refused by a process that may be busy. Raises InferenceError."""
         policy = batching.policy(level)
         assert self.info is not None
-        waiting = self._level(level).requests - self.info.instances * batching.max_batch_size
+        waiting = self._level(level).requests - self.info.at_once * batching.max_batch_size
         if policy.max_queue_size and waiting >= policy.max_queue_size:
             raise InferenceError(
                 f"Exceeds maximum queue size: {policy.max_queue_size} requests wait already",
@@ -206,8 +206,8 @@ class HostedClient:
         assert self.info is not None
         items = sum(there.items for each, there in self._levels.items() if each <= level)
         most = batching.max_batch_size
-        batches = max(items // most + 1 - self.info.instances, 0)
-        return batches * (self._pace.per_batch + self._pace.per_item * most) / self.info.instances
+        batches = max(items // most + 1 - self.info.at_once, 0)
+        return batches * (self._pace.per_batch + self._pace.per_item * most) / self.info.at_once
 
     def _level(self, level: int) -> "_Level":
         found = self._levels.get(level)

@@ -17,7 +17,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         inputs, outputs: as tensors.
         batching: how requests are brought together; None computes each alone.
         queue: how they wait, in either case.
-        instances: that compute at once, in `processes` processes.
+        instances: that compute at once, in `processes` processes. at_once: batches that these compute.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
         body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
@@ -36,6 +36,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     batching: Batching | None = None
     queue: Batching = Batching(max_batch_size=1)
     instances: int = 1
+    at_once: int = 1
     processes: int = 1
     execution_timeout: float = 0.0
     streams: bool = False

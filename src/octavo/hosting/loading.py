@@ -69,6 +69,7 @@ def _load_own(start: HostingStart) -> Loaded:
         batching=config.batching(config.max_batch_size) if config.max_batch_size else None,
         queue=config.batching(config.max_batch_size or 1),
         instances=instances,
+        at_once=MAX_AT_ONCE if own.asynchronous and not config.max_batch_size else instances,
         processes=1 if own.asynchronous else instances,
         execution_timeout=config.execution_timeout,
         streams=own.streams,
@@ -88,9 +89,7 @@ def _load_own(start: HostingStart) -> Loaded:
         except (Exception, SystemExit) as error:
             raise refusal(f"{start.config.model} cannot be loaded", error) from error
 
-    return Loaded(
-        computation=computation, info=info, at_once=instances if config.max_batch_size else MAX_AT_ONCE, load=load
-    )
+    return Loaded(computation=computation, info=info, at_once=info.at_once, load=load)
 
 
 def _load_file(start: HostingStart) -> Loaded:
@@ -120,6 +119,7 @@ def _load_file(start: HostingStart) -> Loaded:
         batching=config.batching(size) if batched else None,
         queue=config.batching(size if batched else 1),
         instances=instances,
+        at_once=instances,
         processes=1 if runtime.concurrent else instances,
         execution_timeout=config.execution_timeout,
     )

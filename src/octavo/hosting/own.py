@@ -29,6 +29,10 @@ Rows = list[Any] | NDArray[Any]
 """Results over requests."""
 
 NOT_LOADED = "load it first"
+
+_NOT_FAILURES = (GeneratorExit, asyncio.CancelledError)
+"""What ends code from outside. Everything else that it raises is its failure, whatever that derives from: errors of
+libraries in Rust are no `Exception`."""
 _LISTS = (list, collections.abc.Sequence)
 _STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
@@ -174,9 +178,11 @@ class OwnModel:
         """
         try:
             return self._rows(await self._invoke(columns), count)
-        except (Exception, SystemExit) as error:  # a model ends itself, not the server
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:  # a model ends itself, not the server
             if count == 1:
-                return [self._failure(error)]
+                return [self.failure(error)]
             log.warning("%s failed on %d requests, %r; computing each alone", self.name, count, error)
         found: list[Any] = []
         for at in range(count):
@@ -201,8 +207,10 @@ class OwnModel:
         assert self._call is not None, NOT_LOADED
         try:
             yield from self._call(**self._with_defaults(request))
-        except (Exception, SystemExit) as error:
-            raise self._failure(error) from error
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:
+            raise self.failure(error) from error
 
     async def astream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
         """The same of one that is asynchronous."""
@@ -210,22 +218,29 @@ class OwnModel:
         try:
             async for each in self._call(**self._with_defaults(request)):
                 yield each
-        except (Exception, SystemExit) as error:
-            raise self._failure(error) from error
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:
+            raise self.failure(error) from error
 
     # --- how it is called ---------------------------------------------------------------------------------------------
 
     async def _invoke(self, arguments: Mapping[str, Any]) -> Any:
         assert self._call is not None, NOT_LOADED
         result = self._call(**arguments)
-        return await result if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        # A plain function may give something to wait for, and has no event loop.
+        return await result if self.asynchronous else asyncio.run(_awaited(result))
 
     async def _alone(self, request: Mapping[str, Any]) -> Any:
         try:
             result = await self._invoke(self._with_defaults(request))
-        except (Exception, SystemExit) as error:
-            return self._failure(error)
-        return self._failure(result) if isinstance(result, Exception) else result
+        except _NOT_FAILURES:
+            raise
+        except BaseException as error:
+            return self.failure(error)
+        return self.failure(result) if isinstance(result, Exception) else result
 
     def _with_defaults(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return {each.name: request.get(each.name, each.default) for each in self.parameters.values()}
@@ -240,18 +255,18 @@ class OwnModel:
             raise ValueError(f"predict returned {len(result)} rows for {count} requests")
         if isinstance(result, np.ndarray) and result.dtype.kind != "O":
             return result
-        return [self._failure(row) if isinstance(row, Exception) else row for row in result]
+        return [self.failure(row) if isinstance(row, Exception) else row for row in result]
 
-    def _failure(self, error: BaseException) -> InferenceError:
+    def failure(self, error: BaseException) -> InferenceError:
         """What a request is told of an exception of the model's."""
         if isinstance(error, InferenceError):
             return error
         if isinstance(error, InvalidRequest):
-            return InferenceError(f"{error!s:.2000}")
+            return InferenceError(_said(error))
         log.error("%s failed", self.name, exc_info=error)
         if isinstance(error, SystemExit):
             return InferenceError(f"{self.name} failed: it called sys.exit({error.code!r})", Code.INTERNAL)
-        return InferenceError(f"{self.name} failed: {type(error).__name__}: {error!s:.2000}", Code.INTERNAL)
+        return InferenceError(f"{self.name} failed: {type(error).__name__}: {_said(error)}", Code.INTERNAL)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -319,6 +334,13 @@ class OwnModel:
         if self.streams and typing.get_origin(_plain(annotation)) in (*_STREAMS, *_ASYNC_STREAMS):
             return typing.get_args(_plain(annotation))[0]
         return Any if self.streams else annotation
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{error!s:.2000}"
+    except Exception:  # an error of somebody's own may fail to say what it is
+        return "(it cannot say more)"
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

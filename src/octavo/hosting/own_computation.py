@@ -65,7 +65,15 @@ class OwnComputation:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, message: Infer | Call, data: memoryview) -> Task:
-        """Make a task of a request. Raises InferenceError: it is to blame."""
+        """Make a task of a request. Raises InferenceError: it is to blame, or the code that checks it."""
+        try:
+            return self._task(message, data)
+        except InferenceError:
+            raise
+        except Exception as error:  # of validators of somebody's own, say
+            raise self._own.failure(error) from error
+
+    def _task(self, message: Infer | Call, data: memoryview) -> Task:
         if isinstance(message, Call):
             row = self.bodies.read(message.media_type, bytes(data))
             if not self._batched:
@@ -171,6 +179,8 @@ class OwnComputation:
             return _body(results[0]) if task.body else self._tensors(results, task.outputs)
         except (TypeError, ValueError, OverflowError) as error:
             return InferenceError(f"{self._name} failed: {error}", Code.INTERNAL)
+        except Exception as error:  # of whatever writes somebody's own values: an image in a mode that PNG lacks, say
+            return self._own.failure(error)
 
     def _tensors(self, results: Rows, wanted: Sequence[str]) -> Answer:
         encoded = {}

@@ -100,18 +100,19 @@ class ModelServer:
         error: InferenceError | None = None
         results = self._computation.stream(asked.task)
         try:
-            for answer in results:
-                asked.peer.send(Output(asked.number, answer.parts, answer.media_type, False), answer.buffers)
-                self._watch.begin(slot, time.monotonic())
-                self._listen()
-                if asked.left:
-                    break
+            try:
+                for answer in results:
+                    asked.peer.send(Output(asked.number, answer.parts, answer.media_type, False), answer.buffers)
+                    self._watch.begin(slot, time.monotonic())
+                    self._listen()
+                    if asked.left:
+                        break
+            finally:
+                close: Callable[[], None] | None = getattr(results, "close", None)
+                if close is not None:
+                    close()
         except InferenceError as found:
             error = found
-        finally:
-            close: Callable[[], None] | None = getattr(results, "close", None)
-            if close is not None:
-                close()
         timing = timing_of(waiting, began, time.monotonic() - began, 1, lead=True)
         end: Reply = Ended(asked.number, timing) if error is None else failed(asked.number, error, timing)
         self._running.end(slot)

@@ -6,12 +6,16 @@ import io
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
@@ -68,9 +72,14 @@ def fields_of(annotation: Any) -> dict[str, Any] | None:
         return None
     if issubclass(plain, BaseModel):
         return {name: field.annotation for name, field in plain.model_fields.items()}
-    if dataclasses.is_dataclass(plain) or typing.is_typeddict(plain) or hasattr(plain, "_fields"):
+    if dataclasses.is_dataclass(plain) or _is_typed_dict(plain) or hasattr(plain, "_fields"):
         return typing.get_type_hints(plain, include_extras=True)
     return None
+
+
+def _is_typed_dict(plain: type) -> bool:
+    """Also of `typing_extensions`, which pydantic wants with older Pythons and `typing.is_typeddict` does not know."""
+    return issubclass(plain, dict) and hasattr(plain, "__required_keys__")
 
 
 def named_values(value: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -93,7 +102,7 @@ def without_extras(annotation: Any) -> Any:
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     rest = [each for each in typing.get_args(annotation) if each is not type(None)]
-    if typing.get_origin(annotation) in _UNIONS and len(rest) == 1:
+    if typing.get_origin(annotation) in UNIONS and len(rest) == 1:
         return without_extras(rest[0])
     return annotation
 
@@ -134,18 +143,26 @@ def is_image(annotation: Any) -> bool:
 
 def open_image(data: bytes) -> Any:
     """An image from a file's bytes. Raises InferenceError."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+    except UnidentifiedImageError:
+        raise InferenceError("this is no image that can be read") from None
     except Exception as error:  # whatever a damaged file makes of its reader
         raise InferenceError(f"this is no image that can be read: {error}") from None
     return image
 
 
+_NOT_IN_PNG = ("CMYK", "HSV", "LAB", "YCbCr")
+"""Pillow's modes of colours that such a file cannot have."""
+
+
 def png(image: Any) -> bytes:
     """An image as a file."""
+    if image.mode in _NOT_IN_PNG:
+        image = image.convert("RGB")
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
@@ -200,7 +217,11 @@ def _list(kind: type) -> Codec:
 
 
 def _json(annotation: Any) -> Codec:
-    adapter = TypeAdapter(Any if annotation is None else annotation)
+    try:
+        config = ConfigDict(arbitrary_types_allowed=True) if fields_of(annotation) is None else None
+        adapter = TypeAdapter(annotation, config=config)
+    except Exception as error:  # pydantic's errors of types have no class in common
+        raise ConfigError(f"the type {annotation} cannot be read from JSON: {str(error).splitlines()[0]}") from None
 
     def to_value(row: NDArray[Any]) -> Any:
         try:
@@ -215,7 +236,8 @@ def described(error: ValidationError) -> str:
     """The first thing that is wrong with a value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    said = first["msg"].removeprefix("Value error, ")  # what pydantic says before the words of a validator
+    return f"{where}: {said}" if where else said
 
 
 def to_json(value: Any) -> bytes:
@@ -233,10 +255,14 @@ def _plainer(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if is_image(type(value)):
         return base64.b64encode(png(value)).decode()
-    if isinstance(value, set | frozenset):
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
+    if isinstance(value, set | frozenset | tuple):
         return list(value)
     if hasattr(value, "tolist"):  # numpy's other scalars and arrays, and tensors of torch
         return value.tolist()
+    if isinstance(value, timedelta | Decimal | PurePath):
+        return to_jsonable_python(value)
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
@@ -266,7 +292,7 @@ def _objects(values: Any) -> NDArray[Any]:
     return array
 
 
-_UNIONS = (typing.Union, type(int | None))
+UNIONS = (typing.Union, type(int | None))
 
 _SCALARS: dict[Any, Datatype] = {
     bool: Datatype.BOOL,

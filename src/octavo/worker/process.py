@@ -11,7 +11,8 @@ from octavo.worker.control import Order, Report, decode_order, encode
 class Parent:
     """The supervisor, as the process that it started sees it.
 
-    Takes standard input and output for itself: what this process prints goes to standard error from now on. Signals
+    Takes standard input and output for itself: what this process prints goes to standard error from now on, and there
+    is nothing for it to read. Signals
     from a terminal, or to a whole group of processes, are the supervisor's business: it lets its processes finish.
 
     Attributes:
@@ -26,7 +27,10 @@ class Parent:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._reports = os.dup(1)
         os.dup2(2, 1)
-        self._lines = _lines(0)
+        self._lines = _lines(os.dup(0))
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         self.configuration = next(self._lines, b"")
         if not self.configuration:
             os._exit(0)
