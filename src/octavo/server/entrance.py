@@ -13,7 +13,11 @@ BYTES_PER_SHARE = 1024
 
 
 class Entrance:
-    """Lets requests through in the order of their arrival."""
+    """Lets requests through in the order of their arrival.
+
+    Args:
+        per_turn: shares of a turn of the event loop; no request may need more.
+    """
 
     def __init__(self, per_turn: int = WHOLE) -> None:
         self._per_turn = per_turn
