@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import msgspec
 
@@ -52,6 +52,11 @@ class HostedClient:
         # Numbers are never used twice, by whichever frontend: what is said of one is said of one request.
         self._numbers = itertools.count(secrets.randbits(31) << 32)
         self._settled = asyncio.Event()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where this is used. To ask for it costs a call of the operating system each time."""
+        return asyncio.get_running_loop()
 
     @property
     def workers(self) -> Collection[str]:
@@ -175,10 +180,10 @@ class HostedClient:
             self.statistics.failure += 1
             self.statistics.rejected += 1
             raise
-        pending = Pending(message, tensors, items, level)
+        pending = Pending(self._loop, message, tensors, items, level)
         self._level(level).count(1, items)
         if seconds and not batching.policy(level).delays:
-            pending.timer = asyncio.get_running_loop().call_later(seconds, self._expire, pending)
+            pending.timer = self._loop.call_later(seconds, self._expire, pending)
         if batching.preserve_ordering:
             self._ordered.append((pending, None))
         self._place(pending)

@@ -19,11 +19,13 @@ class Pending:
     """A request from its arrival to its last result.
 
     Attributes:
-        message, tensors: how a process is asked. items: of the batch dimension. level: of priority.
+        loop: where it is waited for. message, tensors: how a process is asked.
+        items: of the batch dimension. level: of priority.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
         timer: ends its waiting. settled: whether it is known what comes of it. ended: whether it was told so.
     """
 
+    loop: asyncio.AbstractEventLoop
     message: Infer | Call
     tensors: Sequence[Buffer]
     items: int
@@ -69,7 +71,7 @@ class Pending:
                 if self._error is not None:
                     raise self._error
                 return None
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self.loop.create_future()
             try:
                 await self._waiter
             finally:
