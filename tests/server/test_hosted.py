@@ -134,6 +134,7 @@ def test_a_process_that_is_killed_is_replaced(http: httpx.Client, tmp_path: Path
         failed = computed.result()
     assert failed.status_code == 500
     assert "SIGKILL" in failed.json()["error"]["message"]
+    assert failed.json()["error"]["type"] == "server_error"
     assert http.post("/v1/models/pid/predict", json={}).json() != first
     assert http.post("/v1/models/shouting/predict", json={"text": "hi"}).json() == "HI!"
 

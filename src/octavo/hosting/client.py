@@ -363,9 +363,14 @@ class HostedClient:
     def on_computed(self, instance: Instance, lost: Sequence[Pending], why: str) -> None:
         """An instance died while it computed these."""
         self._on_culprit(instance.name)
+        again = "" if instance.state is WorkerState.FAILED else "; it is started again"
         for pending in lost:
-            if not pending.settled:
-                self._fail(pending, InferenceError(f"the model failed: {why}; it is started again", Code.INTERNAL))
+            if pending.settled:
+                continue
+            if instance.state is WorkerState.STOPPED:
+                self._fail(pending, InferenceError("the server is shutting down", Code.UNAVAILABLE))
+            else:
+                self._fail(pending, InferenceError(f"the model failed: {why}{again}", Code.INTERNAL))
 
     def on_waiting(self, lost: Sequence[Pending]) -> None:
         """An instance is gone where these waited."""

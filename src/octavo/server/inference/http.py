@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.server.context import Server
-from octavo.server.errors import ApiError, error_body, error_message, invalid, unavailable
+from octavo.server.errors import ApiError, error_body, error_message, internal, invalid, unavailable
 from octavo.server.request_context import RequestContext
 
 ROOT = "/v2"
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     headers: Fields = ()
 
 
-_STATUS = {Code.NOT_FOUND: 404, Code.UNSUPPORTED: 501, Code.INTERNAL: 500}
+_STATUS = {Code.NOT_FOUND: 404, Code.UNSUPPORTED: 501}
 
 
 class CallHead:
@@ -97,6 +97,8 @@ def api_error(error: InferenceError) -> ApiError:
     message = str(error)
     if error.code is Code.UNAVAILABLE:
         return unavailable(message, error.retry_after)
+    if error.code is Code.INTERNAL:
+        return internal(message)
     status = _STATUS.get(error.code)
     return invalid(message, error.field) if status is None else ApiError(status, message)
 
