@@ -10,6 +10,7 @@ from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import default_words
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import EngineConfig
+from octavo.hosting.config import HostingConfig
 from octavo.server.keys import KeySettings
 from octavo.server.settings import ServerSettings
 from octavo.settings import Setting, one_of, settings_of
@@ -246,7 +247,7 @@ def row(each: Setting) -> str:
     return f"| `{each.name}` | {default_words(each)} | {each.help}{values} |"
 
 
-@pytest.mark.parametrize("owner", [ServerSettings, KeySettings, DeploymentSettings, EngineConfig])
+@pytest.mark.parametrize("owner", [ServerSettings, KeySettings, DeploymentSettings, EngineConfig, HostingConfig])
 def test_the_documentation_has_every_setting_as_it_is(owner: type) -> None:
     page = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text()
     rows = [row(each) for each in settings_of(owner).values()]

@@ -137,6 +137,11 @@ def configure(
 
 def _named_deployments(model: str, origin: str | None, sources: Sequence[Source]) -> list[tuple[AnySettings, Values]]:
     """What a model that is named on the command line is served as; a file of code may have several."""
+    file = f"{model.partition(':')[0]}.py"
+    if not is_hosted(model, *sources) and Path(file).is_file():
+        raise ConfigError(
+            f"{model} is no model; did you mean {file}{model[model.find(':') :] if ':' in model else ''}?"
+        )
     if not is_hosted(model, *sources):
         found: list[tuple[AnySettings, Values]] = [resolve_deployment(None, model, *sources)]
     else:

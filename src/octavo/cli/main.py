@@ -44,13 +44,14 @@ def pull(model: str | None, list_: bool) -> None:
         pull_model(choose_model(model))
 
 
-MODELS_HELP = """MODELS are short names, Hugging Face repository ids, folders or .gguf files.
+MODELS_HELP = """MODELS are short names, Hugging Face repository ids, folders or .gguf files of language models; app.py
+or app.py:Name for code with @octavo.model; and files such as .onnx, which are served by what computes them.
 
 Every option can also be set by an environment variable (--max-num-seqs by OCTAVO_MAX_NUM_SEQS) or in the file that
 --config names; the command line goes before the environment, and that before the file."""
 
 
-@app.command(help=f"Serve models to OpenAI clients.\n\n{MODELS_HELP}")
+@app.command(help=f"Serve models to clients of OpenAI, Anthropic and Triton.\n\n{MODELS_HELP}")
 @click.argument("models", nargs=-1)
 @settings_options(SERVE_SETTINGS.values())
 def serve(models: tuple[str, ...], **flags: object) -> None:

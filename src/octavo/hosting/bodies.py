@@ -82,6 +82,10 @@ class Bodies:
                 return self._validated(lambda: self._model.model_validate_json(body))
             case "multipart/form-data":
                 fields = _multipart(body, options.get(b"boundary", b""))
+            case "application/x-www-form-urlencoded" if body.lstrip().startswith(b"{"):  # what curl says of any body
+                return self._validated(lambda: self._model.model_validate_json(body))
+            case "application/x-www-form-urlencoded" if self.files and len(self._parameters) == 1 and b"=" not in body:
+                fields = self._alone("", body)
             case "application/x-www-form-urlencoded":
                 fields = _querystring(body)
             case other if other.endswith("+json"):
@@ -113,7 +117,11 @@ class Bodies:
         if first["type"] == "extra_forbidden" and len(place) == 1:
             return InferenceError(f"Unknown field '{field}'; there are: {names}.", field=field)
         if first["type"] == "missing":
-            return InferenceError(f"The field '{field}' is missing.", field=field)
+            unknown = [str(each["loc"][0]) for each in error.errors() if each["type"] == "extra_forbidden"]
+            instead = (
+                f"; the body has '{unknown[0][:100]}', which is none of: {names}" if unknown and len(place) == 1 else ""
+            )
+            return InferenceError(f"The field '{field}' is missing{instead}.", field=field)
         said = described(error)
         return InferenceError(f"Invalid '{field}': {said.partition(': ')[2] or said}.", field=field)
 
@@ -130,8 +138,11 @@ class Bodies:
         """The fields of a form as the values of JSON: texts and files as they are, what else there is as JSON's."""
         found: dict[str, Any] = {}
         for name, values in fields.items():
-            parameter = self._parameters.get(name)
-            annotation = Any if parameter is None else without_extras(parameter.type)
+            if name not in self._parameters:
+                raise InferenceError(
+                    f"Unknown field '{name[:100]}'; there are: {', '.join(self._parameters)}.", field=name
+                )
+            annotation = without_extras(self._parameters[name].type)
             if typing.get_origin(annotation) is list:
                 [inner] = typing.get_args(annotation)
                 found[name] = [_field(name, inner, each) for each in values]
@@ -308,6 +319,8 @@ def _file(value: Any) -> bytes:
         return value
     if not isinstance(value, str):
         raise ValueError("must be a file of a form, or its bytes in base 64")
+    if value.startswith("data:"):  # as browsers write files
+        value = value.partition(",")[2]
     try:
         return base64.b64decode(value.translate(_FROM_URL) + "=" * (-len(value) % 4), validate=True)
     except (binascii.Error, ValueError):

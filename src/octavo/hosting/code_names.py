@@ -45,6 +45,8 @@ def _decorated(path: Path) -> dict[str, str]:
             for decorator in node.decorator_list:
                 call = decorator if isinstance(decorator, ast.Call) else None
                 if _last_name(call.func if call else decorator) == DECORATOR:
+                    if node.name in found:
+                        raise ConfigError(f"{path} has two models that are called {node.name} (line {node.lineno})")
                     found[node.name] = _given_name(call) or node.name.lower()
     return found
 

@@ -25,6 +25,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         definitions: that both refer to, under "#/$defs/".
         files: the fields of a body that are files or bytes.
         sources: the files of the code, and of what it imports from beside it, with when each was written last.
+        description: what its code says of itself.
         text: the field that `/generate` calls "prompt"; empty if this model has no such field.
     """
 
@@ -45,6 +46,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     definitions: dict[str, Any] = {}
     files: tuple[str, ...] = ()
     sources: dict[str, float] = {}
+    description: str = ""
     text: str = ""
 
     @property

@@ -1,5 +1,6 @@
 """From a hosted model's settings to one that computes."""
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ def _load_own(start: HostingStart) -> Loaded:
         definitions=bodies.definitions,
         files=bodies.files,
         sources=sources_of(target),
+        description=inspect.getdoc(target) or "",
         text=computation.text,
     )
     if not own.asynchronous:
@@ -97,7 +99,7 @@ def _load_file(start: HostingStart) -> Loaded:
 
     config = start.config
     path = Path(config.model)
-    name = config.runtime or runtimes.runtime_of(path)
+    name = config.runtime or ("transformers" if config.task else runtimes.runtime_of(path))
     if name is None:
         raise ConfigError(f"{path.name} is no model that Octavo knows; --runtime names what computes it")
     runtime = runtimes.load(name, path, config.runtime_options)

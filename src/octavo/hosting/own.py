@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
+import dataclasses
 import inspect
 import logging
 import typing
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from octavo.errors import ConfigError, InvalidRequest
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.options import ModelOptions
+from octavo.settings import require_known
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
     Raises:
         ConfigError: a class or function that cannot be a model.
     """
+    require_known(options, (field.name for field in dataclasses.fields(ModelOptions)), "@octavo.model's argument ")
     chosen = ModelOptions(**options)
     chosen.validate()
 

@@ -71,8 +71,8 @@ def _import(name: str) -> ModuleType:
 def _run(what: str, work: Callable[[], object]) -> None:
     try:
         work()
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_where(error)}") from error
     except (Exception, SystemExit) as error:
         raise refusal(f"{what} cannot be imported", error) from error
 
@@ -82,9 +82,17 @@ def refusal(what: str, error: BaseException) -> ConfigError:
     log.error("%s", what, exc_info=error)
     if isinstance(error, SystemExit):
         return ConfigError(f"{what}: it called sys.exit({error.code!r})")
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    where = "" if isinstance(error, SyntaxError) else _where(error)  # which says it itself
     return ConfigError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}{where}")
+
+
+def _where(error: BaseException) -> str:
+    """Where somebody's code was when this happened, if it was anywhere."""
+    own = Path(__file__).parent.parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith("<") and own not in Path(frame.filename).parents:
+            return f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return ""
 
 
 def sources_of(target: Callable[..., Any]) -> dict[str, float]:

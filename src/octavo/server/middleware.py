@@ -19,7 +19,7 @@ from octavo.server.request_context import CLIENT_GONE, SCOPE_KEY, RequestContext
 log = logging.getLogger("octavo.server")
 access_log = logging.getLogger("octavo.access")
 
-PROBES = ("/health", "/ready")
+PROBES = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
 
 PROBE_HEADS = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in PROBES)
 """How requests for them begin."""

@@ -98,6 +98,7 @@ def with_models(schema: dict[str, Any], deployments: Iterable[HostedDeployment])
             "post": {
                 "tags": ["Hosted models"],
                 "summary": f"Ask {each.name}",
+                "description": info.description,
                 "operationId": f"predict_{prefix}",
                 "requestBody": {"required": True, "content": content},
                 "responses": {

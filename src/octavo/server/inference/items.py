@@ -12,7 +12,7 @@ from octavo.hosting.client import HostedClient
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.inference import BodyCall, Inference
 from octavo.hosting.info import HostedInfo
-from octavo.hosting.tensors import Encoded, Place, Tensor
+from octavo.hosting.tensors import Encoded, Place, Tensor, written
 from octavo.server.inference.nested import from_tensor, to_tensor
 from octavo.server.offload import off_loop
 
@@ -57,7 +57,10 @@ class BodyModel(ItemModel):
     """One that takes JSON itself: an item is a body."""
 
     async def item(self, value: Any) -> Any:
-        """See `ItemModel`."""
+        """See `ItemModel`. A value that is no object is that of the one field that there must be."""
+        required = (self._info.body or {}).get("required", [])
+        if not isinstance(value, dict) and len(required) == 1:
+            value = {required[0]: value}
         call = BodyCall(media_type=JSON, body=orjson.dumps(value), priority=self._priority)
         return orjson.loads((await self._client.call(call)).data)
 
@@ -75,7 +78,7 @@ class TensorModel(ItemModel):
 
     async def item(self, value: Any) -> Any:
         """The outputs by name, however many there are."""
-        inputs = await off_loop(lambda: self._encoded([self._tensors(value)]))
+        inputs = await off_loop(lambda: self._encoded([self._one(value)]))
         [row] = await off_loop(self._rows, await self._infer(inputs), 1)
         return row
 
@@ -101,6 +104,20 @@ class TensorModel(ItemModel):
     def __init__(self, client: HostedClient, info: HostedInfo, priority: int) -> None:
         super().__init__(client, info, priority)
         self._specs = {spec.name: spec for spec in info.inputs}
+
+    def _one(self, value: Any) -> Tensors:
+        """The inputs of one item. Raises InferenceError: they have other dimensions, such as one of a batch."""
+        tensors = self._tensors(value)
+        for name, tensor in tensors.items():
+            spec = self._specs[name]
+            if spec.dims is not None and not spec.admits(tensor.shape):
+                model = self._info.name
+                raise InferenceError(
+                    f"one item of '{name}' has the shape {written(spec.dims)}, and this one {written(tensor.shape)}; "
+                    f"several items go to /v1/models/{model}:predict or /v2/models/{model}/infer",
+                    field=name,
+                )
+        return tensors
 
     def _tensors(self, value: Any) -> Tensors:
         """The inputs that are written in JSON."""

@@ -43,13 +43,13 @@ def to_tensor(spec: TensorSpec, value: Any, place: Place) -> Tensor:
 
 
 def datatype_of(values: Sequence[Any]) -> Datatype:
-    """What JSON's values are to a model that takes any."""
+    """What JSON's values are to a model that takes any: numbers with a point are those of most weights."""
     kinds = set(map(type, values))
     if kinds == {bool}:
         return Datatype.BOOL
     if kinds == {int}:
         return Datatype.INT64
-    return Datatype.FP64 if kinds <= {int, float} else Datatype.BYTES
+    return Datatype.FP32 if kinds <= {int, float} else Datatype.BYTES
 
 
 def from_tensor(output: Encoded, place: Place) -> Any:

@@ -1,5 +1,6 @@
 """Tensors as nested JSON: KServe's and TensorFlow Serving's `:predict`, and `/predict` of models that take tensors."""
 
+from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import Code, InferenceError
 from octavo.server.errors import invalid
 from octavo.server.inference.bodies import predict_body
@@ -18,6 +19,11 @@ MAX_INSTANCES = 4096
 
 async def predict(call: Call) -> None:
     """Compute one item: `{"input": nested list}` to `{"output": nested list}`, or what the model's own code takes."""
+    if not isinstance(call.server.any_named(call.name), HostedDeployment):
+        message = (
+            f"The model '{call.name}' is a language model; /v1/chat/completions and /v1/completions take its requests."
+        )
+        raise invalid(message, "model")
     deployment, info = begin(call)
     if info.body is not None:
         await predict_body(call, deployment, info)
