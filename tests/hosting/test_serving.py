@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -512,3 +513,26 @@ def test_what_is_computed_when_the_server_stops() -> None:
         [error] = stopping.run(scenario())
     assert isinstance(error, InferenceError)
     assert (error.code, str(error)) == (Code.UNAVAILABLE, "the server is shutting down")
+
+
+def test_code_that_is_written_again_while_it_loads_is_known_to_be_older(served: Served, tmp_path: Path) -> None:
+    code = tmp_path / "edited.py"
+    code.write_text(EDITED)
+    os.utime(code, (1, 1))
+    client = served.model("Edited", model=f"{code}:Edited")
+    assert client.info is not None
+    assert client.info.sources == {str(code): 1.0}
+
+
+EDITED = """
+import os
+import octavo
+
+@octavo.model
+class Edited:
+    def load(self):
+        os.utime(__file__, (2, 2))
+
+    def predict(self, x: int) -> int:
+        return x
+"""

@@ -46,6 +46,7 @@ def load_model(start: HostingStart) -> Loaded:
 
 def _load_own(start: HostingStart) -> Loaded:
     target = find_code(start.config.model, start.config.search_path)
+    imported = sources_of(target)
     own = OwnModel(target)
     config = start.config.with_options(own.options)
     if bool(config.max_batch_size) is not bool(own.options.max_batch_size):
@@ -78,7 +79,7 @@ def _load_own(start: HostingStart) -> Loaded:
         result=bodies.result,
         definitions=bodies.definitions,
         files=bodies.files,
-        sources=sources_of(target),
+        sources={**sources_of(target), **imported},  # what was written again meanwhile is not what was loaded
         description=inspect.getdoc(target) or "",
         text=computation.text,
     )
