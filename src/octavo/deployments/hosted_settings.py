@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, NamedSettings, chosen_name
+from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, NamedSettings, checked, chosen_name
 from octavo.errors import ConfigError
 from octavo.hosting.code_names import models_in, names_code
 from octavo.hosting.config import HostingConfig
 from octavo.hosting.runtimes import runtime_of
-from octavo.settings import Setting, Source, Values, check, resolve, settings_of
+from octavo.settings import Setting, Source, Values, resolve, settings_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +37,7 @@ class HostedSettings(NamedSettings):
 
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""
-        check(self)
-        self.validate_names()
+        NamedSettings.validate(self)
         self.hosting.validate()
 
 
@@ -91,8 +90,4 @@ def resolve_hosted(name: str | None, model: str, *sources: Source) -> tuple[Host
         model=model,
         hosting=values.build(HostingConfig, model=""),
     )
-    try:
-        settings.validate()
-    except ConfigError as error:
-        raise values.explain(error) from None
-    return settings, values
+    return checked(settings, values), values

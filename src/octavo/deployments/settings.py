@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.settings import Setting, Source, Values, check, resolve, setting, settings_of
+
+S = TypeVar("S", bound="NamedSettings")
 
 MAX_NAME = 256
 
@@ -65,8 +68,9 @@ class NamedSettings:
         """Every name that requests may use, its own first."""
         return tuple(dict.fromkeys((self.name, *self.served_model_name)))
 
-    def validate_names(self) -> None:
-        """Raises ConfigError: one that cannot be used."""
+    def validate(self) -> None:
+        """Check what can be checked without the model. Raises ConfigError."""
+        check(self)
         for name in self.names:
             check_name(name)
 
@@ -114,8 +118,7 @@ class DeploymentSettings(NamedSettings):
 
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""
-        check(self)
-        self.validate_names()
+        NamedSettings.validate(self)
         self.engine.validate()
 
 
@@ -164,11 +167,16 @@ def resolve_deployment(name: str | None, model: str, *sources: Source) -> tuple[
         model=model,
         engine=values.build(EngineConfig, model=""),
     )
+    return checked(settings, values), values
+
+
+def checked(settings: S, values: Values) -> S:
+    """Settings that can work. Raises ConfigError: they cannot; with where they were written."""
     try:
         settings.validate()
     except ConfigError as error:
         raise values.explain(error) from None
-    return settings, values
+    return settings
 
 
 def chosen_name(name: str | None, values: Values, usual: str) -> str:

@@ -65,3 +65,20 @@ _NUMPY = {
 }
 _DTYPES = {datatype: np.dtype(name) for datatype, name in _NUMPY.items()}
 _BY_DTYPE = {dtype.newbyteorder("="): each for each, dtype in _DTYPES.items() if each is not Datatype.BF16}
+
+BY_NAME = {
+    "bool": Datatype.BOOL,
+    "uint8": Datatype.UINT8,
+    "uint16": Datatype.UINT16,
+    "uint32": Datatype.UINT32,
+    "uint64": Datatype.UINT64,
+    "int8": Datatype.INT8,
+    "int16": Datatype.INT16,
+    "int32": Datatype.INT32,
+    "int64": Datatype.INT64,
+    "float16": Datatype.FP16,
+    "bfloat16": Datatype.BF16,
+    "float32": Datatype.FP32,
+    "float64": Datatype.FP64,
+}
+"""By what most libraries call them."""

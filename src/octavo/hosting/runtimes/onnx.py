@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import ConfigError
-from octavo.hosting.datatypes import Datatype
+from octavo.hosting.datatypes import BY_NAME, Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.runtime import RuntimeOptions
 from octavo.hosting.runtimes.devices import Device
@@ -29,22 +29,7 @@ FATAL = 4
 BFLOAT16 = 16
 """`onnx.TensorProto.BFLOAT16`."""
 
-_DATATYPES = {
-    "bool": Datatype.BOOL,
-    "uint8": Datatype.UINT8,
-    "uint16": Datatype.UINT16,
-    "uint32": Datatype.UINT32,
-    "uint64": Datatype.UINT64,
-    "int8": Datatype.INT8,
-    "int16": Datatype.INT16,
-    "int32": Datatype.INT32,
-    "int64": Datatype.INT64,
-    "float16": Datatype.FP16,
-    "bfloat16": Datatype.BF16,
-    "float": Datatype.FP32,
-    "double": Datatype.FP64,
-    "string": Datatype.BYTES,
-}
+_DATATYPES = {**BY_NAME, "float": Datatype.FP32, "double": Datatype.FP64, "string": Datatype.BYTES}
 _TENSOR = re.compile(r"(optional\()?tensor\((\w+)\)\)?")
 _NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|Status Message: |Name:'' ")
 _SOURCE = re.compile(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z(\w])")

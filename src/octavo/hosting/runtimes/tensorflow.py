@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import ConfigError
-from octavo.hosting.datatypes import Datatype
+from octavo.hosting.datatypes import BY_NAME, Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.runtime import RuntimeOptions
 from octavo.hosting.runtimes import SAVED_MODEL
@@ -20,22 +20,7 @@ from octavo.hosting.signature import ANY, TensorSpec, first_dims_are_free, witho
 
 SIGNATURE = "serving_default"
 
-_DATATYPES = {
-    "bool": Datatype.BOOL,
-    "uint8": Datatype.UINT8,
-    "uint16": Datatype.UINT16,
-    "uint32": Datatype.UINT32,
-    "uint64": Datatype.UINT64,
-    "int8": Datatype.INT8,
-    "int16": Datatype.INT16,
-    "int32": Datatype.INT32,
-    "int64": Datatype.INT64,
-    "float16": Datatype.FP16,
-    "bfloat16": Datatype.BF16,
-    "float32": Datatype.FP32,
-    "float64": Datatype.FP64,
-    "string": Datatype.BYTES,
-}
+_DATATYPES = {**BY_NAME, "string": Datatype.BYTES}
 _PLACE = re.compile(r"\{\{function_node .*?\}\} | \[Op:.*?\]")
 _NOISE = ("Graph execution error", "Detected at node", "<stack traces", "[[", "node ")
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import ConfigError
-from octavo.hosting.datatypes import Datatype
+from octavo.hosting.datatypes import BY_NAME, Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.runtime import RuntimeOptions
 from octavo.hosting.runtimes.devices import Device
@@ -21,23 +21,6 @@ from octavo.hosting.signature import TensorSpec
 
 OUTPUT = "OUTPUT__{}"
 """As Triton names the results of TorchScript, which have no names."""
-
-_DATATYPES = {
-    "bool": Datatype.BOOL,
-    "uint8": Datatype.UINT8,
-    "uint16": Datatype.UINT16,
-    "uint32": Datatype.UINT32,
-    "uint64": Datatype.UINT64,
-    "int8": Datatype.INT8,
-    "int16": Datatype.INT16,
-    "int32": Datatype.INT32,
-    "int64": Datatype.INT64,
-    "float16": Datatype.FP16,
-    "bfloat16": Datatype.BF16,
-    "float32": Datatype.FP32,
-    "float64": Datatype.FP64,
-}
-
 
 _DEVICE = ("CUDA", "CUBLAS", "CUDNN", "allocate memory")
 """What errors speak of for which a device is to blame, and that have no class of their own."""
@@ -114,7 +97,7 @@ class TorchRuntime:
 
 def datatype_of(dtype: Any) -> Datatype | None:
     """Of a dtype of PyTorch's; None if no tensor of a request has it."""
-    return _DATATYPES.get(str(dtype).removeprefix("torch."))
+    return BY_NAME.get(str(dtype).removeprefix("torch."))
 
 
 def named(torch: Any, result: Any) -> dict[str, Any]:
