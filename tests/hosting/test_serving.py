@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from octavo.hosting.errors import Code, InferenceError
@@ -536,3 +537,23 @@ class Edited:
     def predict(self, x: int) -> int:
         return x
 """
+
+
+def test_a_file_is_served_by_threads_of_one_process(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "double.onnx"
+    shape = ["batch", 3]
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    client = served.model("double", model=str(path), instances=2, max_batch_size=4)
+    assert client.info is not None
+    assert (client.info.runtime, client.info.instances, client.info.processes) == ("onnx", 2, 1)
+
+    async def scenario() -> None:
+        rows = [np.full((1 + n % 3, 3), n, np.float32) for n in range(40)]
+        found = await asyncio.gather(*(infer(client, {"x": each}) for each in rows))
+        for each, outputs in zip(rows, found, strict=True):
+            np.testing.assert_array_equal(outputs["y"], 2 * each)
+
+    served.run(scenario())
+    assert client.statistics.executions < client.statistics.success == 40
