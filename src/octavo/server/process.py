@@ -5,6 +5,7 @@ Several of them may accept connections on one socket; none knows of the others.
 """
 
 import asyncio
+import ctypes
 import gc
 import socket
 import sys
@@ -28,6 +29,15 @@ SWITCH_SECONDS = 0.001
 
 GC_THRESHOLDS = (10_000, 10, 10)
 """Objects that make a collection of the youngest, and collections that make one of the next generation."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Settings of the allocator (mallopt(3))."""
+
+KEPT_BYTES = 128 * 2**20
+"""Of freed memory, at most."""
+
+LARGEST_KEPT = 32 * 2**20
+"""Bytes of a piece of memory that is kept. The allocator takes no larger number."""
 
 
 async def _serve(parent: Parent, configuration: FrontendConfiguration) -> None:
@@ -64,11 +74,21 @@ def _prefer_short_pauses() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
+def _keep_freed_memory() -> None:
+    """Have the allocator keep what bodies of megabytes leave: to give it back to the system, and take it again page by
+    page, would cost each of them more than all that is done with it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # of glibc
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+
+
 def main() -> int:
     """Run a frontend as its supervisor asks. Returns the exit status."""
     parent = Parent()
     configuration = msgspec.json.decode(parent.configuration, type=FrontendConfiguration)
     configure_logging(configuration.settings.log_level)
+    _keep_freed_memory()
     try:
         uvloop.run(_serve(parent, configuration))
     except OctavoError as error:

@@ -1,8 +1,12 @@
 """`octavo serve` with its port for gRPC: shared by the processes that speak HTTP, taken before anything is loaded."""
 
+import resource
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pytest
 import tritonclient.grpc as client
 
 from octavo.server.listener import bind
@@ -44,3 +48,23 @@ def test_a_port_in_use_is_one_line() -> None:
         said = one_line(octavo_process("serve", f"{APP}:identity", "--port", "0", "--grpc-port", port))
         assert f"cannot listen on 127.0.0.1 port {port} for gRPC: Address already in use" in said
         assert "choose another with --grpc-port; 0 is none" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_large_requests_is_used_again() -> None:
+    """Memory that is given back to the system, and taken again page by page, would cost more than the request."""
+    large = np.arange(2**20, dtype=np.float32)[None]
+    with bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    with serving(f"{APP}:identity", "--grpc-port", port) as server:
+        [frontend] = server.frontends
+        with client.InferenceServerClient(f"127.0.0.1:{port}") as own:
+
+            def faults(requests: int) -> int:
+                before = int(Path(f"/proc/{frontend.pid}/stat").read_text().rpartition(")")[2].split()[7])
+                for _ in range(requests):
+                    own.infer("identity", [tensor("x", large, "FP32")])
+                return int(Path(f"/proc/{frontend.pid}/stat").read_text().rpartition(")")[2].split()[7]) - before
+
+            faults(10)
+            assert faults(20) < 20 * large.nbytes / resource.getpagesize() / 2
