@@ -41,7 +41,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        new_protocol: Callable[[], asyncio.Protocol],
+        new_protocol: Callable[[], asyncio.BaseProtocol],
         room: Callable[[], int] = lambda: MAX_WAITING,
     ) -> None:
         self._listener = listener

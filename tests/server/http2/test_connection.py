@@ -9,11 +9,13 @@ import hpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 
 from octavo.server.http2 import frames
 from octavo.server.http2.frames import ErrorCode
 from tests.properties import examples
 from tests.server.grpc.serving import Served, models, serving
+from tests.server.grpc.test_infer import described, request
 from tests.server.http2.raw import CALL, NOTHING, RawClient, settings
 
 LIVE = b"\0\0\0\0\2\x08\x01"
@@ -203,6 +205,49 @@ def test_heads_without_a_table(client: RawClient) -> None:
         client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block))
         client.data(stream)
         assert client.answer() == ONE_CALL
+
+
+@given(st.integers(0, 2**32))
+@examples(15)
+def test_long_messages(served: Served, seed: int) -> None:
+    """Of several requests at once, in frames of any length with and without padding; some are given up half-way."""
+    some = random.Random(seed)
+    start = frames.PREFACE + settings(initial_window_size=2**31 - 1) + frames.window_update(0, 2**30)
+    fields = (*CALL[:2], (":path", "/inference.GRPCInferenceService/ModelInfer"), *CALL[3:])
+    with RawClient(served.address, start) as client:
+        sent: dict[int, bytes] = {}
+        left: dict[int, bytes] = {}
+        for stream in (1, 3, 5):
+            sent[stream] = some.randbytes(some.choice([0, 1, 65_000, 65_536, 200_000, 1_500_000]))
+            message = request("UINT8", described("IN", "UINT8", [1, len(sent[stream])]), raw=(sent[stream],))
+            written = message.SerializeToString()
+            left[stream] = struct.pack(">?I", False, len(written)) + written
+            client.head(stream, fields=fields)
+        given_up = some.choice([0, 0, 1, 3, 5])
+        while left:
+            stream = some.choice(list(left))
+            size = some.choice([0, 1, 5, 1000, 16_384, 70_000, 300_000, 2**20 - 256])
+            data, left[stream] = left[stream][:size], left[stream][size:]
+            padding = some.choice([0, 1, 200])
+            padded = bytes((padding,)) + data + bytes(padding) if padding else data
+            flags = (frames.PADDED if padding else 0) | (0 if left[stream] else frames.END_STREAM)
+            client.data(stream, padded, flags)
+            if not left[stream]:
+                del left[stream]
+            elif stream == given_up:
+                client.send(frames.rst_stream(stream, ErrorCode.CANCEL))
+                del left[stream], sent[stream]
+        found = dict.fromkeys(sent, b"")
+        ends = 0
+        while ends < len(sent):
+            frame = client.next()
+            assert frame is not None
+            if frame.kind == frames.DATA:
+                found[frame.stream] += frame.payload
+            ends += frame.kind == frames.HEADERS and frame.flags & frames.END_STREAM
+    for stream, data in sent.items():
+        [output] = service_pb2.ModelInferResponse.FromString(found[stream][5:]).raw_output_contents
+        assert output == data
 
 
 def test_other_protocols_are_told(served: Served) -> None:

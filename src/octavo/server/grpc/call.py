@@ -131,18 +131,33 @@ class Call(Stream):
         """Messages come."""
         assert self._reader is not None
         try:
-            for message in self._reader.feed(data):
-                self._received += message.size
-                if self._messages is not None:
-                    self._messages.append(message)
-                    self.held = len(self._messages) > MESSAGES_WAITING
-                    self._wake()
-                elif self._message is None:
-                    self._message = message
-                else:
-                    raise RpcError(Status.INVALID_ARGUMENT, "the method takes one message, and there are more")
+            self._take(self._reader.feed(data))
         except RpcError as error:
             self._give_up(error)
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes of a long message go."""
+        return None if self._reader is None else self._reader.room
+
+    def on_data_there(self, size: int) -> None:
+        """They have."""
+        assert self._reader is not None
+        try:
+            self._take(self._reader.filled(size))
+        except RpcError as error:
+            self._give_up(error)
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._received += message.size
+            if self._messages is not None:
+                self._messages.append(message)
+                self.held = len(self._messages) > MESSAGES_WAITING
+                self._wake()
+            elif self._message is None:
+                self._message = message
+            else:
+                raise RpcError(Status.INVALID_ARGUMENT, "the method takes one message, and there are more")
 
     def on_end(self) -> None:
         """All messages have come."""
@@ -239,12 +254,8 @@ class Call(Stream):
         prefix = PREFIX.pack(False, size)
         if size <= JOINED_BYTES and peer.takes(self, size + len(prefix)):
             peer.write_data(self, b"".join((prefix, *buffers)), head, end)
-            return
-        if head:
-            peer.write(head)
-        await peer.send_data(self, [prefix + bytes(buffers[0]), *buffers[1:]] if buffers else [prefix])
-        if end and not self.closed:
-            peer.write(end)
+        else:
+            await peer.send_data(self, [prefix, *buffers], head, end)
 
     def fail(self, error: RpcError) -> None:
         """End with an error, whatever was sent before it."""

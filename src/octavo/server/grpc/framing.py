@@ -5,11 +5,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.http2.stream import Buffer
 
 PREFIX = struct.Struct(">?I")
 """Whether a message is compressed, and its length."""
+
+LONG_BYTES = 64 * 1024
+"""Of a message that is put together where it will stay, as it comes."""
 
 ENCODINGS = {"identity": 0, "deflate": zlib.MAX_WBITS, "gzip": zlib.MAX_WBITS | 16}
 """How messages may be compressed, as zlib knows it."""
@@ -52,13 +57,15 @@ class MessageReader:
         admit: is told how long one is before it comes, and may raise RpcError.
     """
 
-    __slots__ = ("_admit", "_encoding", "_have", "_limit", "_need", "_parts", "_prefix")
+    __slots__ = ("_admit", "_encoding", "_have", "_limit", "_need", "_parts", "_prefix", "_whole")
 
     def __init__(self, encoding: str, limit: int, admit: Callable[[int], None]) -> None:
         self._admit = admit
         self._encoding = encoding
         self._limit = limit
         self._parts: list[Buffer] = []
+        self._whole: memoryview | None = None
+        """A long message, `_have` bytes of which have come."""
         self._have = 0
         self._prefix: tuple[bool, int] | None = None
         self._need = PREFIX.size
@@ -67,6 +74,16 @@ class MessageReader:
     def inside(self) -> int:
         """Bytes of a message whose end has not come."""
         return self._have
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where what is missing of a long message goes; None if there is none."""
+        return None if self._whole is None else self._whole[self._have :]
+
+    def filled(self, size: int) -> Sequence[Message]:
+        """So many bytes have gone there. Returns what `feed` does."""
+        self._have += size
+        return (self._end(b""),) if self._have == self._need else ()
 
     def feed(self, data: Buffer) -> Sequence[Message]:
         """The messages that are whole now. One that came in one piece shares its memory.
@@ -77,24 +94,20 @@ class MessageReader:
         found: list[Message] = []
         while (missing := self._need - self._have) <= len(data):
             piece, data = data[:missing], data[missing:]
-            if self._parts:
-                self._parts.append(piece)
-                piece = b"".join(self._parts)
-                self._parts = []
-            self._have = 0
-            if self._prefix is None:
-                self._begin(piece)
+            if self._prefix is not None:
+                found.append(self._end(piece))
+                if not data:
+                    return found
                 continue
-            found.append(Message(piece, self._encoding if self._prefix[0] else "", len(piece)))
-            self._prefix, self._need = None, PREFIX.size
-            if not data:
-                return found
+            if self._parts:
+                piece = b"".join((*self._parts, piece))
+                self._parts = []
+            self._begin(piece, len(data))
         if data:
-            self._parts.append(data)
-            self._have += len(data)
+            self._put(data)
         return found
 
-    def _begin(self, prefix: Buffer) -> None:
+    def _begin(self, prefix: Buffer, there: int) -> None:
         compressed, length = PREFIX.unpack(prefix)
         if length > self._limit:
             raise RpcError(
@@ -103,7 +116,30 @@ class MessageReader:
                 "(--max-tensor-body-bytes)",
             )
         self._admit(length)
-        self._prefix, self._need = (compressed, length), length
+        self._have, self._need, self._prefix = 0, length, (compressed, length)
+        if length > LONG_BYTES and there < length:
+            self._whole = np.empty(length, np.uint8).data
+
+    def _put(self, data: Buffer) -> None:
+        if self._whole is None:
+            self._parts.append(data)
+        else:
+            self._whole[self._have : self._have + len(data)] = data
+        self._have += len(data)
+
+    def _end(self, last: Buffer) -> Message:
+        """The message with its last piece."""
+        assert self._prefix is not None
+        compressed, length = self._prefix
+        data = last
+        if self._whole is not None:
+            self._whole[length - len(last) :] = last
+            data = self._whole
+        elif self._parts:
+            data = b"".join((*self._parts, last))
+        self._parts, self._whole = [], None
+        self._have, self._need, self._prefix = 0, PREFIX.size, None
+        return Message(data, self._encoding if compressed else "", length)
 
 
 def total(buffers: Sequence[Buffer]) -> int:

@@ -11,7 +11,7 @@ from octavo.server.grpc.calls import Calls
 from octavo.server.grpc.health_service import HealthService
 from octavo.server.grpc.inference_service import InferenceService
 from octavo.server.grpc.reflection_service import ReflectionService
-from octavo.server.http2.connection import Connection, Limits
+from octavo.server.http2.connection import READ_BYTES, Connection, Limits
 from octavo.server.operations import readiness_problem
 
 log = logging.getLogger("octavo.server")
@@ -40,6 +40,7 @@ class GrpcServer:
         methods |= HealthService(server.deployments, self._is_ready, SERVICES).methods()
         methods |= ReflectionService(SERVICES).methods()
         self._calls = Calls(server, methods)
+        self._read = memoryview(bytearray(READ_BYTES))
         self._acceptor = Acceptor(listener, self._connect)
         self._expiring = asyncio.create_task(self._expire())
 
@@ -61,7 +62,7 @@ class GrpcServer:
         return not self._server.in_flight.draining and not any(map(readiness_problem, self._server.deployments))
 
     def _connect(self) -> Connection:
-        return Connection(self._calls, self._limits, self._open, self._connections.discard)
+        return Connection(self._calls, self._limits, self._open, self._connections.discard, self._read)
 
     def _open(self, connection: Connection) -> None:
         if len(self._connections) >= self._max_connections:

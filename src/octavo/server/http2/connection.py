@@ -27,6 +27,9 @@ LINGER_SECONDS = 1.0
 WRITE_BUFFER = 2**20
 """Bytes of answers that the system has not taken, after which the client has to take some first."""
 
+READ_BYTES = 64 * 1024
+"""That are read at once, if it is not known where they go: of the data of a request that is long, more are."""
+
 NOT_HTTP2 = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\nThis port speaks gRPC.\n"
 
 
@@ -48,11 +51,12 @@ class Limits:
     body_timeout: float = 30.0
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A client.
 
     Args:
         on_open, on_close: told of this one.
+        read: of `READ_BYTES`, where what comes is read to. All connections of an event loop may share it.
 
     Attributes:
         peer: where to send things. idle_since: when the last stream ended; None while there is one.
@@ -64,6 +68,7 @@ class Connection(asyncio.Protocol):
         limits: Limits,
         on_open: Callable[["Connection"], None],
         on_close: Callable[["Connection"], None],
+        read: memoryview,
     ) -> None:
         self.limits = limits
         self.now = 0.0
@@ -76,6 +81,8 @@ class Connection(asyncio.Protocol):
         self._leaving = False
         self._hung_up = False
         self._reader = FrameReader(self)
+        self._read = read
+        self._room: memoryview | None = None
         self._heads = HeadReader(application)
         self._credit = limits.window
         self._spent = 0
@@ -175,13 +182,21 @@ class Connection(asyncio.Protocol):
 
     # What comes
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: most of a long message where it is put together."""
+        self._room = None if self._hung_up else self._reader.room(READ_BYTES)
+        return self._read if self._room is None else self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take the frames out of what has come."""
         if self._hung_up:
             return
         self.now = self._loop.time()
         try:
-            self._reader.feed(data)
+            if self._room is None:
+                self._reader.feed(bytes(self._read[:nbytes]))
+            else:
+                self._reader.filled(nbytes)
         except Broken as failure:
             if self._reader.greeted:
                 self._transport.write(frames.goaway(self._last, failure.code, str(failure)))
@@ -226,7 +241,18 @@ class Connection(asyncio.Protocol):
     def on_data(self, data: Buffer) -> None:
         """Pass it on."""
         if self._receiver is not None and not self._receiver.closed:
+            self._receiver.touched = self.now
             self._receiver.on_data(data)
+
+    def room(self) -> memoryview | None:
+        """Where the stream wants it."""
+        return None if self._receiver is None or self._receiver.closed else self._receiver.room()
+
+    def on_data_there(self, size: int) -> None:
+        """Tell the stream."""
+        if self._receiver is not None:
+            self._receiver.touched = self.now
+            self._receiver.on_data_there(size)
 
     def on_data_end(self) -> None:
         """Give back what may be sent again."""

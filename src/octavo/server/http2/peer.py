@@ -1,6 +1,7 @@
 """What a client takes: how much of it, in which pieces, and when."""
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from octavo.server.http2 import frames
@@ -8,6 +9,9 @@ from octavo.server.http2.stream import Buffer, Stream
 
 PIECE = 256 * 1024
 """Bytes of a frame at most: streams take turns."""
+
+BURST = 2**20
+"""Bytes that are handed to the system at once."""
 
 
 class Peer:
@@ -22,6 +26,7 @@ class Peer:
         self.initial_window = self.window = frames.DEFAULT_WINDOW
         self.max_frame = frames.DEFAULT_FRAME
         self._write = transport.write
+        self._write_all = transport.writelines
         self._paused = False
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -40,23 +45,32 @@ class Peer:
         stream.window -= size
         self._write(before + frames.head(size, frames.DATA, 0, stream.id) + data + after)
 
-    async def send_data(self, stream: Stream, buffers: Sequence[Buffer]) -> None:
-        """Send data, as it is taken. Ends early if the stream is closed meanwhile."""
-        for buffer in buffers:
-            view, at = memoryview(buffer), 0
-            while at < len(view):
-                size = min(self.window, stream.window, self.max_frame, PIECE, len(view) - at)
-                if size <= 0 or self._paused:
-                    await self._wait()
-                    size = 0
+    async def send_data(
+        self, stream: Stream, buffers: Sequence[Buffer], before: bytes = b"", after: bytes = b""
+    ) -> None:
+        """Send data between other frames, as it is taken. Ends early if the stream is closed meanwhile."""
+        data = deque(memoryview(each) for each in buffers)
+        left = sum(map(len, data))
+        burst: list[Buffer] = [before]
+        size = 0
+        while left:
+            piece = min(self.window, stream.window, self.max_frame, PIECE, left)
+            if piece > 0 and size < BURST and not self._paused:
+                self.window -= piece
+                stream.window -= piece
+                burst.append(frames.head(piece, frames.DATA, 0, stream.id))
+                _move(data, piece, burst)
+                left -= piece
+                size += piece
+                continue
+            if any(burst):
+                self._write_all(burst)
+                burst, size = [], 0
+            else:
+                await self._wait()
                 if stream.closed:
                     return
-                if size:
-                    self.window -= size
-                    stream.window -= size
-                    self._write(frames.head(size, frames.DATA, 0, stream.id))
-                    self._write(view[at : at + size])
-                    at += size
+        self._write_all([*burst, after])
 
     def enlarge(self, stream: Stream | None, increment: int) -> bool:
         """It takes so many bytes more, of one stream or of all together. Returns whether that is possible."""
@@ -97,3 +111,14 @@ class Peer:
         waits = asyncio.get_running_loop().create_future()
         self._waiting.append(waits)
         await waits
+
+
+def _move(data: deque[memoryview], size: int, to: list[Buffer]) -> None:
+    """The first bytes of what is left of buffers, as they lie there."""
+    while size:
+        first = data.popleft()
+        if len(first) > size:
+            data.appendleft(first[size:])
+            first = first[:size]
+        to.append(first)
+        size -= len(first)

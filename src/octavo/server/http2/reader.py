@@ -36,6 +36,12 @@ class Sink(Protocol):
     def on_data(self, data: Buffer) -> None:
         """A piece of that frame, which is never changed."""
 
+    def room(self) -> memoryview | None:
+        """Where the next bytes of that frame go without being copied, if there is such a place."""
+
+    def on_data_there(self, size: int) -> None:
+        """So many bytes have gone there."""
+
     def on_data_end(self) -> None:
         """The frame has ended."""
 
@@ -57,6 +63,21 @@ class FrameReader:
         self._left = self._padding = 0
         self._head: tuple[int, int, bytearray] | None = None
         """One whose end has not come: its stream, its flags, its bytes."""
+
+    def room(self, least: int) -> memoryview | None:
+        """Where the next bytes may go, to be told of with `filled`; None if fewer than `least` would, or none."""
+        if not self._in_data or self._left < least:
+            return None
+        room = self._sink.room()
+        return room[: self._left] if room is not None and len(room) >= least else None
+
+    def filled(self, size: int) -> None:
+        """Bytes have come there. Raises Broken."""
+        self._left -= size
+        self._sink.on_data_there(size)
+        if not self._left and not self._padding:
+            self._in_data = False
+            self._sink.on_data_end()
 
     def feed(self, data: bytes) -> None:
         """Bytes have come. Raises Broken."""

@@ -47,6 +47,14 @@ class Stream:
         """Bytes of the request's body have come, which are never changed."""
         raise NotImplementedError
 
+    def room(self) -> memoryview | None:
+        """Where the next bytes of the body go without being copied, if there is such a place."""
+        return None
+
+    def on_data_there(self, size: int) -> None:
+        """So many bytes have gone there."""
+        raise NotImplementedError
+
     def on_end(self) -> None:
         """All of it has come."""
         raise NotImplementedError
