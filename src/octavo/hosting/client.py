@@ -6,17 +6,16 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import msgspec
 
-from octavo.hosting.batching import Batching
+from octavo.hosting.admission import Admission
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import BatchStatistics, Body, BodyCall, Inference, Statistics
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
-from octavo.hosting.pending import Pending
+from octavo.hosting.pending import Pending, Result
 from octavo.hosting.tensors import Buffer, Encoded, Place
 from octavo.hosting.wire import Call, Ended, Failed, Infer, Output, Pace, Reply, parts_of, tensors_of
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
@@ -46,9 +45,8 @@ class HostedClient:
         self._on_culprit = on_culprit
         self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()
-        self._ordered: deque[tuple[Pending, Callable[[], None] | None]] = deque()
-        self._pace = Pace(0.0, 0.0)
-        self._levels: dict[int, _Level] = {}
+        self._ordered: deque[Pending] = deque()
+        self._admission = Admission()
         # Numbers are never used twice, by whichever frontend: what is said of one is said of one request.
         self._numbers = itertools.count(secrets.randbits(31) << 32)
         self._settled = asyncio.Event()
@@ -70,7 +68,7 @@ class HostedClient:
     @property
     def pending(self) -> int:
         """Requests that wait or are computed."""
-        return sum(each.requests for each in self._levels.values())
+        return self._admission.requests
 
     async def ready(self) -> HostedInfo:
         """Wait until the model takes requests.
@@ -91,12 +89,12 @@ class HostedClient:
         Raises:
             InferenceError: it does not fit the model, is not taken at the moment, or failed; or the model streams.
         """
-        pending = self._begin_inference(inference)
+        pending = self.begin(inference)
         try:
-            output, data = await pending.only()
+            await pending.wait()
         finally:
-            self._leave(pending)
-        return tensors_of(output.parts, data)
+            self.leave(pending)
+        return outputs_of(pending)
 
     async def stream(self, inference: Inference) -> AsyncIterator[dict[str, Encoded]]:
         """All the results of a request, one after the other; of a model that does not stream, one.
@@ -104,21 +102,22 @@ class HostedClient:
         Raises:
             InferenceError: as `infer`, when the first result is asked for or later.
         """
-        pending = self._begin_inference(inference)
+        pending = self.begin(inference)
         try:
             while result := await pending.next():
                 output, data = result
                 yield tensors_of(output.parts, data)
         finally:
-            self._leave(pending)
+            self.leave(pending)
 
     async def call(self, call: BodyCall) -> Body:
         """As `infer`, of a body."""
         pending = self._begin_call(call)
         try:
-            output, data = await pending.only()
+            await pending.wait()
         finally:
-            self._leave(pending)
+            self.leave(pending)
+        output, data = pending.only()
         return Body(output.media_type, data)
 
     async def stream_call(self, call: BodyCall) -> AsyncIterator[Body]:
@@ -129,9 +128,15 @@ class HostedClient:
                 output, data = result
                 yield Body(output.media_type, data)
         finally:
-            self._leave(pending)
+            self.leave(pending)
 
-    def _begin_inference(self, inference: Inference) -> Pending:
+    def begin(self, inference: Inference, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        """As `infer`, without waiting: `outputs_of` has the outputs when the request has ended. Whoever does not want
+        them any more calls `leave`.
+
+        Args:
+            on_end: called when it has ended, within the event that it ended by: it must be short, and raise nothing.
+        """
         info = self._require_info()
         try:
             items = info.signature.check(inference.inputs, inference.outputs)
@@ -149,76 +154,54 @@ class HostedClient:
             inference.priority,
             inference.timeout,
         )
-        return self._begin(message, tensors, items)
+        return self._begin(info, message, tensors, items, on_end)
 
     def _begin_call(self, call: BodyCall) -> Pending:
         info = self._require_info()
         if info.body is None:
             raise InferenceError(f"model '{info.name}' takes tensors, and no bodies of its own")
         message = Call(next(self._numbers), call.media_type, time.monotonic(), call.priority, call.timeout)
-        return self._begin(message, [call.body], 1)
+        return self._begin(info, message, [call.body], 1)
 
     def _require_info(self) -> HostedInfo:
         """What the model is. Raises InferenceError: nothing can be asked of it."""
+        if self.info is not None and self.state in _ASKED:
+            return self.info
         match self.state:
             case WorkerState.FAILED:
                 raise InferenceError(f"the model failed: {self.failure}", Code.UNAVAILABLE)
             case WorkerState.STOPPED:
                 raise InferenceError("the server is shutting down", Code.UNAVAILABLE)
-        if self.info is None:
-            raise InferenceError("the model is loading", Code.UNAVAILABLE, retry_after=LOADING_RETRY_SECONDS)
-        return self.info
+        raise InferenceError("the model is loading", Code.UNAVAILABLE, retry_after=LOADING_RETRY_SECONDS)
 
-    def _begin(self, message: Infer | Call, tensors: Sequence[Buffer], items: int) -> Pending:
-        assert self.info is not None
-        batching = self.info.queue
-        level = batching.level(message.priority)
-        seconds = batching.policy(level).timeout(message.timeout)
+    def _begin(
+        self,
+        info: HostedInfo,
+        message: Infer | Call,
+        tensors: Sequence[Buffer],
+        items: int,
+        on_end: Callable[[Pending], None] | None = None,
+    ) -> Pending:
+        batching = info.queue
+        number = batching.level(message.priority)
+        policy = batching.policy(number)
+        seconds = policy.timeout(message.timeout)
         try:
-            self._admit(batching, level, seconds)
+            self._admission.check(info, number, seconds)
         except InferenceError:
             self.statistics.failure += 1
             self.statistics.rejected += 1
             raise
-        pending = Pending(self._loop, message, tensors, items, level)
-        self._level(level).count(1, items)
-        if seconds and not batching.policy(level).delays:
+        pending = Pending(self._loop, message, tensors, items, number, on_end)
+        level = self._admission.level(number)
+        level.requests += 1
+        level.items += items
+        if seconds and not policy.delays:
             pending.timer = self._loop.call_later(seconds, self._expire, pending)
         if batching.preserve_ordering:
-            self._ordered.append((pending, None))
+            self._ordered.append(pending)
         self._place(pending)
         return pending
-
-    def _admit(self, batching: Batching, level: int, seconds: float) -> None:
-        """Refuse at once what would be refused by a process that may be busy. Raises InferenceError."""
-        policy = batching.policy(level)
-        assert self.info is not None
-        waiting = self._level(level).requests - self.info.at_once * batching.max_batch_size
-        if policy.max_queue_size and waiting >= policy.max_queue_size:
-            raise InferenceError(
-                f"Exceeds maximum queue size: {policy.max_queue_size} requests wait already",
-                Code.UNAVAILABLE,
-                retry_after=self._expected_wait(batching, level) or None,
-            )
-        if seconds and not policy.delays and (expected := self._expected_wait(batching, level)) > seconds:
-            raise InferenceError(
-                f"Request timeout expired: it may wait for {seconds:g} s, and would for {expected:.3g} s",
-                Code.UNAVAILABLE,
-                retry_after=expected,
-            )
-
-    def _expected_wait(self, batching: Batching, level: int) -> float:
-        assert self.info is not None
-        items = sum(there.items for each, there in self._levels.items() if each <= level)
-        most = batching.max_batch_size
-        batches = max(items // most + 1 - self.info.at_once, 0)
-        return batches * (self._pace.per_batch + self._pace.per_item * most) / self.info.at_once
-
-    def _level(self, level: int) -> "_Level":
-        found = self._levels.get(level)
-        if found is None:
-            found = self._levels[level] = _Level()
-        return found
 
     def _place(self, pending: Pending) -> None:
         """Ask the instance that has least to do; or wait for one."""
@@ -231,13 +214,14 @@ class HostedClient:
         else:
             best.ask(pending)
 
-    def _leave(self, pending: Pending) -> None:
-        """Nobody reads what comes of a request any more."""
+    def leave(self, pending: Pending) -> None:
+        """Nobody reads what comes of a request any more; of one that has ended, that is so already."""
         if not pending.settled:
             self.statistics.failure += 1
             self.statistics.canceled += 1
             self._drop(pending)
-            self._end(pending, lambda: pending.end())
+            pending.on_end = None
+            self._end(pending)
 
     def _drop(self, pending: Pending) -> None:
         """Compute a request no longer."""
@@ -260,59 +244,51 @@ class HostedClient:
 
     def on_reply(self, instance: Instance, pending: Pending | None, reply: Reply, data: memoryview) -> None:
         """An instance said something of a request; None if nobody waits for that any more, or of none."""
-        if isinstance(reply, Pace):
-            self._pace = reply
         if pending is None:
+            if isinstance(reply, Pace):
+                self._admission.pace = reply
             return
-        match reply:
-            case Output(last=True):
+        if isinstance(reply, Output):
+            if reply.last:
                 del instance.outstanding[pending.number]
-                self._succeed(pending, reply, partial(pending.put, reply, data))
-            case Output():
+                self._succeed(pending, reply, (reply, data))
+            else:
                 pending.put(reply, data)
                 if pending.overflows:
                     instance.cancel(pending)
                     self._fail(pending, InferenceError("the client does not read as fast as the model writes"))
-            case Ended():
-                del instance.outstanding[pending.number]
-                self._succeed(pending, reply, None)
-            case Failed():
-                del instance.outstanding[pending.number]
-                self._note(reply, 0)
-                error = InferenceError(
-                    reply.message, Code(reply.code), retry_after=reply.retry_after, field=reply.field
-                )
-                self.statistics.rejected += error.code is Code.UNAVAILABLE
-                self._fail(pending, error)
+        elif isinstance(reply, Ended):
+            del instance.outstanding[pending.number]
+            self._succeed(pending, reply)
+        elif isinstance(reply, Failed):
+            del instance.outstanding[pending.number]
+            self._note(reply, 0)
+            error = InferenceError(reply.message, Code(reply.code), retry_after=reply.retry_after, field=reply.field)
+            self.statistics.rejected += error.code is Code.UNAVAILABLE
+            self._fail(pending, error)
 
-    def _succeed(self, pending: Pending, reply: Output | Ended, deliver: Callable[[], None] | None) -> None:
+    def _succeed(self, pending: Pending, reply: Output | Ended, last: Result | None = None) -> None:
         self.statistics.success += 1
         self.statistics.success_time += time.perf_counter_ns() - pending.arrived
         self._note(reply, pending.items)
-
-        def finish() -> None:
-            if deliver is not None:
-                deliver()
-            pending.end()
-
-        self._end(pending, finish)
+        self._end(pending, last)
 
     def _fail(self, pending: Pending, error: InferenceError) -> None:
         self.statistics.failure += 1
         self.statistics.failure_time += time.perf_counter_ns() - pending.arrived
-        self._end(pending, lambda: pending.end(error))
+        self._end(pending, error=error)
 
-    def _end(self, pending: Pending, finish: Callable[[], None]) -> None:
+    def _end(self, pending: Pending, last: Result | None = None, error: InferenceError | None = None) -> None:
         """Tell a request its end; where replies keep the order of requests, once those before it have had theirs."""
-        pending.settled = True
-        self._level(pending.level).count(-1, -pending.items)
+        pending.settle(last, error)
+        level = self._admission.level(pending.level)
+        level.requests -= 1
+        level.items -= pending.items
         if not self._ordered:
-            finish()
+            pending.end()
             return
-        self._ordered = deque((each, finish if each is pending else end) for each, end in self._ordered)
-        while self._ordered and (end := self._ordered[0][1]) is not None:
-            self._ordered.popleft()
-            end()
+        while self._ordered and self._ordered[0].settled:
+            self._ordered.popleft().end()
 
     def _note(self, reply: Output | Ended | Failed, items: int) -> None:
         timing = reply.timing
@@ -385,16 +361,10 @@ class HostedClient:
                 self._place(pending)
 
 
-@dataclass(slots=True)
-class _Level:
-    """Requests of one priority, and their items."""
-
-    requests: int = 0
-    items: int = 0
-
-    def count(self, requests: int, items: int) -> None:
-        self.requests += requests
-        self.items += items
+def outputs_of(pending: Pending) -> dict[str, Encoded]:
+    """The outputs of a request that has ended. Raises InferenceError: as `HostedClient.infer`."""
+    output, data = pending.only()
+    return tensors_of(output.parts, data)
 
 
 _BEST_FIRST = (
@@ -404,3 +374,6 @@ _BEST_FIRST = (
     WorkerState.FAILED,
     WorkerState.STOPPED,
 )
+
+_ASKED = frozenset((WorkerState.READY, WorkerState.RESTARTING, WorkerState.LOADING))
+"""In which something can be asked of a model that has been loaded once."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from octavo.hosting.errors import Code, InferenceError
@@ -13,6 +13,8 @@ from octavo.hosting.wire import Call, Infer, Output
 MAX_UNREAD_BYTES = 64 * 2**20
 """Of the results of one request that streams. A client that reads so much more slowly than they come is given up."""
 
+Result = tuple[Output, memoryview]
+
 
 @dataclass(slots=True, eq=False)
 class Pending:
@@ -21,6 +23,7 @@ class Pending:
     Attributes:
         loop: where it is waited for. message, tensors: how a process is asked.
         items: of the batch dimension. level: of priority.
+        on_end: called when it has ended, at once: for whoever waits for its one result without a task.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
         timer: ends its waiting. settled: whether it is known what comes of it. ended: whether it was told so.
     """
@@ -30,13 +33,15 @@ class Pending:
     tensors: Sequence[Buffer]
     items: int
     level: int
+    on_end: "Callable[[Pending], None] | None" = None
     arrived: int = field(default_factory=time.perf_counter_ns)
     deaths: int = 0
     timer: asyncio.TimerHandle | None = None
     settled: bool = False
     ended: bool = False
     _error: InferenceError | None = None
-    _results: deque[tuple[Output, memoryview]] = field(default_factory=deque)
+    _last: Result | None = None
+    _results: deque[Result] | None = None
     _unread: int = 0
     _waiter: asyncio.Future[None] | None = None
 
@@ -46,8 +51,10 @@ class Pending:
         return self.message.number
 
     def put(self, output: Output, data: memoryview) -> None:
-        """A result has come."""
+        """A result has come, and others will."""
         self._unread += len(data)
+        if self._results is None:
+            self._results = deque()
         self._results.append((output, data))
         self._wake()
 
@@ -56,36 +63,52 @@ class Pending:
         """Whether nobody reads what comes."""
         return self._unread > MAX_UNREAD_BYTES
 
-    def end(self, error: InferenceError | None = None) -> None:
-        """No result follows; those that are there are read first."""
-        self.ended = True
-        self._error = error
+    def settle(self, last: Result | None = None, error: InferenceError | None = None) -> None:
+        """It is known that no result follows but this one, or why."""
+        self.settled = True
+        self._last, self._error = last, error
         if self.timer is not None:
             self.timer.cancel()
+
+    def end(self) -> None:
+        """Tell what was settled."""
+        self.ended = True
+        if self.on_end is not None:
+            self.on_end(self)
         self._wake()
 
-    async def next(self) -> tuple[Output, memoryview] | None:
+    def only(self) -> Result:
+        """The one result, when it has ended. Raises InferenceError: it failed, or the model streams."""
+        if self._error is not None:
+            raise self._error
+        if self._last is None or self._results:
+            raise InferenceError("the model streams: a request has any number of results", Code.INVALID_ARGUMENT)
+        return self._last
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        while not self.ended:
+            await self._change()
+
+    async def next(self) -> Result | None:
         """The next result; None after the last one. Raises InferenceError: there is none, because it failed."""
         while not self._results:
             if self.ended:
                 if self._error is not None:
                     raise self._error
-                return None
-            self._waiter = self.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        output, data = self._results.popleft()
-        self._unread -= len(data)
-        return output, data
-
-    async def only(self) -> tuple[Output, memoryview]:
-        """The one result. Raises InferenceError: it failed, or the model streams."""
-        result = await self.next()
-        if result is None or not result[0].last:
-            raise InferenceError("the model streams: a request has any number of results", Code.INVALID_ARGUMENT)
+                last, self._last = self._last, None
+                return last
+            await self._change()
+        result = self._results.popleft()
+        self._unread -= len(result[1])
         return result
+
+    async def _change(self) -> None:
+        self._waiter = self.loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
