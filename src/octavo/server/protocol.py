@@ -68,6 +68,8 @@ class HttpProtocol(HttpToolsProtocol):
     _without_upgrade: bytes | None = None
     _exchange: Exchange | None = None
     """Whose body comes, if it is answered without the application."""
+    _first = b""
+    """The first bytes of a request, if its head may be worth remembering."""
     _held: bytes | None = None
     """The beginning of a request that waits for its turn."""
 
@@ -173,8 +175,16 @@ class HttpProtocol(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """The first bytes of a request."""
         if not self._crowded:
+            if data.startswith(LIGHT_HEAD):
+                if (exchange := self.server_state.direct.recall(self, data)) is not None:
+                    self.cycle = exchange  # type: ignore[assignment]
+                    self._deadline = math.inf
+                    exchange.on_end()
+                    return
+                self._first = data
             self._deadline = self.loop.time() + self.server_state.limits.head_timeout
         self._parse(data)
+        self._first = b""
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -214,6 +224,8 @@ class HttpProtocol(HttpToolsProtocol):
         self.scope[LEAVING_KEY] = self.leaving  # type: ignore[literal-required]
         self._in_head = self._heard = True
         self._head_bytes = 0
+        if self.server_state.idle.pop(self, None) is not None:  # the one before was answered while this one was there
+            self._deadline = self.loop.time() + self.server_state.limits.head_timeout
 
     def on_url(self, url: bytes) -> None:
         """A piece of its target."""
@@ -259,7 +271,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer without the application, if that is possible."""
         if self._crowded or not (self.cycle is None or self.cycle.response_complete):
             return False
-        self._exchange = self.server_state.direct.begin(self)
+        first, self._first = self._first, b""
+        self._exchange = self.server_state.direct.begin(self, first)
         if self._exchange is None:
             return False
         self.cycle = self._exchange  # type: ignore[assignment]

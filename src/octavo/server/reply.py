@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -26,13 +27,22 @@ ENDING_SECONDS = 2.0
 """For work that is cancelled at the server's end."""
 
 
+class Ongoing(Protocol):
+    """What is being worked out: a task, or something that ends by itself later."""
+
+    def cancel(self) -> object:
+        """End it; its client gets an error."""
+        ...
+
+
 class InFlight:
     """The answers being worked out, and whether new ones may begin."""
 
     def __init__(self) -> None:
         self.draining = False
-        self._work: set[asyncio.Task[Any]] = set()
-        self._followers: set[asyncio.Task[Any]] = set()
+        self._work: set[Ongoing] = set()
+        self._followers: set[Ongoing] = set()
+        self._ended = asyncio.Event()
 
     def admit(self) -> None:
         """Raise the error for a request that comes after the signal to stop."""
@@ -46,18 +56,23 @@ class InFlight:
             follows: it ends soon after other work has, and says how that ended: it is not cancelled together with it.
         """
         task = asyncio.create_task(work)
-        tasks = self._followers if follows else self._work
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        if follows:
+            self._followers.add(task)
+        else:
+            self._work.add(task)
+        task.add_done_callback(self.leave)
         return task
 
-    def join(self, task: asyncio.Task[Any]) -> None:
-        """Count a request that does its work itself, until it leaves."""
-        self._work.add(task)
+    def join(self, work: Ongoing) -> None:
+        """Count what a request does itself, until it leaves."""
+        self._work.add(work)
 
-    def leave(self, task: asyncio.Task[Any]) -> None:
-        """Its work has ended."""
-        self._work.discard(task)
+    def leave(self, work: Ongoing) -> None:
+        """It has ended."""
+        self._work.discard(work)
+        self._followers.discard(work)
+        if self.draining:
+            self._ended.set()
 
     async def drain(self, seconds: float) -> None:
         """Wait until all work has ended, then cancel what is left after so many seconds."""
@@ -65,17 +80,20 @@ class InFlight:
         await self._wait(seconds)
         self.cancel()
         await self._wait(ENDING_SECONDS)  # they say how they ended
-        for task in self._followers:
-            task.cancel()
+        for work in self._followers:
+            work.cancel()
 
     def cancel(self) -> None:
         """End all work now; its clients get an error."""
-        for task in self._work:
-            task.cancel()
+        for work in list(self._work):
+            work.cancel()
 
     async def _wait(self, seconds: float) -> None:
-        if tasks := self._work | self._followers:
-            await asyncio.wait(tasks, timeout=seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._work or self._followers:
+                    self._ended.clear()
+                    await self._ended.wait()
 
 
 class EventStream:

@@ -7,22 +7,27 @@ unusual, or is to be refused, is left to them.
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.client import outputs_of
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.pending import Pending
+from octavo.hosting.tensors import Encoded
 from octavo.server.context import Server
 from octavo.server.errors import ApiError, error_message, internal
 from octavo.server.host_middleware import AllowedHosts
 from octavo.server.inference.body import LEFT_EARLY, hold
 from octavo.server.inference.http import JOINED_BYTES, Answer, CallHead, Fields, api_error, error_json
-from octavo.server.inference.infer import begin_infer, compute
+from octavo.server.inference.infer import begin_infer, compute, read_small, write_reply, write_small
 from octavo.server.inference.routes import INFER, Found, find_route
-from octavo.server.keys import Keyring
+from octavo.server.inference.tensors_out import ReplyWriter
+from octavo.server.keys import ApiKey, Keyring
 from octavo.server.leaving import shutting_down
 from octavo.server.middleware import RAW_ID_HEADERS, note, request_id
 from octavo.server.request_context import CLIENT_GONE, RequestContext
@@ -39,6 +44,10 @@ CACHED_TARGET_LENGTH = 256
 
 MAX_LENGTH_DIGITS = 15
 
+REMEMBERED_HEADS, REMEMBERED_HEAD_BYTES = 256, 2048
+"""What was decided about the heads of requests is kept, up to so many bytes each: clients send the same again and
+again."""
+
 _UNUSUAL = (b"content-encoding", b"expect", b"origin", b"transfer-encoding")
 """Requests with one of these headers are left to the application."""
 
@@ -52,6 +61,21 @@ def _find(target: bytes) -> Found | None:
     return found if found is not None and found.route is INFER else None
 
 
+class Request(NamedTuple):
+    """What a head asks for, if it is answered without the application.
+
+    Attributes:
+        path: its target. found: what that names. headers: by their names. length: bytes of the body.
+        key: what it was sent with, where keys are needed.
+    """
+
+    path: str
+    found: Found
+    headers: dict[bytes, bytes]
+    length: int
+    key: ApiKey | None
+
+
 class DirectWay:
     """Decides which requests need not go through the application."""
 
@@ -62,9 +86,37 @@ class DirectWay:
         self._limit = server.settings.max_tensor_body_bytes
         self._fields: Fields = ()
         self._written_fields = b""
+        self._known: dict[bytes, Request] = {}
 
-    def begin(self, connection: "HttpProtocol") -> "Exchange | None":
-        """Begin the request whose head a connection has read; None if it is the application's."""
+    def begin(self, connection: "HttpProtocol", data: bytes) -> "Exchange | None":
+        """Begin the request whose head a connection has read; None if it is the application's.
+
+        Args:
+            data: the first bytes of the request.
+        """
+        request = self._decide(connection)
+        if request is None:
+            return None
+        if head := _whole_head(data, len(connection.headers)):
+            if len(self._known) >= REMEMBERED_HEADS:
+                self._known.clear()
+            self._known[head] = request
+        return self._enter(connection, request)
+
+    def recall(self, connection: "HttpProtocol", data: bytes) -> "Exchange | None":
+        """Begin the request that is all of `data`, if its head has been decided about before; None if it has not, or
+        cannot begin now. The body is handed to the exchange."""
+        ends = data.find(b"\r\n\r\n") + 4
+        request = self._known.get(data[:ends])
+        if request is None or len(data) != ends + request.length:
+            return None
+        exchange = self._enter(connection, request)
+        if exchange is not None:
+            exchange.on_body(data[ends:])
+        return exchange
+
+    def _decide(self, connection: "HttpProtocol") -> Request | None:
+        """Whether a head is one of those, whatever the server does at the moment."""
         target = connection.url
         found = _find(target) if target.endswith(b"/infer") and len(target) <= CACHED_TARGET_LENGTH else None
         parser = connection.parser
@@ -86,20 +138,27 @@ class DirectWay:
             or self._hosts.problem(headers.get(b"host", b"")) is not None
         ):
             return None
-        context = RequestContext(request_id(connection.headers))
+        key = None
         if self._keys:
             key = self._keys.find(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
             if key is None:
                 return None
+        return Request(target.decode(), found, headers, int(length), key)
+
+    def _enter(self, connection: "HttpProtocol", request: Request) -> "Exchange | None":
+        """Begin a request; None if it is to be refused."""
+        headers, key = request.headers, request.key
+        context = RequestContext(request_id(headers.items() if RAW_ID_HEADERS[0] in headers else ()))
+        if key is not None:
             context.tenant, context.priorities = key.tenant, key.priorities
         call = CallHead(self.server, headers, context)
-        call.name, call.version = found.name, found.version
+        call.name, call.version = request.found.name, request.found.version
         try:
             deployment, info = begin_infer(call)
         except (InferenceError, ApiError):
             context.end()
             return None
-        return Exchange(self, connection, call, deployment, info)
+        return Exchange(self, connection, request.path, call, deployment, info)
 
     def write_fields(self, fields: Fields) -> bytes:
         """The header fields that all answers have, which change once a second."""
@@ -108,8 +167,25 @@ class DirectWay:
         return self._written_fields
 
 
+def _whole_head(data: bytes, headers: int) -> bytes:
+    """The head that a request's first bytes begin with; empty if it is not all there, or too long to be remembered.
+
+    Args:
+        headers: how many the parser found. Had it taken another line than an empty one for the end, or two lines for
+            one header, there would be another number of lines.
+    """
+    ends = data.find(b"\r\n\r\n", 0, REMEMBERED_HEAD_BYTES) + 4
+    head = data[:ends]
+    lines = headers + 2
+    plain = head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == lines
+    return head if ends > 4 and plain else b""
+
+
 class Exchange:
     """A request and its answer. Stands where uvicorn has its `RequestResponseCycle`, and has what is asked of that.
+
+    What takes no time is done within the events that it waits for, the end of the body and the model's answer; the rest
+    is done by a task.
 
     Attributes:
         disconnected: the client has left, or been refused.
@@ -118,29 +194,32 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_call", "_connection", "_deployment", "_info", "_pieces", "_size", "_task", "_way", "_target"),
-        *("disconnected", "keep_alive", "response_complete", "response_started"),
+        *("_call", "_connection", "_deployment", "_ended", "_info", "_path", "_pending", "_pieces", "_size", "_task"),
+        *("_way", "_writer", "disconnected", "keep_alive", "response_complete", "response_started"),
     )
     waiting_for_100_continue = False
+    _writer: ReplyWriter
 
     def __init__(
         self,
         way: DirectWay,
         connection: "HttpProtocol",
+        path: str,
         call: CallHead,
         deployment: HostedDeployment,
         info: HostedInfo,
     ) -> None:
         self._way = way
         self._connection = connection
-        self._target = connection.url
+        self._path = path
         self._call = call
         self._deployment = deployment
         self._info = info
         self._pieces: list[bytes] = []
         self._size = 0
+        self._pending: Pending | None = None
         self._task: asyncio.Task[None] | None = None
-        self.disconnected = self.response_started = self.response_complete = False
+        self._ended = self.disconnected = self.response_started = self.response_complete = False
         self.keep_alive = True
         connection.leaving.add(self.leave)
 
@@ -166,7 +245,6 @@ class Exchange:
             hold(self._call, self._size, before, self._way.server.settings.max_tensor_body_bytes)
         except ApiError as error:
             self._refuse(error)
-            self._end()
 
     def on_end(self) -> None:
         """All of it has come."""
@@ -175,70 +253,106 @@ class Exchange:
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._call.context.received_bytes = self._size
-        self._task = self._connection.loop.create_task(self._run(data))
-        self._way.server.in_flight.join(self._task)
-        self._task.add_done_callback(self._done)
+        self._way.server.in_flight.join(self)
+        try:
+            asked = read_small(self._call, self._deployment, self._info, data)
+            if asked is None:
+                self._start(self._compute(data))
+            else:
+                inference, self._writer = asked
+                self._pending = self._deployment.client.begin(inference, self._on_computed)
+        except Exception as error:
+            self._fail(error)
 
     def leave(self) -> None:
         """The client has left."""
-        if self.response_complete:
-            return
-        self.disconnected = True
-        context = self._call.context
-        if not self.response_started:
-            context.status = CLIENT_GONE
+        if not self.response_complete:
+            self.disconnected = True
+            if not self.response_started:
+                self._call.context.status = CLIENT_GONE
+            if self._task is None and self._pending is None:
+                self._call.context.refusal = LEFT_EARLY
+            self._give_up()
+
+    def cancel(self) -> None:
+        """The server ends."""
+        if not self.response_complete:
+            self._refuse(shutting_down())
+            self._give_up()
+
+    def _give_up(self) -> None:
         if self._task is not None:
             self._task.cancel()
-        else:
-            self.response_complete = True
-            context.refusal = LEFT_EARLY
-            self._end()
+        if self._pending is not None:
+            self._deployment.client.leave(self._pending)
+        self._end()
 
     # What is answered
 
-    async def _run(self, data: bytes) -> None:
-        """Answer."""
-        try:
-            await self._answer(await compute(self._call, self._deployment, self._info, data))
-        except asyncio.CancelledError:
-            if not self.disconnected:
-                self._refuse(shutting_down())
-        except InferenceError as error:
-            self._refuse(api_error(error))
-        except ApiError as error:
-            self._refuse(error)
-        except Exception:
-            log.exception("POST %s failed (request %s)", self._path, self._call.context.request_id)
-            self._refuse(internal())
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = self._connection.loop.create_task(work)
+        self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._way.server.in_flight.leave(task)
-        if not self.response_complete and not self.disconnected:  # cancelled before it began
-            self._refuse(shutting_down())
-        self._end()
+        if task.cancelled():
+            self.cancel()
+        elif (error := task.exception()) is not None:
+            self._fail(error)
 
-    async def _answer(self, answer: Answer) -> None:
+    async def _compute(self, data: bytes) -> None:
+        """Answer a body that takes time to read."""
+        await self._write(await compute(self._call, self._deployment, self._info, data))
+
+    def _on_computed(self, pending: Pending) -> None:
+        try:
+            outputs = outputs_of(pending)
+            answer = write_small(self._call, self._writer, outputs)
+            if answer is None:
+                self._start(self._write_large(outputs))
+                return
+            size = sum(map(len, answer.parts))
+            if size > JOINED_BYTES or self._connection.flow.write_paused:
+                self._start(self._write(answer))
+                return
+            self._call.context.sent_bytes = size
+            head = self._head(200, size, answer.content_type, answer.headers)
+            self._connection.transport.write(b"".join((head, *answer.parts)))
+            self._finish()
+        except Exception as error:
+            self._fail(error)
+
+    async def _write_large(self, outputs: dict[str, Encoded]) -> None:
+        await self._write(await write_reply(self._call, self._writer, outputs))
+
+    async def _write(self, answer: Answer) -> None:
         parts, content_type, fields = answer
-        size = sum(map(len, parts))
         flow, transport = self._connection.flow, self._connection.transport
         if flow.write_paused:
             await flow.drain()
-        self._call.context.sent_bytes = size
-        head = self._head(200, size, content_type, fields)
-        if size <= JOINED_BYTES:
-            transport.write(b"".join((head, *parts)))
-        else:
-            transport.write(head)
-            for part in parts:
-                transport.write(part)
-                if flow.write_paused:
-                    await flow.drain()
+        self._call.context.sent_bytes = size = sum(map(len, parts))
+        transport.write(self._head(200, size, content_type, fields))
+        for part in parts:
+            transport.write(part)
+            if flow.write_paused:
+                await flow.drain()
         self._finish()
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, InferenceError):
+            self._refuse(api_error(error))
+        elif isinstance(error, ApiError):
+            self._refuse(error)
+        else:
+            log.error("POST %s failed (request %s)", self._path, self._call.context.request_id, exc_info=error)
+            self._refuse(internal())
 
     def _refuse(self, error: ApiError) -> None:
         """Answer with an error; or, if it is too late for that, with an end."""
+        if self.response_complete:
+            return
         if self.response_started or self.disconnected:
             self._connection.transport.close()
+            self._end()
             return
         self._call.context.refusal = error_message(error)
         body = error_json(error)
@@ -256,26 +370,25 @@ class Exchange:
             self._way.write_fields(self._connection.server_state.default_headers),
             content_type,
             size,
-            _written(fields),
+            _written(fields) if fields else b"",
             _NAMES % (name, name),
             b"" if self.keep_alive else b"connection: close\r\n",
         )
 
     def _finish(self) -> None:
-        self.response_complete = True
+        self._end()
         if not self.keep_alive:
             self._connection.transport.close()
         self._connection.on_response_complete()
 
     def _end(self) -> None:
+        """Nothing is sent any more."""
+        self.response_complete = True
+        way, context = self._way, self._call.context
         self._connection.leaving.discard(self.leave)
-        context = self._call.context
+        way.server.in_flight.leave(self)
         context.end()
-        note(context, self._way.server.http_metrics, "POST", INFER.path, self._path)
-
-    @property
-    def _path(self) -> str:
-        return self._target.decode()
+        note(context, way.server.http_metrics, "POST", INFER.path, self._path)
 
 
 _NAMES = b"".join([b"%b: %%b\r\n" % each for each in RAW_ID_HEADERS])

@@ -12,15 +12,12 @@ from octavo.server.body import INLINE_BYTES
 from octavo.server.compression import accepted, packed
 from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body
-from octavo.server.inference.http import BINARY, JSON, Answer, Call, CallHead, Part
-from octavo.server.inference.tensor_json import read_head
-from octavo.server.inference.tensors_in import Reader, head_length, raw_input
-from octavo.server.inference.tensors_out import ReplyWriter, wishes
+from octavo.server.inference.http import BINARY, Answer, Call, CallHead, Part
+from octavo.server.inference.tensor_json import Head, parse_head, read_head
+from octavo.server.inference.tensors_in import LENGTH_HEADER, Reader, head_length, raw_input
+from octavo.server.inference.tensors_out import LARGE_BYTES, ReplyWriter, wishes
 from octavo.server.inference.work import allowed_options, begin, presence
 from octavo.server.offload import off_loop
-
-LARGE_BYTES = 256 * 1024
-"""Tensors that are copied, or written as JSON, are so in a thread from this size on."""
 
 PACKED_BYTES = 512
 """Smaller replies are not compressed: they would hardly be smaller."""
@@ -51,39 +48,48 @@ def begin_infer(call: CallHead) -> tuple[HostedDeployment, HostedInfo]:
 async def compute(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Answer:
     """Answer a body. Raises InferenceError, ApiError."""
     inference, writer = await read_request(call, deployment, info, data)
-    outputs = await deployment.client.infer(inference)
-    head, parts = await write_reply(writer, outputs)
-    whole: Sequence[Part] = (head, *parts)
-    headers = [(b"inference-header-content-length", b"%d" % len(head))] if parts else []
-    if b"accept-encoding" in call.headers:
-        whole = await _compress(call, whole, headers)
-    return Answer(whole, BINARY if parts else JSON, headers)
+    return await write_reply(call, writer, await deployment.client.infer(inference))
 
 
-async def read_request(
-    call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes
-) -> tuple[Inference, ReplyWriter]:
-    """What a body wants to be computed, and how it wants the results. Raises InferenceError, ApiError."""
+Asked = tuple[Inference, ReplyWriter]
+"""What a body wants to be computed, and how it wants the results."""
+
+
+def read_small(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Asked | None:
+    """Read a body, unless it takes so long that it is for a thread. Raises InferenceError, ApiError."""
     size = head_length(call, len(data))
     if not size:
         chosen = allowed_options(call, None)
         writer = ReplyWriter(deployment, info, {}, binary=True)
         return Inference(inputs=raw_input(info, data), priority=chosen.priority), writer
-    view, memory = memoryview(data), call.server.shared_memory
+    if size > INLINE_BYTES:
+        return None
+    view = memoryview(data)
+    head = parse_head(view[:size])
+    if sum([each.parameters.shared_memory_byte_size for each in head.inputs if each.parameters]) > LARGE_BYTES:
+        return None
+    reader = Reader(info.name, view[size:], call.server.shared_memory)
+    return _asked(call, deployment, info, head, reader.read(head.inputs))
+
+
+async def read_request(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Asked:
+    """Read a body. Raises InferenceError, ApiError."""
+    found = read_small(call, deployment, info, data)
+    if found is not None:
+        return found
+    size, view = head_length(call, len(data)), memoryview(data)
     head = await read_head(call.server, view[:size])
+    reader = Reader(info.name, view[size:], call.server.shared_memory)
+    return _asked(call, deployment, info, head, await off_loop(reader.read, head.inputs))
+
+
+def _asked(
+    call: CallHead, deployment: HostedDeployment, info: HostedInfo, head: Head, inputs: dict[str, Encoded]
+) -> Asked:
     parameters = head.parameters
     binary = _takes_binary(parameters) if parameters else False
     chosen = allowed_options(call, parameters)
-    wanted = wishes(head.outputs, memory, binary=binary) if head.outputs else {}
-    reader = Reader(info.name, view[size:], memory)
-    copied = 0
-    for each in head.inputs:
-        if each.parameters is not None:
-            copied += each.parameters.shared_memory_byte_size
-    if size > INLINE_BYTES or copied > LARGE_BYTES:
-        inputs = await off_loop(reader.read, head.inputs)
-    else:
-        inputs = reader.read(head.inputs)
+    wanted = wishes(head.outputs, call.server.shared_memory, binary=binary) if head.outputs else {}
     inference = Inference(inputs=inputs, outputs=tuple(wanted), priority=chosen.priority, timeout=chosen.timeout)
     return inference, ReplyWriter(deployment, info, wanted, binary=binary, request_id=head.id or "")
 
@@ -96,20 +102,35 @@ def _takes_binary(parameters: dict[str, Any]) -> bool:
     return wanted
 
 
-async def write_reply(writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> tuple[bytes, Sequence[Part]]:
-    """A reply's JSON, and what follows. Raises InferenceError: it cannot be written as it is wanted."""
-    size = 0
-    for each in outputs.values():
-        size += len(each.data)
-    if size > LARGE_BYTES and writer.copies:
-        return await off_loop(writer.write, outputs)
-    return writer.write(outputs)
+def write_small(call: CallHead, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer | None:
+    """Write a reply, unless it takes so long that it is for a thread. Raises InferenceError: it cannot be written as
+    it is wanted."""
+    encoding = _encoding(call)
+    if writer.is_large(outputs) or (encoding and writer.size(outputs) > INLINE_BYTES):
+        return None
+    return _answer(encoding, *writer.write(outputs))
 
 
-async def _compress(call: CallHead, parts: Sequence[Part], headers: list[tuple[bytes, bytes]]) -> Sequence[Part]:
-    encoding = accepted(call.header(b"accept-encoding"))
-    size = sum(map(len, parts))
-    if not encoding or size < PACKED_BYTES:
-        return parts
-    headers.append((b"content-encoding", encoding.encode()))
-    return (await off_loop(packed, encoding, parts) if size > INLINE_BYTES else packed(encoding, parts),)
+async def write_reply(call: CallHead, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:
+    """Write a reply. Raises InferenceError: it cannot be written as it is wanted."""
+    found = write_small(call, writer, outputs)
+    return await off_loop(_write, _encoding(call), writer, outputs) if found is None else found
+
+
+def _write(encoding: str, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:
+    return _answer(encoding, *writer.write(outputs))
+
+
+def _encoding(call: CallHead) -> str:
+    return accepted(call.header(b"accept-encoding")) if b"accept-encoding" in call.headers else ""
+
+
+def _answer(encoding: str, head: bytes, parts: Sequence[Part]) -> Answer:
+    if parts:
+        answer = Answer((head, *parts), BINARY, [(LENGTH_HEADER, b"%d" % len(head))])
+    else:
+        answer = Answer((head,))
+    if not encoding or sum(map(len, answer.parts)) < PACKED_BYTES:
+        return answer
+    headers = [*answer.headers, (b"content-encoding", encoding.encode())]
+    return Answer((packed(encoding, answer.parts),), answer.content_type, headers)

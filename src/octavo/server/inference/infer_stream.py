@@ -6,8 +6,9 @@ from octavo.hosting.errors import InferenceError
 from octavo.server.inference.body import read_body
 from octavo.server.inference.events import send_events
 from octavo.server.inference.http import Call
-from octavo.server.inference.infer import read_request, write_reply
+from octavo.server.inference.infer import read_request
 from octavo.server.inference.work import begin
+from octavo.server.offload import off_loop
 
 
 async def infer_stream(call: Call) -> None:
@@ -19,7 +20,8 @@ async def infer_stream(call: Call) -> None:
 
     async def events() -> AsyncIterator[bytes]:
         async for outputs in deployment.client.stream(inference):
-            head, _ = await write_reply(writer, outputs)
+            large = writer.is_large(outputs)
+            head, _ = await off_loop(writer.write, outputs) if large else writer.write(outputs)
             yield head
 
     await send_events(call, events())

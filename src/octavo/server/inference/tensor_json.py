@@ -69,7 +69,7 @@ _head = msgspec.json.Decoder(Head)
 
 async def read_head(server: Server, data: bytes | memoryview) -> Head:
     """The JSON of a request. Raises ApiError: it is none, or says too much."""
-    return await _in_place(server, data, _parse_head)
+    return await _in_place(server, data, parse_head)
 
 
 async def read_json(server: Server, data: bytes) -> dict[str, Any]:
@@ -87,7 +87,8 @@ async def _in_place(server: Server, data: bytes | memoryview, parse: Callable[[b
         return await off_loop(parse, data)
 
 
-def _parse_head(data: bytes | memoryview) -> Head:
+def parse_head(data: bytes | memoryview) -> Head:
+    """As `read_head`, at once."""
     if not data:
         raise _empty()
     try:

@@ -19,6 +19,9 @@ from octavo.server.inference.http import Part
 from octavo.server.inference.shared_memory import SharedMemory, Window
 from octavo.server.inference.tensor_json import Output
 
+LARGE_BYTES = 256 * 1024
+"""Tensors that are copied, or written as JSON, are so in a thread from this size on."""
+
 _QUOTED = lru_cache(1024)(lambda text: orjson.dumps(text).decode())
 """A name as JSON has it."""
 
@@ -94,10 +97,16 @@ class ReplyWriter:
         """Whether an output follows the JSON."""
         return any(each.binary for each in self._kinds)
 
-    @property
-    def copies(self) -> bool:
-        """Whether an output does not follow the JSON as it is."""
-        return any(each != _BINARY for each in self._kinds)
+    def size(self, outputs: Mapping[str, Encoded]) -> int:
+        """Bytes of the outputs, which may be more in JSON."""
+        size = 0
+        for each in outputs.values():
+            size += len(each.data)
+        return size
+
+    def is_large(self, outputs: Mapping[str, Encoded]) -> bool:
+        """Whether they are to be written in a thread. What follows the JSON as it is takes no time."""
+        return self.size(outputs) > LARGE_BYTES and any(each != _BINARY for each in self._kinds)
 
     @property
     def _kinds(self) -> Collection[Wish]:
