@@ -59,13 +59,22 @@ class _LineHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line soon."""
         try:
-            self._lines.append(self.format(record) + self.terminator)
+            self._put(self.format(record))
             if record.levelno >= logging.ERROR:
                 self.flush()
-            elif self._writer is None or self._thread != threading.get_ident() or self._writer.is_closed():
-                self._write_soon()
         except Exception:
             self.handleError(record)
+
+    def write_info(self, message: str) -> None:
+        """Write the line of a message soon."""
+        assert isinstance(self.formatter, _LineFormatter)
+        with self.lock:  # type: ignore[union-attr]  # a handler always has one
+            self._put(self.formatter.line(time.time(), "INFO", message))
+
+    def _put(self, line: str) -> None:
+        self._lines.append(line + self.terminator)
+        if self._writer is None or self._thread != threading.get_ident() or self._writer.is_closed():
+            self._write_soon()
 
     def _write_soon(self) -> None:
         try:
@@ -110,11 +119,30 @@ class _LineFormatter(logging.Formatter):
         """As logging does, in one step where there is nothing but a line."""
         if record.exc_info or record.exc_text or record.stack_info:
             return super().format(record)
-        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
+        return self.line(record.created, record.levelname, record.getMessage())
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
-        """As logging does without a `datefmt`."""
-        second = int(record.created)
+    def line(self, created: float, level: str, message: str) -> str:
+        """The line of a message. `created`: seconds since the epoch."""
+        second = int(created)
         if second != self._second:
             self._second, self._text = second, time.strftime(self.default_time_format, time.localtime(second))
-        return f"{self._text},{int(record.msecs):03d}"
+        return f"{self._text},{int((created - second) * 1000):03d} {level} {message}"
+
+
+def log_info(logger: logging.Logger, message: str) -> None:
+    """As `Logger.info` for a whole message: without a record, which costs more than the line, if nothing but the
+    handler of this process would see it."""
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    handlers, at = logging.root.handlers, logger
+    while not at.handlers and not at.filters and at.propagate and at.parent is not None:
+        at = at.parent
+    if (
+        at is logging.root
+        and len(handlers) == 1
+        and type(handler := handlers[0]) is _LineHandler
+        and not handler.filters
+    ):
+        handler.write_info(message)
+    else:
+        logger.info(message)

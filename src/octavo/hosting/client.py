@@ -12,7 +12,7 @@ import msgspec
 
 from octavo.hosting.admission import Admission
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, Body, BodyCall, Inference, Statistics
+from octavo.hosting.inference import BatchStatistics, Body, BodyCall, Inference, Outline, Outlined, Statistics
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
 from octavo.hosting.pending import Pending, Result
@@ -83,7 +83,7 @@ class HostedClient:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    async def infer(self, inference: Inference) -> dict[str, Encoded]:
+    async def infer(self, inference: Inference | Outlined) -> dict[str, Encoded]:
         """The outputs of a request, which is checked first. To cancel it takes it out of the queue.
 
         Raises:
@@ -130,7 +130,7 @@ class HostedClient:
         finally:
             self.leave(pending)
 
-    def begin(self, inference: Inference, on_end: Callable[[Pending], None] | None = None) -> Pending:
+    def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `infer`, without waiting: `outputs_of` has the outputs when the request has ended. Whoever does not want
         them any more calls `leave`.
 
@@ -138,23 +138,36 @@ class HostedClient:
             on_end: called when it has ended, within the event that it ended by: it must be short, and raise nothing.
         """
         info = self._require_info()
+        if isinstance(inference, Inference):
+            inference = self.outline(inference)
+        outline = inference.outline
+        message = Infer(
+            next(self._numbers),
+            outline.parts,
+            time.monotonic(),
+            outline.outputs,
+            inference.priority,
+            inference.timeout,
+        )
+        return self._begin(info, message, inference.tensors, outline.items, on_end)
+
+    def outline(self, inference: Inference) -> Outlined:
+        """The same inference, checked. Its outline fits as long as the model is the same: `info` is.
+
+        Raises:
+            InferenceError: it does not fit the model, or there is none at the moment.
+        """
+        info, inputs = self._require_info(), inference.inputs
         try:
-            items = info.signature.check(inference.inputs, inference.outputs)
-            for name, tensor in inference.inputs.items():
+            items = info.signature.check(inputs, inference.outputs)
+            for name, tensor in inputs.items():
                 tensor.check(Place(name, info.name))
         except InferenceError:
             self.statistics.failure += 1
             raise
-        tensors = [each.data for each in inference.inputs.values()]
-        message = Infer(
-            next(self._numbers),
-            parts_of(inference.inputs),
-            time.monotonic(),
-            tuple(inference.outputs),
-            inference.priority,
-            inference.timeout,
-        )
-        return self._begin(info, message, tensors, items, on_end)
+        tensors = [each.data for each in inputs.values()]
+        outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
+        return Outlined(outline, tensors, inference.priority, inference.timeout)
 
     def _begin_call(self, call: BodyCall) -> Pending:
         info = self._require_info()

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Buffer, Encoded
+from octavo.hosting.wire import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +19,38 @@ class Inference:
 
     inputs: Mapping[str, Encoded]
     outputs: Sequence[str] = ()
+    priority: int = 0
+    timeout: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Outline:
+    """Inferences without their bytes, which were found to fit a model: what need not be found out again of those that
+    are asked for again and again.
+
+    Attributes:
+        info: of the model. parts: the inputs. size: bytes of all of them. items: of the batch dimension.
+        outputs: that are wanted; none for all.
+    """
+
+    info: HostedInfo
+    parts: tuple[Part, ...]
+    size: int
+    items: int
+    outputs: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Outlined:
+    """An inference of which the outline is known.
+
+    Attributes:
+        tensors: the bytes of the inputs, one behind the other, in any number of pieces.
+        priority, timeout: as for `Inference`.
+    """
+
+    outline: Outline
+    tensors: Sequence[Buffer]
     priority: int = 0
     timeout: float = 0.0
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from octavo.logs import log_info
 from octavo.server.errors import error_response, internal, unauthorized
 from octavo.server.keys import ApiKey, Keyring
 from octavo.server.metrics import HttpMetrics
@@ -108,7 +109,7 @@ def note(context: RequestContext, metrics: HttpMetrics, method: str, route: str,
     if path is not None and access_log.isEnabledFor(logging.INFO):
         reason = f": {one_line(context.refusal, MAX_REASON)}" if context.refusal else ""
         took = f"{status} {seconds * 1e3:.1f} ms"
-        access_log.info(f"{method} {path} {took}{_generated(context)}, request {context.request_id}{reason}")
+        log_info(access_log, f"{method} {path} {took}{_generated(context)}, request {context.request_id}{reason}")
 
 
 def _generated(context: RequestContext) -> str:

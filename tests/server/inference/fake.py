@@ -1,17 +1,21 @@
 """Hosted models that compute in this process, in Python."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.client import HostedClient
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, Body, BodyCall, Inference
+from octavo.hosting.inference import Body, BodyCall, Inference, Outlined
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.pending import Pending, Result
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place
+from octavo.hosting.wire import Ended, Infer, Output, Timing, parts_of, tensors_of
 from octavo.worker.control import WorkerState
 
 Compute = Callable[[Mapping[str, Encoded]], dict[str, Encoded]]
@@ -33,59 +37,71 @@ class FakeClient(HostedClient):
         self.hold: asyncio.Event | None = None
         self.cancelled = 0
         self.waiting = 0
-        self.error: InferenceError | None = None
+        self.error: InferenceError | ValueError | None = None
         self.results = results
         self._compute = compute
+        self._running: dict[int, asyncio.Task[None]] = {}
 
-    async def infer(self, inference: Inference) -> dict[str, Encoded]:
-        if self.info is not None and self.info.streams:
-            raise InferenceError(f"{self.info.name} streams")
-        return await self._one(inference)
-
-    async def stream(self, inference: Inference) -> AsyncIterator[dict[str, Encoded]]:
-        for _ in range(self.results):
-            yield await self._one(inference)
-        if self.error:
+    def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        if isinstance(self.error, ValueError):
             raise self.error
+        return super().begin(inference, on_end)
 
     async def call(self, call: BodyCall) -> Body:
         self.called = call
         return Body("application/json", bytes(call.body))
 
-    async def _one(self, inference: Inference) -> dict[str, Encoded]:
-        self.seen = inference
-        if self.error and self.results == 1:
-            self.statistics.failure += 1
-            raise self.error
+    def _place(self, pending: Pending) -> None:
+        self._running[pending.number] = asyncio.create_task(self._run(pending))
+
+    def _drop(self, pending: Pending) -> None:
+        self._running.pop(pending.number).cancel()
+        self.cancelled += 1
+
+    async def _run(self, pending: Pending) -> None:
+        message = pending.message
+        assert isinstance(message, Infer)
         assert self.info is not None
-        items = self.info.signature.check(inference.inputs, inference.outputs)
-        for name, each in inference.inputs.items():
-            place = Place(name, self.info.name)
-            each.check(place)
-            each.decode(place)
+        data = memoryview(b"".join(pending.tensors))
+        inputs = tensors_of(message.parts, data)
+        self.seen = Inference(
+            inputs=inputs, outputs=message.outputs, priority=message.priority, timeout=message.timeout
+        )
+        try:
+            if self.error and self.results == 1:
+                raise self.error
+            for name, each in inputs.items():
+                each.decode(Place(name, self.info.name))
+            if self.info.streams:
+                for _ in range(self.results):
+                    output, result = await self._result(message.number, inputs, message.outputs)
+                    pending.put(msgspec.structs.replace(output, last=False), result)
+                if self.error:
+                    raise self.error
+                self._succeed(pending, Ended(message.number, Timing(1000, 2000, pending.items, True)))
+            else:
+                output, result = await self._result(message.number, inputs, message.outputs)
+                timed = msgspec.structs.replace(output, timing=Timing(1000, 2000, pending.items, True))
+                self._succeed(pending, timed, (timed, result))
+        except InferenceError as error:
+            self._fail(pending, error)
+
+    def _succeed(self, pending: Pending, reply: Output | Ended, last: Result | None = None) -> None:
+        before = self.statistics.success_time
+        super()._succeed(pending, reply, last)
+        self.statistics.success_time, self.statistics.last = before + 3000, 1.5
+
+    async def _result(
+        self, number: int, inputs: Mapping[str, Encoded], wanted: Sequence[str]
+    ) -> tuple[Output, memoryview]:
         self.waiting += 1
         try:
             while self.hold is not None and not self.hold.is_set():
                 await asyncio.wait_for(self.hold.wait(), 10)
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            self.statistics.failure += 1
-            self.statistics.canceled += 1
-            raise
         finally:
             self.waiting -= 1
-        found = self._compute(inference.inputs)
-        statistics = self.statistics
-        statistics.success += 1
-        statistics.success_time += 3000
-        statistics.queue += 1000
-        statistics.compute += 2000
-        statistics.inferences += items
-        statistics.executions += 1
-        statistics.last = 1.5
-        before = statistics.batches.get(items, BatchStatistics())
-        statistics.batches[items] = BatchStatistics(before.count + 1, before.compute + 2000)
-        return {name: each for name, each in found.items() if not inference.outputs or name in inference.outputs}
+        found = {name: each for name, each in self._compute(inputs).items() if not wanted or name in wanted}
+        return Output(number, parts_of(found)), memoryview(b"".join([each.data for each in found.values()]))
 
 
 def identity(name: str, specs: Mapping[str, tuple[Datatype, tuple[int, ...] | None]], **info: Any) -> HostedDeployment:

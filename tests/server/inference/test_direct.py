@@ -12,10 +12,11 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPResponse
 from typing import Any
 
+import msgspec
 import pytest
 import uvloop
 
@@ -65,14 +66,21 @@ def seen(answer: HTTPResponse) -> tuple[int, dict[str, str], bytes]:
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Which requests were answered directly, as they come."""
     found: list[bool] = []
-    begin = DirectWay.begin
+    begin, recall = DirectWay.begin, DirectWay.recall
 
-    def note(self: DirectWay, connection: Any) -> Exchange | None:
-        exchange = begin(self, connection)
+    def note(self: DirectWay, connection: Any, data: bytes) -> Exchange | None:
+        exchange = begin(self, connection, data)
         found.append(exchange is not None)
         return exchange
 
+    def note_recalled(self: DirectWay, connection: Any, data: bytes) -> Exchange | None:
+        exchange = recall(self, connection, data)
+        if exchange is not None:
+            found.append(True)
+        return exchange
+
     monkeypatch.setattr(DirectWay, "begin", note)
+    monkeypatch.setattr(DirectWay, "recall", note_recalled)
     return found
 
 
@@ -116,6 +124,88 @@ SAME = {
 def test_answers_are_the_same(hosted_url: str, models: Models, sent: bytes) -> None:
     through = sent.replace(b"x-request-id", f"{THROUGH}\r\nx-request-id".encode())
     assert seen(ask(hosted_url, sent)) == seen(ask(hosted_url, through))
+
+
+@pytest.mark.parametrize("sent", [each for name, each in SAME.items() if name != "an end"])
+def test_what_is_asked_again_is_answered_the_same(hosted_url: str, models: Models, sent: bytes) -> None:
+    first = seen(ask(hosted_url, sent))
+    method = sent.split(b" ", 1)[0].decode()
+    with connect(hosted_url) as connection:
+        for _ in range(3):
+            connection.sendall(sent)
+            assert seen(read_answer(connection, method)) == first
+            if first[1].get("connection") == "close":
+                return
+        head, end, body = sent.partition(b"\r\n\r\n")
+        connection.sendall(head + end + body[:-1])  # known, and still not all there
+        connection.sendall(body[-1:])
+        assert seen(read_answer(connection, method)) == first
+        connection.sendall(sent + sent + sent)
+        answers = connection.makefile("rb")
+        for _ in range(3):
+            status = int(answers.readline().split()[1])
+            fields = dict(line.rstrip().decode().split(": ", 1) for line in iter(answers.readline, b"\r\n"))
+            del fields["date"]
+            assert (status, fields, answers.read(int(fields["content-length"]))) == first
+
+
+def test_a_head_that_was_seen_is_known_again(hosted_url: str, begun: list[bool]) -> None:
+    recalled: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch, connect(hosted_url) as connection:
+        recall = DirectWay.recall
+
+        def note(self: DirectWay, connection: Any, data: bytes) -> Exchange | None:
+            exchange = recall(self, connection, data)
+            recalled.append(exchange is not None)
+            return exchange
+
+        patch.setattr(DirectWay, "recall", note)
+        for fields in ("x-a: 1",), ("x-a: 1",), ("x-a: 2",), ("x-a: 1",), ("x-a: 2",):
+            connection.sendall(request(INFER, BODY, *fields))
+            assert read_answer(connection, "POST").status == 200
+    assert recalled == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\n\r\n", b"\r\n\n"])
+def test_a_head_that_ends_otherwise_is_not_taken_for_a_longer_one(hosted_url: str, models: Models, end: bytes) -> None:
+    """What follows an end that a parser may allow is never part of the head that is remembered."""
+    inner = request(INFER, BODY.replace(b"1.5", b"2.5"))
+    outer = request(INFER, inner).replace(b"\r\n\r\n", end, 1)
+    answers = []
+    for _ in range(3):
+        with connect(hosted_url) as connection:
+            connection.sendall(outer)
+            answers.append(seen(read_answer(connection, "POST")))
+    assert answers[0][0] == 400
+    assert answers[1:] == [answers[0]] * 2
+
+
+def test_the_meaning_of_a_json_goes_with_the_model_and_the_key(models: Models) -> None:
+    """The same words for another model, for another of the same name, from somebody else."""
+    sent = BINARY + bytes(8)
+    length = f"inference-header-content-length: {len(BINARY)}"
+    key = ApiKey(key="mine", name="me", priorities=PriorityRange(2, 5))
+    with running(api_key=("secret",), keys=(key,)) as server:
+        for secret, path, status in (
+            ("secret", INFER, 200),
+            ("mine", INFER, 200),
+            ("secret", INFER, 200),
+            ("secret", INFER.replace("FP32", "INT32"), 400),
+            ("mine", INFER.replace("FP32", "FP64"), 400),
+            ("secret", INFER, 200),
+        ):
+            assert ask(server.url, request(path, sent, length, f"x-api-key: {secret}")).status == status
+            if status == 200:
+                lookup = server.models["FP32"].seen
+                assert lookup is not None
+                assert lookup.priority == (2 if secret == "mine" else 0)
+        model = server.models["FP32"]
+        assert model.info is not None
+        [spec] = model.info.inputs
+        model.info = msgspec.structs.replace(model.info, inputs=(replace(spec, dims=(1, 3)),))
+        refused = ask(server.url, request(INFER, sent, length, "x-api-key: secret"))
+        assert refused.status == 400
+        assert b"unexpected shape" in seen(refused)[2]
 
 
 @pytest.mark.parametrize("error", [UNAVAILABLE, InferenceError("ä" * 2000, Code.INTERNAL), ValueError("a defect")])

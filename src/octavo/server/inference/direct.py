@@ -24,8 +24,9 @@ from octavo.server.errors import ApiError, error_message, internal
 from octavo.server.host_middleware import AllowedHosts
 from octavo.server.inference.body import LEFT_EARLY, hold
 from octavo.server.inference.http import JOINED_BYTES, Answer, CallHead, Fields, api_error, error_json
-from octavo.server.inference.infer import begin_infer, compute, read_small, write_reply, write_small
+from octavo.server.inference.infer import begin_infer, compute, write_reply, write_small
 from octavo.server.inference.routes import INFER, Found, find_route
+from octavo.server.inference.small import SmallReader
 from octavo.server.inference.tensors_out import ReplyWriter
 from octavo.server.keys import ApiKey, Keyring
 from octavo.server.leaving import shutting_down
@@ -87,6 +88,7 @@ class DirectWay:
         self._fields: Fields = ()
         self._written_fields = b""
         self._known: dict[bytes, Request] = {}
+        self.reader = SmallReader()
 
     def begin(self, connection: "HttpProtocol", data: bytes) -> "Exchange | None":
         """Begin the request whose head a connection has read; None if it is the application's.
@@ -255,12 +257,12 @@ class Exchange:
         self._call.context.received_bytes = self._size
         self._way.server.in_flight.join(self)
         try:
-            asked = read_small(self._call, self._deployment, self._info, data)
+            asked = self._way.reader.read(self._call, self._deployment, self._info, data)
             if asked is None:
                 self._start(self._compute(data))
             else:
-                inference, self._writer = asked
-                self._pending = self._deployment.client.begin(inference, self._on_computed)
+                outlined, self._writer = asked
+                self._pending = self._deployment.client.begin(outlined, self._on_computed)
         except Exception as error:
             self._fail(error)
 
@@ -305,10 +307,9 @@ class Exchange:
 
     def _on_computed(self, pending: Pending) -> None:
         try:
-            outputs = outputs_of(pending)
-            answer = write_small(self._call, self._writer, outputs)
+            answer = write_small(self._call, self._writer, *pending.only())
             if answer is None:
-                self._start(self._write_large(outputs))
+                self._start(self._write_large(outputs_of(pending)))
                 return
             size = sum(map(len, answer.parts))
             if size > JOINED_BYTES or self._connection.flow.write_paused:

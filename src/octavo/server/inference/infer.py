@@ -8,6 +8,7 @@ from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import Inference
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Encoded
+from octavo.hosting.wire import Output, tensors_of
 from octavo.server.body import INLINE_BYTES
 from octavo.server.compression import accepted, packed
 from octavo.server.errors import invalid
@@ -102,19 +103,25 @@ def _takes_binary(parameters: dict[str, Any]) -> bool:
     return wanted
 
 
-def write_small(call: CallHead, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer | None:
+def write_small(call: CallHead, writer: ReplyWriter, output: Output, data: memoryview) -> Answer | None:
     """Write a reply, unless it takes so long that it is for a thread. Raises InferenceError: it cannot be written as
     it is wanted."""
     encoding = _encoding(call)
-    if writer.is_large(outputs) or (encoding and writer.size(outputs) > INLINE_BYTES):
+    if encoding and len(data) > INLINE_BYTES:
         return None
-    return _answer(encoding, *writer.write(outputs))
+    head = writer.known_head(output.parts)
+    if head:
+        return _answer(encoding, head, (data,))
+    outputs = tensors_of(output.parts, data)
+    return None if writer.is_large(outputs) else _answer(encoding, *writer.write(outputs, output.parts))
 
 
 async def write_reply(call: CallHead, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:
     """Write a reply. Raises InferenceError: it cannot be written as it is wanted."""
-    found = write_small(call, writer, outputs)
-    return await off_loop(_write, _encoding(call), writer, outputs) if found is None else found
+    encoding = _encoding(call)
+    if writer.is_large(outputs) or (encoding and writer.size(outputs) > INLINE_BYTES):
+        return await off_loop(_write, encoding, writer, outputs)
+    return _write(encoding, writer, outputs)
 
 
 def _write(encoding: str, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:

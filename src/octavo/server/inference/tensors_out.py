@@ -9,6 +9,7 @@ import numpy as np
 import orjson
 
 from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting import wire
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.info import HostedInfo
@@ -21,6 +22,9 @@ from octavo.server.inference.tensor_json import Output
 
 LARGE_BYTES = 256 * 1024
 """Tensors that are copied, or written as JSON, are so in a thread from this size on."""
+
+KNOWN_HEADS = 16
+"""Kinds of replies that are kept for requests which come again and again."""
 
 _QUOTED = lru_cache(1024)(lambda text: orjson.dumps(text).decode())
 """A name as JSON has it."""
@@ -90,6 +94,7 @@ class ReplyWriter:
         self._wishes = wishes
         self._default = _BINARY if binary else _PLAIN
         model = f'"model_name":{_QUOTED(deployment.name)},"model_version":"{deployment.version}","outputs":['
+        self._known: dict[tuple[wire.Part, ...], bytes] = {}
         self._head = f'{{"id":{orjson.dumps(request_id).decode()},{model}' if request_id else f"{{{model}"
 
     @property
@@ -112,8 +117,21 @@ class ReplyWriter:
     def _kinds(self) -> Collection[Wish]:
         return self._wishes.values() if self._wishes else (self._default,)
 
-    def write(self, outputs: Mapping[str, Encoded]) -> tuple[bytes, list[Part]]:
+    @property
+    def lasts(self) -> bool:
+        """Whether it can write the replies of other requests that say the same: no memory is named that may be another
+        by then."""
+        return all(each.window is None for each in self._kinds)
+
+    def known_head(self, described: tuple[wire.Part, ...]) -> bytes:
+        """The JSON of a reply whose outputs follow it just as they came; empty unless such a one was written before."""
+        return self._known.get(described, b"")
+
+    def write(self, outputs: Mapping[str, Encoded], described: tuple[wire.Part, ...] = ()) -> tuple[bytes, list[Part]]:
         """The JSON of a reply, and the bytes that follow it.
+
+        Args:
+            described: the outputs as they came; given if others like them may be written.
 
         Raises:
             InferenceError: an output cannot be written as it is wanted.
@@ -126,20 +144,26 @@ class ReplyWriter:
             wish = self._wishes.get(name, self._default)
             if wish.classes:
                 output = self._classes(name, output, wish.classes)
-            described = (
+            entry = (
                 f'{{"name":{_QUOTED(name)},"datatype":"{output.datatype.value}","shape":['
                 f"{','.join(map(str, output.shape))}]"
             )
             if wish.window is not None:
                 wish.window.write(name, output.data)
                 size = len(output.data)
-                entries.append(f'{described},"parameters":{_shared(wish.window, size)}}}')
+                entries.append(f'{entry},"parameters":{_shared(wish.window, size)}}}')
             elif wish.binary:
                 parts.append(output.data)
-                entries.append(f'{described},"parameters":{{"binary_data_size":{len(output.data)}}}}}')
+                entries.append(f'{entry},"parameters":{{"binary_data_size":{len(output.data)}}}}}')
             else:
-                entries.append(f'{described},"data":{values_json(output, Place(name, self._info.name))}}}')
-        return f"{self._head}{','.join(entries)}]}}".encode(), parts
+                entries.append(f'{entry},"data":{values_json(output, Place(name, self._info.name))}}}')
+        head = f"{self._head}{','.join(entries)}]}}".encode()
+        as_they_came = len(parts) == len(described) and list(self._wishes or outputs) == [
+            each.name for each in described
+        ]
+        if described and as_they_came and self.lasts and len(self._known) < KNOWN_HEADS:
+            self._known[described] = head
+        return head, parts
 
     def _classes(self, name: str, output: Encoded, classes: int) -> Encoded:
         spec: TensorSpec | None = next((each for each in self._info.outputs if each.name == name), None)
