@@ -99,8 +99,8 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python -m tests.api_document >docs/api.md
 	$(BIN)/python -m tests.python_document >docs/python.md
 
-# The messages of gRPC, described in one file that every version of protobuf reads.
-PROTOS := src/octavo/server/grpc/protos
+# All messages, described in one file that every version of protobuf reads.
+PROTOS := src/octavo/protos
 
 protos: $(VENV)/.installed-test
 	$(BIN)/python -m grpc_tools.protoc -I$(PROTOS) --include_imports --descriptor_set_out=$(PROTOS)/compiled.binpb \

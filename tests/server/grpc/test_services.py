@@ -16,14 +16,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-import octavo.server.grpc
+import octavo.protos
 from octavo import __version__
 from octavo.hosting.datatypes import Datatype
 from octavo.worker.control import WorkerState
 from tests.server.grpc.serving import SAMPLES, Served, models, serving
 from tests.server.grpc.test_infer import tensor
 
-FOLDER = Path(octavo.server.grpc.__file__).parent / "protos"
+FOLDER = Path(octavo.protos.__file__).parent
 
 
 def test_the_compiled_messages_are_those_of_the_files(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_compiled_messages_are_those_of_the_files(tmp_path: Path) -> None:
 
 def test_messages_are_those_of_tritons_client() -> None:
     """By their names, fields and numbers, in Triton's own compilation of them."""
-    from octavo.server.grpc.messages import pool
+    from octavo.protos.messages import pool
 
     for theirs in service_pb2.DESCRIPTOR.message_types_by_name.values():
         ours = pool.FindMessageTypeByName(theirs.full_name)

@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 
 from octavo.deployments import Deployments, HostedDeployment
 from octavo.hosting.tensors import Buffer
+from octavo.protos.messages import message
 from octavo.server.grpc.call import Call, Method
-from octavo.server.grpc.messages import message
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference.lookup import is_ready
 

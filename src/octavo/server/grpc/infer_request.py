@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.tensors import Buffer, Place, Tensor, to_bytes
-from octavo.server.grpc.messages import InferRequest
+from octavo.protos.messages import InferRequest
 from octavo.server.inference.parameters import Options, options
 
 RAW = 7 << 3 | 2

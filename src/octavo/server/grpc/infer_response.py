@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.tensors import Buffer, Encoded
-from octavo.server.grpc.messages import InferResponse, StreamInferResponse
+from octavo.protos.messages import InferResponse, StreamInferResponse
 
 RAW = bytes((6 << 3 | 2,))
 """The tag of `raw_output_contents`."""

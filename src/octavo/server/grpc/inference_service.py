@@ -9,11 +9,11 @@ from google.protobuf.message import DecodeError
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.tensors import Buffer
+from octavo.protos.messages import message, service
 from octavo.server.context import Server
 from octavo.server.grpc.call import Call, Method
 from octavo.server.grpc.errors import rpc_error
 from octavo.server.grpc.infer import Inferences
-from octavo.server.grpc.messages import message, service
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference import metadata
 from octavo.server.inference.lookup import find, is_ready, loaded

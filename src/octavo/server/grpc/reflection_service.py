@@ -6,9 +6,9 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from octavo.protos.messages import message as message_class
+from octavo.protos.messages import pool
 from octavo.server.grpc.call import Call, Method
-from octavo.server.grpc.messages import message as message_class
-from octavo.server.grpc.messages import pool
 from octavo.server.grpc.status import RpcError, Status
 
 NAME = "grpc.reflection.v1.ServerReflection"

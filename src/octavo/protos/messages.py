@@ -1,4 +1,4 @@
-"""The messages of the protocols, as `protos/` describes them.
+"""The messages, as the `.proto` files of this folder describe them.
 
 They are made in a pool of their own: other code in the process may have another edition of the same protocol, such as
 Triton's client, and one pool cannot have both.
@@ -12,7 +12,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 pool = DescriptorPool()
-_compiled = FileDescriptorSet.FromString(files(__package__).joinpath("protos/compiled.binpb").read_bytes())
+_compiled = FileDescriptorSet.FromString(files(__package__).joinpath("compiled.binpb").read_bytes())
 for _file in _compiled.file:  # each behind those that it imports
     pool.AddSerializedFile(_file.SerializeToString())
 
@@ -27,6 +27,7 @@ def service(name: str) -> Any:
     return pool.FindServiceByName(name)
 
 
+ModelConfig = message("inference.ModelConfig")
 InferRequest = message("inference.ModelInferRequest")
 InferResponse = message("inference.ModelInferResponse")
 StreamInferResponse = message("inference.ModelStreamInferResponse")
