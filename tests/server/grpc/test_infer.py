@@ -1,6 +1,7 @@
 """Inference as Triton's client asks for it, and as its messages can be written without it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,8 +17,8 @@ from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.server.grpc.infer_request import split
 from tests.properties import examples
-from tests.server.grpc.serving import SAMPLES, Served
-from tests.server.inference.fake import UNAVAILABLE, fake
+from tests.server.grpc.serving import SAMPLES, Served, serving
+from tests.server.inference.fake import UNAVAILABLE, fake, identity
 
 TYPED = {
     "BOOL": ("bool_contents", [True, False]),
@@ -147,6 +148,45 @@ def test_thirty_two_clients_at_once(served: Served) -> None:
         assert all(threads.map(ask, range(32)))
 
 
+def test_what_is_remembered_of_a_request_is_only_what_it_says(stub: Any) -> None:
+    """Requests that differ in nothing but their names and bytes, also in how many of these there are."""
+    text = described("IN", "BYTES", [1])
+    pair = described("A", "FP32", [1, 3]), described("B", "INT32", [1, 2])
+    a, b = bytes(12), bytes(8)
+    for again in range(2):
+        for name, sent in (("", b"x"), ("first", b"longer"), ("größer", b"")):
+            found = stub.ModelInfer(
+                request("BYTES", text, raw=(len(sent).to_bytes(4, "little") + sent,), id=name), timeout=20
+            )
+            assert (found.id, found.raw_output_contents[0][4:]) == (name, sent)
+        assert "Expected 8, got 12" in str(refused(stub, request("FP32", FP32, raw=(RAW + bytes(4),))).details())
+        assert stub.ModelInfer(request("FP32", FP32, raw=(RAW,)), timeout=20).raw_output_contents == [RAW]
+        answer = stub.ModelInfer(request("pair", *pair, raw=(a, b), id=str(again)), timeout=20)
+        assert [each.name for each in answer.outputs] == ["SUM", "SAME"]
+        assert (answer.id, list(answer.raw_output_contents)) == (str(again), [bytes(4), a])
+        assert "Expected 12, got 8" in str(refused(stub, request("pair", *pair, raw=(b, a))).details())
+        assert "has 3 entries" in str(refused(stub, request("pair", *pair, raw=(a, b, b))).details())
+
+
+def test_a_model_that_takes_the_place_of_another() -> None:
+    """What is remembered of requests for one is not taken for the other."""
+    old = identity("it", {"IN": (Datatype.FP32, None)})
+    other = identity("it", {"IN": (Datatype.INT32, None)})
+    new = replace(identity("it", {"IN": (Datatype.FP32, (2,))}), version="2")
+    with serving(old) as served, grpc.insecure_channel(served.address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        right = request("it", described("IN", "FP32", [2]), raw=(RAW,))
+        wrong = request("it", described("IN", "FP32", [1, 2]), raw=(RAW,))
+        for _ in range(2):
+            assert stub.ModelInfer(wrong, timeout=20).raw_output_contents == [RAW]
+            assert stub.ModelInfer(right, timeout=20).model_version == "1"
+        served.do(lambda: served.server.deployments.offer([new]))
+        assert stub.ModelInfer(right, timeout=20).model_version == "2"
+        assert "unexpected shape" in str(refused(stub, wrong).details())
+        served.do(lambda: served.server.deployments.offer([other]))
+        assert "expects 'INT32'" in str(refused(stub, right).details())
+
+
 BAD = [
     ("mixed", [described("IN", "FP32", [1, 1], fp32_contents=[1.0])], (RAW,), "contents field must not be specified"),
     ("none", [FP32], (), "unable to find data for input tensor 'IN' for model 'FP32' in request."),
@@ -245,11 +285,12 @@ def test_split_finds_what_protobuf_finds(fields: list[tuple[bytes, int]]) -> Non
     written = b"".join(tag + _varint(size) + bytes(size) for tag, size in fields)
     known = service_pb2.ModelInferRequest.FromString(written)
     for form in (written, memoryview(written)):
-        head, raw = split(form)
+        head, raw, name = split(form)
         assert [bytes(each) for each in raw] == list(known.raw_input_contents)
         parsed = service_pb2.ModelInferRequest.FromString(
             head + b"".join(b"\x3a" + _varint(len(each)) + each for each in raw)
         )
+        parsed.id = name
         assert parsed == known
 
 
@@ -257,10 +298,10 @@ def test_split_finds_what_protobuf_finds(fields: list[tuple[bytes, int]]) -> Non
 @examples(25)
 def test_split_takes_or_refuses_any_bytes(written: bytes) -> None:
     try:
-        head, raw = split(written)
+        head, raw, name = split(written)
     except InferenceError:
         return
-    assert len(head) + sum(map(len, raw)) <= len(written)
+    assert len(head) + sum(map(len, raw)) + len(name.encode()) <= len(written)
 
 
 def _varint(number: int) -> bytes:

@@ -1,15 +1,22 @@
 """Who may call, how much they may send, and how it ends when the server does."""
 
+import gzip
 import logging
+import random
+import struct
 
 import grpc
+import hpack
 import pytest
 import tritonclient.grpc as client
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from octavo.hosting.datatypes import Datatype
+from octavo.server.http2 import frames
+from octavo.server.http2.frames import ErrorCode
 from octavo.server.keys import ApiKey, PriorityRange
+from tests.server.conftest import eventually
 from tests.server.grpc.serving import SAMPLES, Served, models, serving
 from tests.server.grpc.test_infer import tensor
 from tests.server.http2.raw import CALL, NOTHING, RawClient
@@ -107,3 +114,24 @@ def test_the_log(served: Served, triton: client.InferenceServerClient, caplog: p
     assert good.endswith(" ms, 40 bytes to and 44 bytes from FP32, request mine")
     assert "ModelInfer NOT_FOUND" in bad
     assert bad.endswith(": Request for unknown model: 'nope' is not found")
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_calls_that_end_where_they_begin(served: Served, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Before what is to be done for them has begun, though it is accounted for."""
+    free = served.server.tensor_bodies._free
+    fields = (*CALL[:2], (":path", f"/inference.GRPCInferenceService/{method}"), ("grpc-encoding", "gzip"), *CALL[3:])
+    packed = gzip.compress(random.Random(1).randbytes(20_000))
+    body = frames.frame(frames.DATA, frames.END_STREAM, 1, struct.pack(">?I", True, len(packed)) + packed)
+    with caplog.at_level(logging.INFO, "octavo.access"), RawClient(served.address) as raw:
+        block = hpack.Encoder().encode(fields)
+        raw.send(
+            frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block)
+            + body
+            + frames.rst_stream(1, ErrorCode.CANCEL)
+            + frames.frame(frames.PING, 0, 0, bytes(8))
+        )
+        raw.until(frames.PING)
+        eventually(lambda: served.server.tensor_bodies._free == free and not served.server.in_flight._work)
+    [line] = caplog.messages
+    assert f"{method} CANCELLED " in line

@@ -4,15 +4,16 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from octavo.logs import log_info
 from octavo.server.body import INLINE_BYTES
 from octavo.server.errors import ApiError
-from octavo.server.grpc.framing import PREFIX, Message, MessageReader, total
+from octavo.server.grpc.framing import PREFIX, Message, MessageReader, total, whole_message
 from octavo.server.grpc.head import CallHead
 from octavo.server.grpc.status import TRAILERS_OK, RpcError, Status
 from octavo.server.http2 import frames
@@ -31,6 +32,10 @@ access_log = logging.getLogger("octavo.access")
 HEAD = b"\x88" + frames.literals((b"content-type", b"application/grpc"))
 """Of an answer; the first byte is `:status: 200` (RFC 7541, appendix A)."""
 
+HEAD_PREFIX = frames.prefix(len(HEAD), frames.HEADERS, frames.END_HEADERS)
+END_PREFIX = frames.prefix(len(TRAILERS_OK), frames.HEADERS, frames.END_HEADERS | frames.END_STREAM)
+"""Of the frames before and behind the messages of an answer."""
+
 JOINED_BYTES = 16 * 1024
 """Messages up to this size are copied once more, to be sent in one piece."""
 
@@ -39,8 +44,9 @@ MESSAGES_WAITING = 16
 
 _numbers = count(1)
 
-Unary = Callable[["Call", Buffer], Awaitable[Sequence[Buffer]]]
-"""Answers a message with one, in any number of pieces."""
+Unary = Callable[["Call", Buffer], Sequence[Buffer] | None]
+"""Answers a message with one, in any number of pieces; None says that this is done later, with `Call.answer` or
+`Call.fail`."""
 
 Streaming = Callable[["Call"], Awaitable[None]]
 """Takes messages and sends messages, as they come."""
@@ -62,39 +68,40 @@ class Method:
     works: bool = False
 
 
+class Work(Protocol):
+    """What is done for a call."""
+
+    def end(self) -> None:
+        """The call has ended, whoever ended it."""
+
+
 class Call(Stream):
     """A call.
 
     Attributes:
         started: `time.perf_counter()` when it came. deployment: the name of what answers, if anything does.
+        work: what is done for it elsewhere.
     """
 
-    __slots__ = (
-        *("_calls", "_error", "_head_sent", "_held_bytes", "_message", "_messages", "_method", "_noted", "_reader"),
-        *("_sending", "_takes_no_more", "_task", "_timer", "_waiter", "deployment", "started"),
-        *("_received", "_sent"),
-    )
     head: CallHead
+    deployment = ""
+    work: Work | None = None
+    _method: Method | None = None
+    _reader: MessageReader | None = None
+    _message: Message | None = None
+    _messages: deque[Message] | None = None
+    _waiter: asyncio.Future[None] | None = None
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _sending: asyncio.Lock | None = None
+    _received = _sent = _held_bytes = 0
+    _head_sent = _takes_no_more = False
+    _error = ""
 
     def __init__(self, calls: "Calls", connection: Connection, number: int, head: CallHead) -> None:
         super().__init__(connection, number, head)
         self.started = time.perf_counter()
-        self.deployment = ""
-        self._received = self._sent = 0
         self._calls = calls
-        self._method: Method | None = None
-        self._reader: MessageReader | None = None
-        self._message: Message | None = None
-        self._messages: deque[Message] | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[bytes] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Lock | None = None
-        self._head_sent = False
-        self._held_bytes = 0
-        self._noted = False
-        self._takes_no_more = False
-        self._error = ""
 
     @property
     def waits(self) -> bool:
@@ -119,18 +126,21 @@ class Call(Stream):
         except RpcError as error:
             self.fail(error)
             return
-        self._reader = MessageReader(self.head.encoding, self._calls.max_bytes, self._hold)
         if self.head.timeout is not None:
-            self._timer = asyncio.get_running_loop().call_later(self.head.timeout, self._expire)
+            self._timer = self.connection.loop.call_later(self.head.timeout, self._expire)
         if method.streaming is not None:
             self._messages = deque()
-            self._task = asyncio.create_task(self._run(method))
-            self._calls.follow(self, self._task)
+            self._calls.follow(self)
+            self.start(self._stream(method.streaming))
 
     def on_data(self, data: Buffer) -> None:
         """Messages come."""
-        assert self._reader is not None
         try:
+            if self._reader is None:
+                if len(data) <= self._calls.inline_bytes and (message := whole_message(data)):
+                    self._take((message,))
+                    return
+                self._reader = MessageReader(self.head.encoding, self._calls.max_bytes, self._hold)
             self._take(self._reader.feed(data))
         except RpcError as error:
             self._give_up(error)
@@ -166,15 +176,18 @@ class Call(Stream):
         elif self._message is None:
             self._give_up(RpcError(Status.INVALID_ARGUMENT, "the method takes one message, and there is none"))
         else:
-            assert self._method is not None
-            self._task = self._calls.in_flight.start(self._run(self._method))
+            message, self._message = self._message, None
+            self._calls.in_flight.join(self)
+            if message.encoding:
+                self.start(self._unpack(message))
+            else:
+                self._ask(message.data)
 
     def on_reset(self) -> None:
         """The client has cancelled the call, or gone."""
-        self._note(Status.CANCELLED)
+        self._end(Status.CANCELLED)
         if self._task is not None:
             self._task.cancel()
-        self._clean_up()
 
     def on_timeout(self) -> None:
         """The client does not send what it has begun."""
@@ -245,29 +258,74 @@ class Call(Stream):
             if not self.closed:
                 await self._send(buffers, b"")
 
-    async def _send(self, buffers: Sequence[Buffer], end: bytes) -> None:
-        """Send a message, and the frame behind it."""
-        peer, size = self.connection.peer, total(buffers)
-        head = b"" if self._head_sent else frames.head(len(HEAD), frames.HEADERS, frames.END_HEADERS, self.id) + HEAD
-        self._head_sent = True
-        self._sent += size
-        prefix = PREFIX.pack(False, size)
-        if size <= JOINED_BYTES and peer.takes(self, size + len(prefix)):
-            peer.write_data(self, b"".join((prefix, *buffers)), head, end)
-        else:
-            await peer.send_data(self, [prefix, *buffers], head, end)
-
-    def fail(self, error: RpcError) -> None:
-        """End with an error, whatever was sent before it."""
+    def answer(self, buffers: Sequence[Buffer]) -> None:
+        """Send the one message of a method that has one, and with it the end."""
         if self.closed:
             return
+        if self._send_now(buffers, end=True):
+            self._finish()
+        else:
+            self.start(self._send_all(buffers))
+
+    async def _send_all(self, buffers: Sequence[Buffer]) -> None:
+        await self._send(buffers, self._trailers())
+        if not self.closed:
+            self._finish()
+
+    async def _send(self, buffers: Sequence[Buffer], end: bytes = b"") -> None:
+        """Send a message, and the frame behind it, as the client takes it."""
+        if not self._send_now(buffers, end=bool(end)):
+            size = total(buffers)
+            self._sent += size
+            await self.connection.peer.send_data(self, [PREFIX.pack(False, size), *buffers], self._answer_head(), end)
+
+    def _send_now(self, buffers: Sequence[Buffer], *, end: bool) -> bool:
+        """Send a message that is small, and the end, if the client takes it at once."""
+        size = total(buffers)
+        length = size + PREFIX.size
+        if size > JOINED_BYTES or not self.connection.peer.take(self, length):
+            return False
+        self._sent += size
+        number = self.id.to_bytes(4, "big")
+        before = (HEAD_PREFIX, number, HEAD) if not self._head_sent else ()
+        after = (END_PREFIX, number, TRAILERS_OK) if end else ()
+        self._head_sent = True
+        data = frames.prefix(length, frames.DATA, 0), number, PREFIX.pack(False, size)
+        self.connection.peer.write(b"".join((*before, *data, *buffers, *after)))
+        return True
+
+    def _answer_head(self) -> bytes:
+        """The frame before the first message; nothing before another one."""
+        if self._head_sent:
+            return b""
+        self._head_sent = True
+        return HEAD_PREFIX + self.id.to_bytes(4, "big") + HEAD
+
+    def _trailers(self) -> bytes:
+        return END_PREFIX + self.id.to_bytes(4, "big") + TRAILERS_OK
+
+    def _finish(self) -> None:
+        """All has been sent."""
+        self.connection.finish(self)
+        self._end(Status.OK)
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, whatever was sent before it. One that is no RpcError is a defect of ours."""
+        if self.closed:
+            return
+        if not isinstance(error, RpcError):
+            log.error("%s failed", self.head.path, exc_info=error)
+            error = RpcError(Status.INTERNAL, "The server had an error while processing this request.")
         self._error = error.message
         block = error.trailers() if self._head_sent else HEAD + error.trailers()
         flags = frames.END_HEADERS | frames.END_STREAM
         self.connection.peer.write(frames.frame(frames.HEADERS, flags, self.id, block))
         self.connection.finish(self)
-        self._note(error.status)
-        self._clean_up()
+        self._end(error.status)
+
+    def cancel(self) -> None:
+        """End because the server does."""
+        self._give_up(self._calls.shutting_down())
 
     def _give_up(self, error: RpcError) -> None:
         """End with an error while there may be work."""
@@ -287,47 +345,41 @@ class Call(Stream):
 
     # The work
 
-    async def _run(self, method: Method) -> bytes:
-        """Answer, and say how it ended. The answer is written here: there is nothing to return."""
-        try:
-            if method.unary is not None:
-                assert self._message is not None
-                message, self._message = self._message, None
-                answer = await method.unary(self, (await self._read(message)).data)
-                await self._send(answer, self._end())
-            else:
-                assert method.streaming is not None
-                await method.streaming(self)
-                if self._takes_no_more and not self.ended:
-                    raise self._calls.shutting_down()
-                if not self.closed:
-                    self._write_end()
-            if not self.closed:
-                self.connection.finish(self)
-                self._note(Status.OK)
-        except RpcError as error:
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something that takes time, which answers, or raises an error to fail with."""
+        self._task = self.connection.loop.create_task(work)
+        self._task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():  # otherwise than by what has ended the call
+            self.cancel()
+        elif (error := task.exception()) is not None:
             self.fail(error)
-        except asyncio.CancelledError:  # otherwise it is closed: by the client, or its deadline
-            self.fail(self._calls.shutting_down())
-        except Exception:
-            log.exception("%s failed", self.head.path)
-            self.fail(RpcError(Status.INTERNAL, "The server had an error while processing this request."))
-        finally:
-            self._clean_up()
-        return b""
 
-    def _end(self) -> bytes:
-        flags = frames.END_HEADERS | frames.END_STREAM
-        return frames.head(len(TRAILERS_OK), frames.HEADERS, flags, self.id) + TRAILERS_OK
+    def _ask(self, data: Buffer) -> None:
+        assert self._method is not None
+        assert self._method.unary is not None
+        try:
+            answer = self._method.unary(self, data)
+        except Exception as error:
+            self.fail(error)
+        else:
+            if answer is not None:
+                self.answer(answer)
 
-    def _write_end(self) -> None:
-        peer = self.connection.peer
-        if not self._head_sent:
-            self._head_sent = True
-            peer.write(frames.frame(frames.HEADERS, frames.END_HEADERS, self.id, HEAD))
-        peer.write(self._end())
+    async def _unpack(self, message: Message) -> None:
+        self._ask((await self._read(message)).data)
 
-    def _clean_up(self) -> None:
+    async def _stream(self, streaming: Streaming) -> None:
+        await streaming(self)
+        if self._takes_no_more and not self.ended:
+            raise self._calls.shutting_down()
+        if not self.closed:
+            self.connection.peer.write(self._answer_head() + self._trailers())
+            self._finish()
+
+    def _end(self, status: Status) -> None:
+        """Nothing is sent any more."""
         self._message = None
         if self._timer is not None:
             self._timer.cancel()
@@ -335,18 +387,21 @@ class Call(Stream):
         if self._held_bytes:
             self._calls.bodies.release(self._held_bytes)
             self._held_bytes = 0
+        if self.work is not None:
+            self.work.end()
+            self.work = None
+        self._calls.leave(self)
+        self._note(status)
 
     def _note(self, status: Status) -> None:
         """Write a line of the log, one for each call."""
-        if self._noted or (self._method is not None and not self._method.logged):
-            return
-        self._noted = True
-        access_log.info(
-            "gRPC %s %s %.1f ms%s, request %s%s",
-            self.head.label,
-            status.name,
-            (time.perf_counter() - self.started) * 1e3,
-            f", {self._received} bytes to and {self._sent} bytes from {self.deployment}" if self.deployment else "",
-            self.head.request_id or f"{self._calls.name}{next(_numbers):08x}",
-            f": {one_line(self._error, MAX_REASON)}" if self._error else "",
-        )
+        logged = self._method is None or self._method.logged
+        if logged and access_log.isEnabledFor(logging.INFO):
+            took = f"{status.name} {(time.perf_counter() - self.started) * 1e3:.1f} ms"
+            bodies = f", {self._received} bytes to and {self._sent} bytes from {self.deployment}"
+            name = self.head.request_id or f"{self._calls.name}{next(_numbers):08x}"
+            reason = f": {one_line(self._error, MAX_REASON)}" if self._error else ""
+            log_info(
+                access_log,
+                f"gRPC {self.head.label} {took}{bodies if self.deployment else ''}, request {name}{reason}",
+            )

@@ -1,9 +1,10 @@
 """All calls of a server: which methods there are, and who may call them."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from secrets import token_hex
 
+from octavo.server.body import INLINE_BYTES
 from octavo.server.context import Server
 from octavo.server.grpc.call import Call, Method
 from octavo.server.grpc.framing import ENCODINGS
@@ -23,6 +24,7 @@ class Calls:
 
     Attributes:
         name: how the names of calls begin that clients have not named.
+        max_bytes: of a message. inline_bytes: of one that is neither too long nor accounted for.
     """
 
     def __init__(self, server: Server, methods: Mapping[str, Method]) -> None:
@@ -30,14 +32,17 @@ class Calls:
         self.in_flight = server.in_flight
         self.bodies = server.tensor_bodies
         self.max_bytes = server.settings.max_tensor_body_bytes
+        self.inline_bytes = min(self.max_bytes, INLINE_BYTES)
         self._methods = methods
         self._keyring = Keyring(server.settings.client_keys)
         self._streams: set[Call] = set()
 
     def read_head(self, fields: Sequence[tuple[bytes, bytes]]) -> CallHead:
-        """What a request with such fields calls. Whether its key is good is found out once."""
+        """What a request with such fields calls, and whether it may: that is found out once."""
         head = read_head(fields)
         head.key = self._keyring.find(head.authorization, head.api_key)
+        with suppress(RpcError):
+            head.method = self._method(head)
         return head
 
     def begin(self, connection: Connection, number: int, head: CallHead) -> Call:
@@ -46,6 +51,12 @@ class Calls:
 
     def admit(self, head: CallHead) -> Method:
         """The method that is called. Raises RpcError: there is none, or it may not be called."""
+        method = head.method or self._method(head)
+        if self.in_flight.draining and method.works:
+            raise self.shutting_down()
+        return method
+
+    def _method(self, head: CallHead) -> Method:
         method = self._methods.get(head.path)
         if head.key is None and self._keyring and not (method is not None and method.open):
             raise RpcError(
@@ -59,8 +70,6 @@ class Calls:
         if head.encoding not in ENCODINGS:
             message = f"grpc-encoding is {head.encoding!r}, but must be one of {', '.join(ENCODINGS)}"
             raise RpcError(Status.UNIMPLEMENTED, message, (ACCEPTED,))
-        if self.in_flight.draining and method.works:
-            raise self.shutting_down()
         return method
 
     def shutting_down(self) -> RpcError:
@@ -68,12 +77,16 @@ class Calls:
         message = "GRPC server is shutting down and has stopped accepting new requests."
         return RpcError(Status.UNAVAILABLE, message, ((b"retry-after", b"1"),))
 
-    def follow(self, call: Call, work: "asyncio.Task[bytes]") -> None:
+    def follow(self, call: Call) -> None:
         """A stream has begun, which lasts as long as the client likes, or until `drain`."""
         self._streams.add(call)
-        work.add_done_callback(lambda _: self._streams.discard(call))
+
+    def leave(self, call: Call) -> None:
+        """A call has ended."""
+        self._streams.discard(call)
+        self.in_flight.leave(call)
 
     def drain(self) -> None:
         """Streams end when what they have taken is answered."""
-        for call in self._streams:
+        for call in list(self._streams):
             call.take_no_more()

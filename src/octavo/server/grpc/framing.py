@@ -49,6 +49,14 @@ class Message(NamedTuple):
         return whole
 
 
+def whole_message(data: Buffer) -> Message | None:
+    """The message that data is, if it is one that is not compressed."""
+    size = len(data) - PREFIX.size
+    if size < 0 or PREFIX.unpack_from(data) != (False, size):
+        return None
+    return Message(data[PREFIX.size :], "", size)
+
+
 class MessageReader:
     """Takes messages out of a body.
 

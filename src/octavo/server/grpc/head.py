@@ -3,10 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from octavo.server.keys import ApiKey
 from octavo.server.middleware import USABLE_ID
 from octavo.server.one_line import one_line
+
+if TYPE_CHECKING:
+    from octavo.server.grpc.call import Method
 
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -26,6 +30,7 @@ class CallHead:
         timeout: seconds that the client waits; None for ever.
         key: one of the server's, if it has any.
         refusal: the HTTP status for a request that is no call; 0 for one that is. wrong: what is wrong with it.
+        method: that is called; None if there is none, or it may not be called.
     """
 
     path: str
@@ -38,6 +43,7 @@ class CallHead:
     key: ApiKey | None = None
     refusal: int = 0
     wrong: str = ""
+    method: "Method | None" = None
 
 
 def read_head(fields: Sequence[tuple[bytes, bytes]]) -> CallHead:

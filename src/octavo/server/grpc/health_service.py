@@ -54,7 +54,7 @@ class HealthService:
             ready = is_ready(model)
         return int(_Response.ServingStatus.Value("SERVING" if ready else "NOT_SERVING"))
 
-    async def _check(self, call: Call, written: Buffer) -> Sequence[Buffer]:
+    def _check(self, call: Call, written: Buffer) -> Sequence[Buffer]:
         name = _named(written)
         status = self._status(name)
         if status == UNKNOWN:

@@ -1,26 +1,24 @@
-"""ModelInfer and ModelStreamInfer."""
+"""ModelInfer, and what ModelStreamInfer has in common with it."""
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 
 from octavo.deployments.hosted import HostedDeployment
+from octavo.deployments.registry import Use
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Inference
+from octavo.hosting.inference import Inference, Outline, Outlined
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.pending import Pending
 from octavo.hosting.tensors import Buffer, Encoded, Place
+from octavo.hosting.wire import Output, Part
 from octavo.server.context import Server
 from octavo.server.errors import ApiError
 from octavo.server.grpc.call import Call
 from octavo.server.grpc.errors import rpc_error
-from octavo.server.grpc.framing import Message
-from octavo.server.grpc.infer_request import InferHead, parse_head, split
-from octavo.server.grpc.infer_response import response_head, stream_error, streamed, write_response
+from octavo.server.grpc.infer_request import InferHead, Request, parse_head, split
+from octavo.server.grpc.infer_response import describe, interleave, response_head, response_id, write_response
 from octavo.server.inference.classification import classify
 from octavo.server.inference.lookup import find, loaded
 from octavo.server.offload import off_loop
-
-log = logging.getLogger("octavo.server")
 
 INLINE_BYTES = 64 * 1024
 """Heads up to this size are parsed on the event loop; larger ones have typed contents."""
@@ -29,14 +27,84 @@ REMEMBERED_BYTES = 4096
 REMEMBERED = 256
 """Heads of requests whose meaning is kept, up to so many bytes each: clients send the same again and again."""
 
-CONCURRENT = 256
-"""Requests of a stream that are computed at once, of as many bytes as one may have; the next ones are taken when some
-of them have ended."""
-
-Answers = AsyncGenerator[list[Buffer], None]
-"""Messages that answer one request of a stream."""
-
 DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction policy"
+
+
+class Known:
+    """The head of requests, and what was found out about the last of them.
+
+    Attributes:
+        outline: what is asked of the model, if all that it depends on besides the head are the sizes of raw bytes.
+    """
+
+    __slots__ = ("_deployment", "_described", "_parts", "head", "outline")
+
+    def __init__(self, head: InferHead) -> None:
+        self.head = head
+        self.outline: Outline | None = None
+        self._deployment: HostedDeployment | None = None
+        self._parts: tuple[Part, ...] = ()
+        self._described: Sequence[bytes] = ()
+
+    def fits(self, info: HostedInfo, raw: Sequence[Buffer]) -> Outline | None:
+        """The outline, if it is one for this model and such bytes."""
+        outline = self.outline
+        if outline is None or outline.info is not info:
+            return None
+        for part, each in zip(outline.parts, raw, strict=True):
+            if part.size != len(each):
+                return None
+        return outline
+
+    def answer(self, deployment: HostedDeployment, output: Output, data: memoryview, request: str) -> list[Buffer]:
+        """The answer of a model, as buffers that are sent one behind the other. `request`: its name."""
+        if output.parts != self._parts or deployment is not self._deployment:
+            self._described = describe(response_head(deployment.name, deployment.version), output.parts)
+            self._parts, self._deployment = output.parts, deployment
+        before: list[Buffer] = [response_id(request)] if request else []
+        if len(self._parts) == 1:
+            return [*before, self._described[0], data]
+        pieces, at = [], 0
+        for part in self._parts:
+            pieces.append(data[at : at + part.size])
+            at += part.size
+        return before + interleave(self._described, pieces)
+
+
+class Asked:
+    """A model has been asked for the one answer of a call. See `Work`."""
+
+    __slots__ = ("_call", "_deployment", "_known", "_pending", "_request", "_use")
+
+    def __init__(self, call: Call, deployment: HostedDeployment, known: Known, request: str, use: Use) -> None:
+        self._call = call
+        self._deployment = deployment
+        self._known = known
+        self._request = request
+        self._use = use
+        self._pending: Pending | None = None
+
+    def ask(self, inference: Outlined) -> None:
+        """Do. Raises InferenceError: it is not taken."""
+        self._pending = self._deployment.client.begin(inference, self._on_end)
+
+    def end(self) -> None:
+        """Nobody wants the answer any more, if there is none yet."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._deployment.client.leave(pending)
+        self._use.end()
+
+    def _on_end(self, pending: Pending) -> None:
+        call = self._call
+        if call.closed:
+            return
+        try:
+            call.answer(self._known.answer(self._deployment, *pending.only(), self._request))
+        except InferenceError as error:
+            call.fail(rpc_error(error))
+        except Exception as error:
+            call.fail(error)
 
 
 class Inferences:
@@ -44,112 +112,92 @@ class Inferences:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._heads: dict[bytes, InferHead] = {}
+        self._known: dict[bytes, Known] = {}
 
-    async def infer(self, call: Call, message: Buffer) -> Sequence[Buffer]:
+    def infer(self, call: Call, message: Buffer) -> None:
         """ModelInfer: one result. Raises RpcError."""
         try:
-            head, raw = await self._read(message)
-            deployment = find(self._server.deployments, head.model, head.version)
-            if loaded(deployment).streams:
-                raise InferenceError(DECOUPLED, Code.UNSUPPORTED)
-            call.deployment = deployment.name
-            outputs = await self._compute(call, deployment, head, raw)
+            request = split(message)
+            known = self._known.get(request.head)
+            if known is None and len(request.head) <= INLINE_BYTES:
+                known = self._learn(request.head, parse_head(request.head))
+            if known is None or not known.head.plain:
+                call.start(self._infer(call, request))
+                return
+            known.head.check_raw(len(request.raw))
+            deployment = self._find(call, known.head)
+            use = self._server.deployments.begin()
+            use.choose(deployment)
+            call.work = asked = Asked(call, deployment, known, request.id, use)
+            asked.ask(self.outlined(call, deployment, known, request.raw))
         except InferenceError as error:
             raise rpc_error(error) from None
-        return write_response(response_head(deployment.name, deployment.version, head.id), outputs)
 
-    async def stream(self, call: Call) -> None:
-        """ModelStreamInfer: any number of requests, and of results for each, or an error.
-
-        They are computed concurrently. Models that have one result for each answer in the order of their requests, as
-        Triton's do.
-        """
-        running: dict[asyncio.Task[bytes], int] = {}
-        most_bytes = self._server.settings.max_tensor_body_bytes
-        before: asyncio.Task[bytes] | None = None
+    async def _infer(self, call: Call, request: Request) -> None:
+        """The same, if it takes time besides the model's."""
         try:
-            async with aclosing(call.messages()) as messages:
-                async for message in messages:
-                    answer, ordered = await self._begin(call, message)
-                    task = self._server.in_flight.start(_send(call, answer, before if ordered else None))
-                    before = task if ordered else before
-                    running[task] = len(message.data)
-                    task.add_done_callback(running.pop)
-                    task.add_done_callback(lambda _, message=message: call.release(message))  # type: ignore[misc]
-                    while len(running) >= CONCURRENT or sum(running.values()) > most_bytes:
-                        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            if running:
-                await asyncio.wait(running)
-        finally:
-            for each in list(running):
-                each.cancel()
-
-    async def _begin(self, call: Call, message: Message) -> tuple[Answers, bool]:
-        """What answers a request of a stream, and whether that has to wait for earlier ones."""
-        request = ""
-        try:
-            head, raw = await self._read(message.data)
-            request = head.id
-            deployment = find(self._server.deployments, head.model, head.version)
-            streams = loaded(deployment).streams
+            known = await self.read(request)
+            deployment = self._find(call, known.head)
+            outputs = await self.compute(call, deployment, known, request.raw)
         except InferenceError as error:
-            return _failed(error, request), True
+            raise rpc_error(error) from None
+        head = response_id(request.id) + response_head(deployment.name, deployment.version)
+        call.answer(write_response(head, outputs))
+
+    def _find(self, call: Call, head: InferHead) -> HostedDeployment:
+        deployment = find(self._server.deployments, head.model, head.version)
+        if loaded(deployment).streams:
+            raise InferenceError(DECOUPLED, Code.UNSUPPORTED)
         call.deployment = deployment.name
-        return (self._results if streams else self._result)(call, deployment, head, raw), not streams
+        return deployment
 
-    async def _result(self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]) -> Answers:
-        try:
-            outputs = await self._compute(call, deployment, head, raw)
-        except InferenceError as error:
-            yield stream_error(str(error), head.id)
-            return
-        yield streamed(write_response(response_head(deployment.name, deployment.version, head.id, True), outputs))
+    async def read(self, request: Request) -> Known:
+        """What a request says. Raises InferenceError."""
+        known, head = self._known.get(request.head), request.head
+        if known is None:
+            parsed = await off_loop(parse_head, head) if len(head) > INLINE_BYTES else parse_head(head)
+            known = self._learn(head, parsed)
+        known.head.check_raw(len(request.raw))
+        return known
 
-    async def _results(self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]) -> Answers:
-        """All of a model that has any number of them: which one is the last is known only when there is no other."""
-        name, version = deployment.name, deployment.version
-        use = self._server.deployments.begin()
-        use.choose(deployment)
-        try:
-            inference = await self._inference(call, head, raw)
-            async for outputs in deployment.client.stream(inference):
-                finished = outputs if head.plain else await self._finish(deployment, head, outputs)
-                yield streamed(write_response(response_head(name, version, head.id, False), finished))
-        except InferenceError as error:
-            yield stream_error(str(error), head.id)
-            return
-        finally:
-            use.end()
-        if head.empty_final:
-            yield streamed([response_head(name, version, head.id, True)])
+    def _learn(self, written: bytes, head: InferHead) -> Known:
+        known = Known(head)
+        if len(written) <= REMEMBERED_BYTES:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[written] = known
+        return known
 
-    async def _read(self, message: Buffer) -> tuple[InferHead, list[Buffer]]:
-        """A request's head, and the raw bytes of its inputs. Raises InferenceError."""
-        written, raw = split(message)
-        head = self._heads.get(written)
-        if head is None:
-            head = await off_loop(parse_head, written) if len(written) > INLINE_BYTES else parse_head(written)
-            if len(written) <= REMEMBERED_BYTES:
-                if len(self._heads) >= REMEMBERED:
-                    self._heads.clear()
-                self._heads[written] = head
-        head.check_raw(len(raw))
-        return head, raw
-
-    async def _compute(
-        self, call: Call, deployment: HostedDeployment, head: InferHead, raw: list[Buffer]
+    async def compute(
+        self, call: Call, deployment: HostedDeployment, known: Known, raw: Sequence[Buffer]
     ) -> dict[str, Encoded]:
+        """The outputs of a request. Raises InferenceError."""
         use = self._server.deployments.begin()
         use.choose(deployment)
         try:
-            outputs = await deployment.client.infer(await self._inference(call, head, raw))
-            return outputs if head.plain else await self._finish(deployment, head, outputs)
+            if known.head.plain:
+                return await deployment.client.infer(self.outlined(call, deployment, known, raw))
+            outputs = await deployment.client.infer(await self.inference(call, known.head, raw))
+            return await self.finish(deployment, known.head, outputs)
         finally:
             use.end()
 
-    async def _inference(self, call: Call, head: InferHead, raw: list[Buffer]) -> Inference:
-        """What is asked of the model. A client that leaves at a deadline does not wait longer in its queue."""
+    def outlined(self, call: Call, deployment: HostedDeployment, known: Known, raw: Sequence[Buffer]) -> Outlined:
+        """What is asked of the model, if no tensor lies in a region. Raises InferenceError."""
+        head, client = known.head, deployment.client
+        priority, timeout = self._treatment(call, head)
+        if head.all_raw and (outline := known.fits(loaded(deployment), raw)) is not None:
+            return Outlined(outline, raw, priority, timeout)
+        left, inputs = iter(raw), {}
+        for each in head.inputs:
+            inputs[each.name] = Encoded(each.datatype, each.shape, next(left) if each.data is None else each.data)
+        found = client.outline(Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout))
+        if head.all_raw:
+            known.outline = found.outline
+        return found
+
+    async def inference(self, call: Call, head: InferHead, raw: Sequence[Buffer]) -> Inference:
+        """What is asked of the model, wherever its inputs lie. Raises InferenceError."""
         inputs: dict[str, Encoded] = {}
         index = 0
         for each in head.inputs:
@@ -163,6 +211,11 @@ class Inferences:
                 data = raw[index]
                 index += 1
             inputs[each.name] = Encoded(each.datatype, each.shape, data)
+        priority, timeout = self._treatment(call, head)
+        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout)
+
+    def _treatment(self, call: Call, head: InferHead) -> tuple[int, float]:
+        """Its priority, and for how long it waits: in a queue no longer than its client, who leaves at a deadline."""
         timeout, remaining, key = head.options.timeout, call.remaining, call.head.key
         if remaining is not None:
             timeout = min(timeout, remaining) if timeout else remaining
@@ -170,9 +223,9 @@ class Inferences:
             priority = self._server.priority(head.options.priority or None, key.priorities if key else None)
         except ApiError as error:
             raise InferenceError(str(error)) from None
-        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout)
+        return priority, timeout
 
-    async def _finish(
+    async def finish(
         self, deployment: HostedDeployment, head: InferHead, outputs: dict[str, Encoded]
     ) -> dict[str, Encoded]:
         """Outputs as they are wanted: as classes, or in regions, of which nothing but their shapes is sent."""
@@ -197,21 +250,3 @@ class Inferences:
                 await off_loop(window.write, each.name, output.data)
                 finished[each.name] = Encoded(output.datatype, output.shape, b"")
         return finished
-
-
-async def _failed(error: InferenceError, request: str) -> Answers:
-    yield stream_error(str(error), request)
-
-
-async def _send(call: Call, answers: Answers, before: "asyncio.Task[bytes] | None") -> bytes:
-    """Send what answers a request of a stream, behind what answers another one."""
-    async with aclosing(answers):
-        try:
-            async for answer in answers:
-                if before is not None and not before.done():
-                    await asyncio.wait((before,))
-                await call.send(answer)
-        except Exception:  # a defect of ours: the stream's other requests have nothing to do with it
-            log.exception("a request of a stream failed")
-            await call.send(stream_error("The server had an error while processing this request.", ""))
-    return b""

@@ -1,7 +1,7 @@
 """Requests of inference as they are written: `inference.ModelInferRequest`."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -13,7 +13,11 @@ from octavo.protos.messages import InferRequest
 from octavo.server.inference.parameters import Options, options
 
 RAW = 7 << 3 | 2
-"""The tag of `raw_input_contents`."""
+ID = 3 << 3 | 2
+APART = frozenset((RAW, ID))
+"""The tags of `raw_input_contents` and `id`, which are no part of a head."""
+
+NO_MESSAGE = "the request is no inference.ModelInferRequest, or its end is missing"
 
 LENGTH_DELIMITED = 2
 
@@ -79,17 +83,18 @@ class InferHead:
     Attributes:
         version: empty for any. names: of the outputs; none for all.
         raw: so many inputs have their bytes there. plain: no tensor lies in a region, and none is classified.
+        all_raw: whether these are all inputs.
         options: what is said of its treatment.
         empty_final: whether the end of a stream of results is told in a message of its own.
     """
 
     model: str
     version: str
-    id: str
     inputs: tuple[InputHead, ...]
     outputs: tuple[OutputHead, ...]
     names: tuple[str, ...]
     raw: int
+    all_raw: bool
     plain: bool
     options: Options
     empty_final: bool
@@ -115,17 +120,25 @@ class InferHead:
         )
 
 
-def split(message: Buffer) -> tuple[bytes, list[Buffer]]:
-    """A request's head, and the raw bytes of its inputs, which share the memory of `message`.
+class Request(NamedTuple):
+    """A request in three parts.
 
-    The head is a whole message itself, whose order of fields says nothing.
-
-    Raises:
-        InferenceError: this is no message.
+    Attributes:
+        head: all but the others: a whole message itself, whose order of fields says nothing.
+        raw: the raw bytes of its inputs, which share the memory of the request. id: its name.
     """
+
+    head: bytes
+    raw: list[Buffer]
+    id: str
+
+
+def split(message: Buffer) -> Request:
+    """Take a request apart. Clients send the same head again and again. Raises InferenceError: this is no message."""
     at, end, begin = 0, len(message), 0
     heads: list[Buffer] = []
     raw: list[Buffer] = []
+    name: Buffer = b""
     while at + 1 < end:
         tag, size, body = message[at], message[at + 1], at + 2
         if size > 0x7F:
@@ -133,17 +146,28 @@ def split(message: Buffer) -> tuple[bytes, list[Buffer]]:
         after = body + size
         if tag & 0x87 != LENGTH_DELIMITED or after > end:  # a field that this edition does not have, or half of one
             return _split_any(message)
-        if tag == RAW:
+        if tag in APART:
             if begin < at:
                 heads.append(message[begin:at])
-            raw.append(message[body:after])
             begin = after
+            if tag == RAW:
+                raw.append(message[body:after])
+            else:
+                name = message[body:after]
         at = after
     if at < end:
         return _split_any(message)
     if begin < end:
         heads.append(message[begin:])
-    return (bytes(heads[0]) if len(heads) == 1 else b"".join(heads)), raw
+    head = bytes(heads[0]) if len(heads) == 1 else b"".join(heads)
+    return Request(head, raw, _text(name) if name else "")
+
+
+def _text(written: Buffer) -> str:
+    try:
+        return str(written, "utf-8")
+    except UnicodeDecodeError:
+        raise InferenceError(NO_MESSAGE) from None
 
 
 def _length(message: Buffer, at: int) -> tuple[int, int]:
@@ -157,18 +181,20 @@ def _length(message: Buffer, at: int) -> tuple[int, int]:
     return len(message), at
 
 
-def _split_any(message: Buffer) -> tuple[bytes, list[Buffer]]:
+def _split_any(message: Buffer) -> Request:
     request = _parsed(message)
     raw: list[Buffer] = list(request.raw_input_contents)
+    name = request.id
     request.ClearField("raw_input_contents")
-    return request.SerializeToString(), raw
+    request.ClearField("id")
+    return Request(request.SerializeToString(), raw, name)
 
 
 def _parsed(message: Buffer) -> Any:
     try:
         return InferRequest.FromString(message)
     except DecodeError:
-        raise InferenceError("the request is no inference.ModelInferRequest, or its end is missing") from None
+        raise InferenceError(NO_MESSAGE) from None
 
 
 def parse_head(head: bytes) -> InferHead:
@@ -183,14 +209,15 @@ def parse_head(head: bytes) -> InferHead:
     outputs = tuple(_output(each) for each in request.outputs)
     parameters = _parameters(request.parameters)
     empty_final = bool(parameters.pop(EMPTY_FINAL, False))
+    raw = sum(each.data is None and each.region is None for each in inputs)
     return InferHead(
         model=model,
         version=request.model_version,
-        id=request.id,
         inputs=inputs,
         outputs=outputs,
         names=tuple(each.name for each in outputs),
-        raw=sum(each.data is None and each.region is None for each in inputs),
+        raw=raw,
+        all_raw=raw == len(inputs),
         plain=not any(each.region for each in inputs) and not any(each.region or each.classes for each in outputs),
         options=options(parameters),
         empty_final=empty_final,

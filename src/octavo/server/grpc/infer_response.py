@@ -4,15 +4,16 @@ Fields of a message may stand in any order, and messages one behind the other ar
 answer is written once, and the bytes of tensors are not copied.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 
-from octavo.hosting.datatypes import Datatype
 from octavo.hosting.tensors import Buffer, Encoded
+from octavo.hosting.wire import Part, parts_of
 from octavo.protos.messages import InferResponse, StreamInferResponse
 
-RAW = bytes((6 << 3 | 2,))
-"""The tag of `raw_output_contents`."""
+RAW, ID = bytes((6 << 3 | 2,)), bytes((3 << 3 | 2,))
+"""The tags of `raw_output_contents` and `id`."""
 
 STREAMED = bytes((2 << 3 | 2,))
 """The tag of `infer_response` in `ModelStreamInferResponse`."""
@@ -26,33 +27,48 @@ def write_response(head: bytes, outputs: Mapping[str, Encoded]) -> list[Buffer]:
     Args:
         head: from `response_head`.
     """
-    described = [head, *(_output(name, each.datatype, each.shape) for name, each in outputs.items())]
+    return interleave(describe(head, parts_of(outputs)), [each.data for each in outputs.values()])
+
+
+def describe(head: bytes, parts: Sequence[Part]) -> list[bytes]:
+    """What stands before the bytes of each output of an answer; if it has none, all that it says."""
+    described = head + b"".join([_output(each.name, each.datatype, each.shape) for each in parts])
+    before = [RAW + varint(each.size) for each in parts] or [b""]
+    return [described + before[0], *before[1:]]
+
+
+def interleave(described: Sequence[bytes], data: Sequence[Buffer]) -> list[Buffer]:
+    """An answer of what `describe` found, and the bytes of the outputs."""
     buffers: list[Buffer] = []
-    for each in outputs.values():
-        described.append(RAW + varint(len(each.data)))
-        buffers += (b"".join(described), each.data)
-        described.clear()
-    return buffers or [b"".join(described)]
+    for before, each in zip_longest(described, data, fillvalue=b""):
+        buffers += (before, each)
+    return buffers
 
 
 @lru_cache(maxsize=1024)
-def response_head(model: str, version: str, request: str, final: bool | None = None) -> bytes:
-    """What an answer says besides its outputs.
+def response_head(model: str, version: str, final: bool | None = None) -> bytes:
+    """What an answer says besides its outputs and its name.
 
     Args:
-        request: its name. final: whether no other follows, of a model with any number of results.
+        final: whether no other follows, of a model with any number of results.
     """
-    message = InferResponse(model_name=model, model_version=version, id=request)
+    message = InferResponse(model_name=model, model_version=version)
     if final is not None:
         message.parameters[FINAL].bool_param = final
     written: bytes = message.SerializeToString()
     return written
 
 
+def response_id(request: str) -> bytes:
+    """What an answer says of the name of its request."""
+    name = request.encode()
+    return ID + varint(len(name)) + name if name else b""
+
+
 @lru_cache(maxsize=1024)
-def _output(name: str, datatype: Datatype, shape: tuple[int, ...]) -> bytes:
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     """What an answer says of an output."""
-    output = InferResponse.InferOutputTensor(name=name, datatype=datatype.value, shape=shape)
+    output = InferResponse.InferOutputTensor(name=name, datatype=datatype, shape=shape)
     written: bytes = InferResponse(outputs=[output]).SerializeToString()
     return written
 

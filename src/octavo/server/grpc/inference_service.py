@@ -14,6 +14,7 @@ from octavo.server.context import Server
 from octavo.server.grpc.call import Call, Method
 from octavo.server.grpc.errors import rpc_error
 from octavo.server.grpc.infer import Inferences
+from octavo.server.grpc.infer_stream import InferenceStreams
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference import metadata
 from octavo.server.inference.lookup import find, is_ready, loaded
@@ -33,6 +34,7 @@ class InferenceService:
         self._server = server
         self._is_server_ready = is_server_ready
         self._inferences = Inferences(server)
+        self._streams = InferenceStreams(server, self._inferences)
 
     def methods(self) -> dict[str, Method]:
         """By path."""
@@ -58,7 +60,7 @@ class InferenceService:
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
         methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
-        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._inferences.stream, works=True)
+        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._streams.stream, works=True)
         return methods
 
     def _find(self, request: Any) -> HostedDeployment:
@@ -133,7 +135,7 @@ def _unary(name: str, answer: Answer) -> Method:
     method = service(NAME).methods_by_name[name]
     request_class, response_class = message(method.input_type.full_name), message(method.output_type.full_name)
 
-    async def unary(call: Call, written: Buffer) -> Sequence[Buffer]:
+    def unary(call: Call, written: Buffer) -> Sequence[Buffer]:
         try:
             fields = answer(request_class.FromString(written))
         except DecodeError:

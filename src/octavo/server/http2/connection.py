@@ -59,7 +59,8 @@ class Connection(asyncio.BufferedProtocol):
         read: of `READ_BYTES`, where what comes is read to. All connections of an event loop may share it.
 
     Attributes:
-        peer: where to send things. idle_since: when the last stream ended; None while there is one.
+        loop: that it runs in. peer: where to send things.
+        idle_since: when the last stream ended; None while there is one.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for its first words."""
         self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self.now = self.idle_since = self._loop.time()
+        self.loop = asyncio.get_running_loop()
+        self.now = self.idle_since = self.loop.time()
         self.peer = Peer(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         self._on_open(self)
@@ -166,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
     def _forget(self, number: int) -> None:
         self._streams.pop(number, None)
         if not self._streams:
-            self.idle_since = self._loop.time()
+            self.idle_since = self.loop.time()
             self._close_if_done()
 
     def _close_if_done(self) -> None:
@@ -178,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._transport.is_closing() and not self._hung_up:
             self._hung_up = True
             self._transport.write_eof()
-            self._loop.call_later(LINGER_SECONDS, self._transport.close)
+            self.loop.call_later(LINGER_SECONDS, self._transport.close)
 
     # What comes
 
@@ -191,7 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take the frames out of what has come."""
         if self._hung_up:
             return
-        self.now = self._loop.time()
+        self.now = self.loop.time()
         try:
             if self._room is None:
                 self._reader.feed(bytes(self._read[:nbytes]))
@@ -216,6 +217,15 @@ class Connection(asyncio.BufferedProtocol):
         }
         more = limits.window - frames.DEFAULT_WINDOW
         self._transport.write(frames.settings(own) + frames.window_update(0, more))
+
+    def on_whole_data(self, number: int, flags: int, data: Buffer) -> None:
+        """Pass it on."""
+        self.on_data_frame(number, flags, len(data), empty=not data)
+        stream = self._receiver
+        if data and stream is not None and not stream.closed:
+            stream.touched = self.now
+            stream.on_data(data)
+        self.on_data_end()
 
     def on_data_frame(self, number: int, flags: int, length: int, *, empty: bool) -> None:
         """See that there is a stream, and room."""

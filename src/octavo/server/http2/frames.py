@@ -53,6 +53,11 @@ def head(length: int, kind: int, flags: int, stream: int) -> bytes:
     return HEADER.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
+def prefix(length: int, kind: int, flags: int) -> bytes:
+    """The same without the stream, which follows it in 4 bytes."""
+    return head(length, kind, flags, 0)[:5]
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """A whole frame."""
     return head(len(payload), kind, flags, stream) + payload

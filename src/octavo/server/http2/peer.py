@@ -34,16 +34,13 @@ class Peer:
         """Send whole frames that need no window."""
         self._write(data)
 
-    def takes(self, stream: Stream, size: int) -> bool:
-        """Whether it takes so many bytes of a stream at once, in one frame."""
-        return size <= self.window and size <= stream.window and size <= self.max_frame and not self._paused
-
-    def write_data(self, stream: Stream, data: bytes, before: bytes = b"", after: bytes = b"") -> None:
-        """Send data that it takes at once, between other frames."""
-        size = len(data)
+    def take(self, stream: Stream, size: int) -> bool:
+        """Whether it takes so many bytes of a stream now, in one frame. They are to be sent at once."""
+        if size > self.window or size > stream.window or size > self.max_frame or self._paused:
+            return False
         self.window -= size
         stream.window -= size
-        self._write(before + frames.head(size, frames.DATA, 0, stream.id) + data + after)
+        return True
 
     async def send_data(
         self, stream: Stream, buffers: Sequence[Buffer], before: bytes = b"", after: bytes = b""

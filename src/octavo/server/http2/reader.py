@@ -9,6 +9,11 @@ from octavo.server.http2.stream import Buffer
 MAX_BLOCK = 64 * 1024
 """Bytes of a frame other than DATA, and of those of a head together."""
 
+HEADER_BYTES = frames.HEADER.size
+
+PLAIN_HEAD = frames.END_HEADERS | frames.END_STREAM
+"""Flags of a head in one frame, without padding and priority."""
+
 VIEWED_BYTES = 4096
 """Longer pieces of data are not copied."""
 
@@ -30,8 +35,11 @@ class Sink(Protocol):
     def on_head(self, number: int, flags: int, block: bytes) -> None:
         """A stream's head has come, in any number of frames. `flags` are those of the first."""
 
+    def on_whole_data(self, number: int, flags: int, data: Buffer) -> None:
+        """A frame of data without padding, all of which has come. It is never changed."""
+
     def on_data_frame(self, number: int, flags: int, length: int, *, empty: bool) -> None:
-        """A frame of data begins, of so many bytes with its padding. `empty`: there are no others."""
+        """Another one begins, of so many bytes with its padding. `empty`: there are no others."""
 
     def on_data(self, data: Buffer) -> None:
         """A piece of that frame, which is never changed."""
@@ -102,12 +110,18 @@ class FrameReader:
         while True:
             if self._in_data:
                 at = self._take_data(data, at, end)
-            if self._in_data or end - at < frames.HEADER.size:
+            begins = at + HEADER_BYTES
+            if self._in_data or end < begins:
                 return at
             upper, lower, kind, flags, number = frames.HEADER.unpack_from(data, at)
             length, number = upper << 8 | lower, number & 0x7FFFFFFF
-            begins = at + frames.HEADER.size
+            after = begins + length
             if kind == frames.DATA and self._head is None:
+                if after <= end and not flags & frames.PADDED:
+                    at = after
+                    whole = data if length <= VIEWED_BYTES else memoryview(data)
+                    self._sink.on_whole_data(number, flags, whole[begins:after])
+                    continue
                 padded = flags & frames.PADDED and length
                 if padded and end == begins:
                     return at
@@ -116,11 +130,13 @@ class FrameReader:
                 continue
             if length > MAX_BLOCK:
                 raise Broken(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes, more than {MAX_BLOCK}")
-            after = begins + length
             if after > end:
                 return at
             at = after
-            self._take(kind, flags, number, data[begins:after])
+            if kind == frames.HEADERS and self._head is None and flags | frames.END_STREAM == PLAIN_HEAD:
+                self._sink.on_head(number, flags, data[begins:after])
+            else:
+                self._take(kind, flags, number, data[begins:after])
 
     def _begin_data(self, number: int, flags: int, length: int, padding: int) -> None:
         if padding > length:

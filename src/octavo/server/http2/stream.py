@@ -20,7 +20,8 @@ class Stream:
         touched: when something of the request came last, in seconds of the loop.
     """
 
-    __slots__ = ("closed", "connection", "credit", "ended", "head", "held", "id", "spent", "touched", "window")
+    spent = 0
+    held = ended = closed = False
 
     def __init__(self, connection: "Connection", number: int, head: Any) -> None:
         self.connection = connection
@@ -28,10 +29,6 @@ class Stream:
         self.head = head
         self.window = connection.peer.initial_window
         self.credit = connection.limits.stream_window
-        self.spent = 0
-        self.held = False
-        self.ended = False
-        self.closed = False
         self.touched = connection.now
 
     @property
