@@ -16,11 +16,11 @@ from octavo.hosting.queue import Queue, Waiting
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch(Generic[T]):
     """Requests that are computed together, of one kind, the most urgent first."""
 
-    requests: tuple[Waiting[T], ...]
+    requests: list[Waiting[T]]
     items: int
 
 
@@ -57,6 +57,7 @@ class Batcher(Generic[T]):
         self._queue: Queue[T] = Queue(batching)
         self._expired: list[Waiting[T]] = []
         self._patience = Patience(self.cost)
+        self._timed = any(each.default_timeout for each in (batching.default_policy, *batching.policies.values()))
         self._wanted = {batching.max_batch_size, *batching.preferred_batch_sizes}
         self._held: _Hold | None = None
         self._gone: _Hold | None = None
@@ -82,6 +83,20 @@ class Batcher(Generic[T]):
             raise InferenceError(
                 f"inference request batch-size must be <= {self._batching.max_batch_size}, and is {items}"
             )
+        if timeout or self._timed:
+            self._check_deadline(priority, timeout)
+        try:
+            waiting = self._queue.push(request, items=items, kind=kind, now=now, priority=priority, timeout=timeout)
+        except InferenceError as error:
+            error.retry_after = self.expected_wait(self._batching.level(priority)) or None
+            raise
+        if self._gone is not None and self._gone.kind == kind:
+            self._patience.note(self._gone.items, max(now - self._gone.since, 0.0), came=True)
+            self._gone = None
+        return waiting
+
+    def _check_deadline(self, priority: int, timeout: float) -> None:
+        """Raises InferenceError: it would wait for longer than it may."""
         level = self._batching.level(priority)
         policy = self._batching.policy(level)
         seconds, expected = policy.timeout(timeout), self.expected_wait(level)
@@ -91,15 +106,6 @@ class Batcher(Generic[T]):
                 Code.UNAVAILABLE,
                 retry_after=expected,
             )
-        try:
-            waiting = self._queue.push(request, items=items, kind=kind, now=now, priority=priority, timeout=timeout)
-        except InferenceError as error:
-            error.retry_after = expected or None
-            raise
-        if self._gone is not None and self._gone.kind == kind:
-            self._patience.note(self._gone.items, max(now - self._gone.since, 0.0), came=True)
-            self._gone = None
-        return waiting
 
     def cancel(self, waiting: Waiting[T]) -> bool:
         """Nobody waits for it any more. Returns whether it was still in the queue."""
@@ -107,8 +113,10 @@ class Batcher(Generic[T]):
 
     def expire(self, now: float) -> list[Waiting[T]]:
         """Those that have waited for too long, and are to be told so."""
-        expired = self._expired + self._queue.expire(now)
-        self._expired = []
+        expired = self._queue.expire(now)
+        if self._expired:
+            expired = self._expired + expired
+            self._expired = []
         return expired
 
     def expected_wait(self, level: int = 1) -> float:
@@ -128,7 +136,7 @@ class Batcher(Generic[T]):
         if first is None:
             self._held = None
             return math.inf
-        batch = self._collect(first, self._size(self._queue.items_of(first.kind)))
+        batch = self._collect(first)
         alone = len(batch.requests) == len(self._queue)  # or whoever else waits would wait with it
         self._note_change(first.kind, batch, now, alone=alone)
         if alone and batch.items not in self._wanted and (until := self._until(batch, first.kind, now)) > now:
@@ -139,26 +147,29 @@ class Batcher(Generic[T]):
         self._busy += 1
         return batch
 
-    def note_done(self, batch: Batch[T], seconds: float) -> None:
-        """A batch was computed, in so many seconds, whatever came of it."""
+    def note_done(self, batch: Batch[T], seconds: float) -> bool:
+        """A batch was computed, in so many seconds, whatever came of it. Returns whether `cost` may have changed."""
         self._busy -= 1
-        self.cost.note(batch.items, seconds)
+        return self.cost.note(batch.items, seconds)
 
-    def _size(self, items: int) -> int:
-        """Items of a batch, if there are so many of its kind."""
-        most = min(items, self._batching.max_batch_size)
+    def _size(self, kind: Hashable) -> int:
+        """Items of the next batch at most."""
+        most = self._batching.max_batch_size
+        if not self._batching.preferred_batch_sizes:
+            return most
+        most = min(self._queue.items_of(kind), most)
         return max((size for size in self._batching.preferred_batch_sizes if size <= most), default=most)
 
-    def _collect(self, first: Waiting[T], room: int) -> Batch[T]:
+    def _collect(self, first: Waiting[T]) -> Batch[T]:
         """As many as there is room for; the first one in any case."""
+        room, items = self._size(first.kind), 0
         found: list[Waiting[T]] = []
-        items = 0
         for waiting in self._queue.of_kind(first.kind):
             if found and items + waiting.items > room:
                 break
             found.append(waiting)
             items += waiting.items
-        return Batch(tuple(found), items)
+        return Batch(found, items)
 
     def _note_change(self, kind: Hashable, batch: Batch[T], now: float, *, alone: bool) -> None:
         """Learn from what became of the batch that was held."""

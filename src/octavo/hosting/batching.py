@@ -77,6 +77,8 @@ class Batching:
 
     def level(self, priority: int) -> int:
         """The level of a request: Triton takes one that there is none of for the default."""
+        if not priority:
+            return self.default_priority_level or 1
         levels = max(self.priority_levels, 1)
         return priority if 1 <= priority <= levels else self.default_priority_level or 1
 

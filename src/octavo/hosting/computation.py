@@ -26,7 +26,7 @@ class Task:
     body: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """A result as it is sent: tensors with their bytes, or a body of a media type."""
 

@@ -1,6 +1,7 @@
 """The types that elements of tensors have."""
 
 from enum import StrEnum
+from typing import Self
 
 import numpy as np
 
@@ -11,30 +12,35 @@ class Datatype(StrEnum):
     In memory BF16 is its bits in UInt16, for numpy has no such type, and BYTES are objects: `bytes`.
     """
 
-    BOOL = "BOOL"
-    UINT8 = "UINT8"
-    UINT16 = "UINT16"
-    UINT32 = "UINT32"
-    UINT64 = "UINT64"
-    INT8 = "INT8"
-    INT16 = "INT16"
-    INT32 = "INT32"
-    INT64 = "INT64"
-    FP16 = "FP16"
-    BF16 = "BF16"
-    FP32 = "FP32"
-    FP64 = "FP64"
-    BYTES = "BYTES"
+    _value_: str
+    dtype: np.dtype
+    """Of the arrays that hold it, little-endian."""
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Of the arrays that hold it, little-endian."""
-        return _DTYPES[self]
+    itemsize: int
+    """Bytes of an element on the wire; 0 if that differs between elements."""
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element on the wire; 0 if that differs between elements."""
-        return 0 if self is Datatype.BYTES else _DTYPES[self].itemsize
+    def __new__(cls, name: str, dtype: str = "") -> Self:
+        """A member. Every request asks for what is an attribute here; who looks a member up gives its name alone."""
+        member = str.__new__(cls, name)
+        member._value_ = name
+        member.dtype = np.dtype(dtype)
+        member.itemsize = 0 if member.dtype.hasobject else member.dtype.itemsize
+        return member
+
+    BOOL = "BOOL", "?"
+    UINT8 = "UINT8", "u1"
+    UINT16 = "UINT16", "<u2"
+    UINT32 = "UINT32", "<u4"
+    UINT64 = "UINT64", "<u8"
+    INT8 = "INT8", "i1"
+    INT16 = "INT16", "<i2"
+    INT32 = "INT32", "<i4"
+    INT64 = "INT64", "<i8"
+    FP16 = "FP16", "<f2"
+    BF16 = "BF16", "<u2"
+    FP32 = "FP32", "<f4"
+    FP64 = "FP64", "<f8"
+    BYTES = "BYTES", "O"
 
     @classmethod
     def of(cls, dtype: np.dtype) -> "Datatype":
@@ -47,24 +53,7 @@ class Datatype(StrEnum):
         return found
 
 
-_NUMPY = {
-    Datatype.BOOL: "?",
-    Datatype.UINT8: "u1",
-    Datatype.UINT16: "<u2",
-    Datatype.UINT32: "<u4",
-    Datatype.UINT64: "<u8",
-    Datatype.INT8: "i1",
-    Datatype.INT16: "<i2",
-    Datatype.INT32: "<i4",
-    Datatype.INT64: "<i8",
-    Datatype.FP16: "<f2",
-    Datatype.BF16: "<u2",
-    Datatype.FP32: "<f4",
-    Datatype.FP64: "<f8",
-    Datatype.BYTES: "O",
-}
-_DTYPES = {datatype: np.dtype(name) for datatype, name in _NUMPY.items()}
-_BY_DTYPE = {dtype.newbyteorder("="): each for each, dtype in _DTYPES.items() if each is not Datatype.BF16}
+_BY_DTYPE = {each.dtype.newbyteorder("="): each for each in Datatype if each is not Datatype.BF16}
 
 BY_NAME = {
     "bool": Datatype.BOOL,

@@ -7,8 +7,8 @@ import selectors
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import islice
 
 import msgspec
 
@@ -18,10 +18,12 @@ from octavo.hosting.wire import Failed, Output, Reader, Reply, Request, Returned
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 18
+_READ_BYTES = 1 << 16
 _BACKLOG = 128
 _MOST_BUFFERS = 512
 """In one call of the operating system; it takes 1024."""
+
+_NOTHING = memoryview(b"")
 
 
 class Peer:
@@ -47,7 +49,10 @@ class Peer:
         """
         with self._sending:
             if not self._gone:
-                self._send([buffer for reply, tensors in replies for buffer in self._framed(reply, tensors)])
+                buffers: list[Buffer] = []
+                for reply, tensors in replies:
+                    buffers += self._framed(reply, tensors)
+                self._send(buffers)
 
     def _framed(self, reply: Reply, tensors: Sequence[Buffer]) -> Sequence[Buffer]:
         """A reply's frame; one that cannot be written is an error of the request's."""
@@ -58,17 +63,15 @@ class Peer:
             why = f"the result cannot be sent: {error}"
             return self._writer.frame(Failed(reply.number, Code.INTERNAL.value, why))
 
-    def read(self, data: bytes) -> list[tuple[Request, memoryview]]:
-        """What it has sent. Raises msgspec.MsgspecError, OSError: it cannot be understood."""
-        found: list[tuple[Request, memoryview]] = []
+    def read(self, data: bytes, events: "list[Event]") -> None:
+        """Append what it has sent. Raises msgspec.MsgspecError, OSError: it cannot be understood."""
         for request, tensors in self._reader.feed(data):
             if isinstance(request, Returned):
                 with self._sending:
                     if told := self._writer.take_back(request):
                         self._send([told])
             else:
-                found.append((request, tensors))
-        return found
+                events.append((self, request, tensors))
 
     def give_back(self) -> None:
         """Tell it which of its blocks nobody uses any more."""
@@ -94,18 +97,18 @@ class Peer:
                 self._selector.modify(self.connection, selectors.EVENT_READ, self)
 
     def _write(self) -> None:
+        unsent = self._unsent
         try:
-            while self._unsent:
-                some = [self._unsent[at] for at in range(min(len(self._unsent), _MOST_BUFFERS))]
-                sent = self.connection.sendmsg(some)
-                while self._unsent and sent >= len(self._unsent[0]):
-                    sent -= len(self._unsent.popleft())
+            while unsent:
+                sent = self.connection.sendmsg(islice(unsent, _MOST_BUFFERS))
+                while unsent and sent >= len(unsent[0]):
+                    sent -= len(unsent.popleft())
                 if sent:
-                    self._unsent[0] = self._unsent[0][sent:]
+                    unsent[0] = unsent[0][sent:]
         except BlockingIOError:
             pass
         except OSError:  # it is gone, which reading tells too
-            self._unsent.clear()
+            unsent.clear()
 
     def close(self) -> None:
         """Send nothing any more."""
@@ -117,20 +120,8 @@ class Peer:
             self.connection.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A frontend asks for something."""
-
-    peer: Peer
-    request: Request
-    data: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """A frontend is gone, and wants nothing any more."""
-
-    peer: Peer
+Event = tuple[Peer, Request | None, memoryview]
+"""A frontend asks for something, with so many bytes; or it is gone, and wants nothing any more."""
 
 
 class Endpoint:
@@ -149,21 +140,22 @@ class Endpoint:
         self._selector.register(self._woken, selectors.EVENT_READ)
         self.peers: set[Peer] = set()
 
-    def receive(self, timeout: float | None) -> list[Message | Left]:
+    def receive(self, timeout: float | None) -> list[Event]:
         """What frontends have sent: at once, or after waiting for so many seconds at most, or until `wake`; None waits
         for ever."""
-        events: list[Message | Left] = []
+        events: list[Event] = []
         for key, mask in self._selector.select(timeout):
-            if key.fileobj is self._listener:
-                self._accept()
+            peer = key.data
+            if peer is not None:
+                if mask & selectors.EVENT_WRITE:
+                    peer.flush()
+                if mask & selectors.EVENT_READ:
+                    self._read(peer, events)
             elif key.fd == self._woken:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 1 << 12)
             else:
-                if mask & selectors.EVENT_WRITE:
-                    key.data.flush()
-                if mask & selectors.EVENT_READ:
-                    events.extend(self._read(key.data))
+                self._accept()
         return events
 
     def fileno(self) -> int:
@@ -186,11 +178,10 @@ class Endpoint:
         self.peers.add(peer)
         self._selector.register(connection, selectors.EVENT_READ, peer)
 
-    def _read(self, peer: Peer) -> Iterator[Message | Left]:
+    def _read(self, peer: Peer, events: list[Event]) -> None:
         try:
             while data := peer.connection.recv(_READ_BYTES):
-                for request, tensors in peer.read(data):
-                    yield Message(peer, request, tensors)
+                peer.read(data, events)
                 if len(data) < _READ_BYTES:
                     return
         except BlockingIOError:
@@ -201,4 +192,4 @@ class Endpoint:
             log.exception("a frontend says what nobody understands")
         self.peers.discard(peer)
         peer.close()
-        yield Left(peer)
+        events.append((peer, None, _NOTHING))

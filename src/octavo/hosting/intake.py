@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from octavo.hosting.batcher import Batch, Batcher
 from octavo.hosting.batching import Batching
 from octavo.hosting.computation import Answer, Computation, Task
-from octavo.hosting.endpoint import Endpoint, Left, Message, Peer
+from octavo.hosting.endpoint import Endpoint, Peer
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.queue import Waiting
 from octavo.hosting.tensors import Buffer
@@ -23,13 +23,12 @@ class Asked:
     """A request that a frontend waits for.
 
     Attributes:
-        number: the frontend's. waiting: its place in the queue. left: whether nobody waits for it any more.
+        number: the frontend's. left: whether nobody waits for it any more.
     """
 
     peer: Peer
     number: int
     task: Task
-    waiting: "Waiting[Asked] | None" = None
     left: bool = False
 
     def end(self) -> None:
@@ -51,22 +50,27 @@ class Intake:
         # What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
         # not count it.
         self._batcher: Batcher[Asked] = Batcher(batching.with_room(at_once * batching.max_batch_size), at_once)
-        self._asked: dict[int, Asked] = {}
+        self._asked: dict[int, Waiting[Asked]] = {}
         self._told = Pace(0.0, 0.0)
 
     def receive(self, timeout: float | None) -> list[Asked]:
         """Take what frontends send. Returns what is computed already, and nobody waits for any more."""
-        left = []
-        for event in self._endpoint.receive(timeout):
-            match event:
-                case Message(_, Cancel(number)):
-                    left += self._cancel(number)
-                case Message(peer, (Infer() | Call()) as request, data):
+        left: list[Asked] = []
+        for peer, request, data in self._endpoint.receive(timeout):
+            match request:
+                case Infer() | Call():
                     self._add(peer, request, data)
-                case Left(peer):
-                    for asked in [each for each in self._asked.values() if each.peer is peer]:
+                case Cancel():
+                    left += self._cancel(request.number)
+                case None:
+                    for asked in [each.request for each in self._asked.values() if each.request.peer is peer]:
                         left += self._cancel(asked.number)
         return left
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        return not len(self._batcher)
 
     def give_back(self) -> None:
         """Tell frontends what memory of theirs is not used any more."""
@@ -88,9 +92,12 @@ class Intake:
 
     def note_done(self, batch: Batch[Asked], seconds: float) -> None:
         """A batch was computed, in so many seconds, whatever came of it."""
-        self._batcher.note_done(batch, seconds)
         for waiting in batch.requests:
             self._asked.pop(waiting.request.number, None)
+        if self._batcher.note_done(batch, seconds):
+            self._tell_pace()
+
+    def _tell_pace(self) -> None:
         cost, told = self._batcher.cost, self._told
         if abs(cost.per_batch - told.per_batch) > PACE_CHANGE * told.per_batch or (
             abs(cost.per_item - told.per_item) > PACE_CHANGE * told.per_item
@@ -102,9 +109,8 @@ class Intake:
     def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:
         try:
             task = self._reader.read(message, data)
-            asked = Asked(peer, message.number, task)
-            asked.waiting = self._batcher.push(
-                asked,
+            self._asked[message.number] = self._batcher.push(
+                Asked(peer, message.number, task),
                 items=task.items,
                 kind=task.kind,
                 now=message.arrived,  # and not now: this process may have been busy
@@ -113,16 +119,14 @@ class Intake:
             )
         except InferenceError as error:
             peer.send(failed(message.number, error))
-        else:
-            self._asked[message.number] = asked
 
     def _cancel(self, number: int) -> list[Asked]:
-        asked = self._asked.get(number)
-        if asked is None:
+        waiting = self._asked.get(number)
+        if waiting is None:
             return []
+        asked = waiting.request
         asked.left = True
-        assert asked.waiting is not None
-        if self._batcher.cancel(asked.waiting):
+        if self._batcher.cancel(waiting):
             del self._asked[number]
             asked.end()
             return []

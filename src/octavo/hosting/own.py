@@ -35,6 +35,7 @@ NOT_LOADED = "load it first"
 _NOT_FAILURES = (GeneratorExit, asyncio.CancelledError)
 """What ends code from outside. Everything else that it raises is its failure, whatever that derives from: errors of
 libraries in Rust are no `Exception`."""
+_OVER_REQUESTS = (list, tuple, np.ndarray)
 _LISTS = (list, collections.abc.Sequence)
 _STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
@@ -231,7 +232,7 @@ class OwnModel:
     async def _invoke(self, arguments: Mapping[str, Any]) -> Any:
         assert self._call is not None, NOT_LOADED
         result = self._call(**arguments)
-        if not inspect.isawaitable(result):
+        if isinstance(result, _OVER_REQUESTS) or not inspect.isawaitable(result):
             return result
         # A plain function may give something to wait for, and has no event loop.
         return await result if self.asynchronous else asyncio.run(_awaited(result))
@@ -250,7 +251,7 @@ class OwnModel:
 
     def _rows(self, result: Any, count: int) -> Rows:
         """A batch's result by request: an array as it is."""
-        if not isinstance(result, list | tuple | np.ndarray):
+        if not isinstance(result, _OVER_REQUESTS):
             raise TypeError(f"predict returned {_kind(result)}, no list over {count} requests")
         if isinstance(result, np.ndarray) and not result.ndim:
             raise TypeError(f"predict returned an array without dimensions, none over {count} requests")

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from octavo.errors import ConfigError
 from octavo.hosting.bodies import Bodies
 from octavo.hosting.computation import Answer, Task
+from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.own import OwnModel, Rows
 from octavo.hosting.signature import Signature, TensorSpec
-from octavo.hosting.tensors import Encoded, Place, Tensor
+from octavo.hosting.tensors import Encoded, Place, Tensor, encoded_rows
 from octavo.hosting.values import (
     OUTPUT,
+    Codec,
     codec_of,
     fields_of,
     is_array,
@@ -24,7 +26,7 @@ from octavo.hosting.values import (
     to_json,
     without_extras,
 )
-from octavo.hosting.wire import Call, Infer, parts_of, tensors_of
+from octavo.hosting.wire import Call, Infer, arrays_of, parts_of
 
 BINARY, JSON, IMAGE = "application/octet-stream", "application/json", "image/png"
 
@@ -48,11 +50,13 @@ class OwnComputation:
             codec.spec(name, optional=not own.parameters[name].required) for name, codec in self._inputs.items()
         )
         fields = fields_of(own.result)
-        self._fields = None if fields is None else tuple(fields)
+        self._named = fields is not None
         self._outputs = {name: codec_of(each) for name, each in (fields or {OUTPUT: own.result}).items()}
-        # Of results that are one array over the requests, and its rows arrays, too.
-        self._whole = self._outputs[OUTPUT] if fields is None and is_array(without_extras(own.result)) else None
-        self._stacked = tuple(each.name for each in own.parameters.values() if each.stacked)
+        # Of results that are one array over the requests, and their rows arrays, too.
+        whole = self._batched and fields is None and is_array(without_extras(own.result))
+        self._whole = self._outputs[OUTPUT] if whole and self._outputs[OUTPUT].datatype is not Datatype.BYTES else None
+        self._stacked = [each.name for each in own.parameters.values() if each.stacked]
+        self._places = {each: Place(each, name) for each in own.parameters}
         self.outputs: tuple[TensorSpec, ...] = tuple(codec.spec(name) for name, codec in self._outputs.items())
         self.bodies = Bodies(own.name, list(own.parameters.values()), own.result)
 
@@ -80,44 +84,38 @@ class OwnComputation:
                 return Task(row, body=True)
             columns = self._own.columns([row])
             return Task(columns, kind=self._kind(columns), body=True)
-        tensors = tensors_of(message.parts, data)
+        arrays = arrays_of(message.parts, data, self._places)
         if not self._batched:
-            return Task(self._row(tensors), outputs=message.outputs)
-        columns, items = self._columns(tensors)
+            row = {name: self._value(name, array) for name, array in arrays.items()}
+            return Task(row, outputs=message.outputs)
+        items = len(next(iter(arrays.values()))) if arrays else 1
+        columns = self._columns(arrays, items)
         return Task(columns, items, self._kind(columns), message.outputs)
 
-    def _row(self, tensors: Mapping[str, Encoded]) -> dict[str, Any]:
-        return {name: self._value(name, self._array(name, each)) for name, each in tensors.items()}
-
-    def _columns(self, tensors: Mapping[str, Encoded]) -> tuple[dict[str, Any], int]:
-        """The values of all parameters over the items of a request, and how many these are."""
-        arrays = {name: self._array(name, each) for name, each in tensors.items()}
-        items = len(next(iter(arrays.values()))) if arrays else 1
+    def _columns(self, arrays: Mapping[str, NDArray[Any]], items: int) -> dict[str, Any]:
+        """The values of all parameters over the items of a request."""
         columns: dict[str, Any] = {}
         for name, parameter in self._own.parameters.items():
             array = arrays.get(name)
-            if array is None:
-                columns[name] = None if parameter.stacked else [parameter.default] * items
-            elif parameter.stacked:
+            if parameter.stacked:
                 columns[name] = array
+            elif array is None:
+                columns[name] = [parameter.default] * items
             else:
-                columns[name] = [self._value(name, array[at]) for at in range(items)]
-        return columns, items
-
-    def _array(self, name: str, tensor: Encoded) -> NDArray[Any]:
-        return tensor.decode(Place(name, self._name)).array
+                columns[name] = [self._value(name, row) for row in array]
+        return columns
 
     def _value(self, name: str, row: NDArray[Any]) -> Any:
         try:
             return self._inputs[name].to_value(row)
         except InferenceError as error:
-            raise InferenceError(f"{Place(name, self._name)}: {error}", field=name) from None
+            raise InferenceError(f"{self._places[name]}: {error}", field=name) from None
 
     def _kind(self, columns: Mapping[str, Any]) -> Hashable:
         """Arrays are stacked, and for that must have the same shape."""
         if not self._stacked:
             return None
-        return tuple(None if (column := columns[name]) is None else column.shape[1:] for name in self._stacked)
+        return tuple([None if (column := columns[name]) is None else column.shape[1:] for name in self._stacked])
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
@@ -164,6 +162,8 @@ class OwnComputation:
         return answer
 
     def _answers(self, tasks: Sequence[Task], results: Rows) -> list[Answer | InferenceError]:
+        if self._whole is not None and isinstance(results, np.ndarray) and not any(task.body for task in tasks):
+            return self._pieces(self._whole, tasks, results)
         answers, at = [], 0
         for task in tasks:
             answers.append(self._answer(task, results[at : at + task.items]))
@@ -177,21 +177,26 @@ class OwnComputation:
                 return failure
         try:
             return _body(results[0]) if task.body else self._tensors(results, task.outputs)
-        except (TypeError, ValueError, OverflowError) as error:
-            return InferenceError(f"{self._name} failed: {error}", Code.INTERNAL)
         except Exception as error:  # of whatever writes somebody's own values: an image in a mode that PNG lacks, say
-            return self._own.failure(error)
+            return self._unwritten(error)
+
+    def _pieces(self, codec: Codec, tasks: Sequence[Task], results: NDArray[Any]) -> list[Answer | InferenceError]:
+        """The answers that an array over the items of all has."""
+        try:
+            pieces = encoded_rows(Tensor(codec.datatype, codec.to_row(results)), [task.items for task in tasks])
+        except Exception as error:
+            return [self._unwritten(error) for _ in tasks]
+        return [Answer([each.data], parts_of({OUTPUT: each})) for each in pieces]
+
+    def _unwritten(self, error: Exception) -> InferenceError:
+        """Why a result is no answer."""
+        if isinstance(error, TypeError | ValueError | OverflowError):
+            return InferenceError(f"{self._name} failed: {error}", Code.INTERNAL)
+        return self._own.failure(error)
 
     def _tensors(self, results: Rows, wanted: Sequence[str]) -> Answer:
-        encoded = {}
-        if self._fields is None and self._batched and isinstance(results, np.ndarray) and self._whole is not None:
-            encoded[OUTPUT] = Encoded.of(Tensor(self._whole.datatype, self._whole.to_row(results)))
-            return Answer([encoded[OUTPUT].data], parts_of(encoded))
-        names = wanted or tuple(self._outputs)
-        if self._fields is None:
-            values = [{OUTPUT: each} for each in results]
-        else:
-            values = [named_values(each, names) for each in results]
+        names, encoded = wanted or tuple(self._outputs), {}
+        values = [named_values(each, names) if self._named else {OUTPUT: each} for each in results]
         for name in names:
             codec = self._outputs[name]
             rows = [codec.to_row(each[name]) for each in values]

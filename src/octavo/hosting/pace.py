@@ -5,8 +5,8 @@ import math
 from collections import deque
 
 _SAMPLES = 50
-_REFIT = 8
-"""Batches from one fit to the next, once there are samples enough."""
+_REFIT_SECONDS = 10e-3
+"""Of batches from one fit to the next, which takes a hundredth of it, once there are samples enough."""
 
 _OUTLIER = 4.0
 _WEIGHT = 0.15
@@ -24,15 +24,19 @@ class Cost:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[int, float]] = deque(maxlen=_SAMPLES)
-        self._noted = 0
+        self._unfitted = 0.0
         self.per_item = self.per_batch = 0.0
 
-    def note(self, items: int, seconds: float) -> None:
-        """A batch took so long."""
+    def note(self, items: int, seconds: float) -> bool:
+        """A batch took so long. Returns whether that was made use of now."""
+        self._unfitted += seconds
+        if self._unfitted < _REFIT_SECONDS and len(self._samples) == _SAMPLES:
+            self._samples.append((items, seconds))
+            return False
         self._samples.append((items, seconds))
-        self._noted += 1
-        if self._noted < _SAMPLES or self._noted % _REFIT == 0:
-            self._fit(self._usual())
+        self._unfitted = 0.0
+        self._fit(self._usual())
+        return True
 
     def _usual(self) -> list[tuple[int, float]]:
         """The samples without those that took many times what as many items, or more, took once: the first batch of a

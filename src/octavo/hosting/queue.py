@@ -37,48 +37,35 @@ class Waiting(Generic[T]):
     waits: bool = True
 
 
-class _Urgency(Generic[T]):
-    """Those that are equally urgent, in a line for each kind; no line is empty. Nothing takes longer with many."""
+class _Kind(Generic[T]):
+    """Those that may be computed together, in a line for each urgency: a level, and whether they are delayed."""
+
+    __slots__ = ("items", "lines")
 
     def __init__(self) -> None:
-        self.lines: dict[Hashable, OrderedDict[int, Waiting[T]]] = {}
-        self._heads: list[tuple[int, Hashable]] = []
+        self.items = 0
+        self.lines: dict[tuple[int, bool], OrderedDict[int, Waiting[T]]] = {}
 
-    def add(self, waiting: Waiting[T]) -> None:
-        line = self.lines.setdefault(waiting.kind, OrderedDict())
-        if not line:
-            heapq.heappush(self._heads, (waiting.number, waiting.kind))
-        line[waiting.number] = waiting
 
-    def remove(self, waiting: Waiting[T]) -> None:
-        line = self.lines[waiting.kind]
-        was_head = next(iter(line)) == waiting.number
-        del line[waiting.number]
-        if not line:
-            del self.lines[waiting.kind]
-        elif was_head:
-            heapq.heappush(self._heads, (next(iter(line)), waiting.kind))
+class _Level:
+    """How many wait of a level, and the items of those that are not delayed."""
 
-    def first(self) -> Waiting[T]:
-        while True:
-            number, kind = self._heads[0]
-            line = self.lines.get(kind)
-            if line is not None and next(iter(line)) == number:
-                return line[number]
-            heapq.heappop(self._heads)
+    __slots__ = ("items", "requests")
+
+    def __init__(self) -> None:
+        self.items = self.requests = 0
 
 
 class Queue(Generic[T]):
-    """Bounded by the policy of each level of priority."""
+    """Bounded by the policy of each level of priority. Nothing takes longer with many."""
 
     def __init__(self, batching: Batching) -> None:
         self._batching = batching
         self._numbers = itertools.count()
-        # By level, and those that waited too long behind the others of their level.
-        self._urgencies: dict[tuple[int, bool], _Urgency[T]] = {}
-        self._counts: dict[int, int] = {}
-        self._items: dict[Hashable, int] = {}
-        self._items_of_level: dict[int, int] = {}
+        self._kinds: dict[Hashable, _Kind[T]] = {}
+        # One for each line: where its first one stands, or stood. Lines that have become empty go when they are met.
+        self._heads: list[tuple[tuple[int, bool], int, Hashable]] = []
+        self._levels: dict[int, _Level] = {}
         self._length = 0
         self._timed: dict[int, Waiting[T]] = {}
         self._deadlines: list[tuple[float, int]] = []
@@ -89,11 +76,12 @@ class Queue(Generic[T]):
 
     def items_of(self, kind: Hashable) -> int:
         """Of the requests that could be computed together."""
-        return self._items.get(kind, 0)
+        found = self._kinds.get(kind)
+        return 0 if found is None else found.items
 
     def items_before(self, level: int) -> int:
         """Of the requests that are computed before one of a level that comes now."""
-        return sum(items for other, items in self._items_of_level.items() if other <= level)
+        return sum(there.items for other, there in self._levels.items() if other <= level)
 
     def push(
         self, request: T, *, items: int = 1, kind: Hashable = None, now: float, priority: int = 0, timeout: float = 0.0
@@ -106,20 +94,19 @@ class Queue(Generic[T]):
         Raises:
             InferenceError: too many wait.
         """
-        level = self._batching.level(priority)
-        policy = self._batching.policy(level)
-        if policy.max_queue_size and self._counts.get(level, 0) >= policy.max_queue_size:
+        number = self._batching.level(priority)
+        policy, level = self._batching.policy(number), self._level(number)
+        if policy.max_queue_size and level.requests >= policy.max_queue_size:
             raise InferenceError(
                 f"Exceeds maximum queue size: {policy.max_queue_size} requests wait already", Code.UNAVAILABLE
             )
         seconds = policy.timeout(timeout)
         deadline = now + seconds if seconds else math.inf
-        waiting = Waiting(request, items, kind, now, deadline, level, next(self._numbers))
+        waiting = Waiting(request, items, kind, now, deadline, number, next(self._numbers))
         self._insert(waiting)
         self._length += 1
-        self._counts[level] = self._counts.get(level, 0) + 1
-        self._items[kind] = self._items.get(kind, 0) + items
-        if deadline < math.inf:
+        level.requests += 1
+        if seconds:
             self._timed[waiting.number] = waiting
             heapq.heappush(self._deadlines, (deadline, waiting.number))
         return waiting
@@ -131,20 +118,17 @@ class Queue(Generic[T]):
         self._extract(waiting)
         waiting.waits = False
         self._length -= 1
-        self._counts[waiting.level] -= 1
-        self._items[waiting.kind] -= waiting.items
-        if not self._items[waiting.kind]:
-            del self._items[waiting.kind]
-        self._timed.pop(waiting.number, None)
-        if len(self._deadlines) > 2 * len(self._timed) + 16:  # most of them are of requests that are gone
+        self._levels[waiting.level].requests -= 1
+        if self._timed.pop(waiting.number, None) and len(self._deadlines) > 2 * len(self._timed) + 16:
+            # Most of them are of requests that are gone.
             self._deadlines = [(each.deadline, number) for number, each in self._timed.items()]
             heapq.heapify(self._deadlines)
         return True
 
     def expire(self, now: float) -> list[Waiting[T]]:
         """Take out those that waited too long, unless they are to be computed all the same, after the others."""
-        expired = []
-        while self.next_deadline <= now:
+        expired: list[Waiting[T]] = []
+        while self._deadlines and self.next_deadline <= now:
             _, number = heapq.heappop(self._deadlines)
             waiting = self._timed.pop(number)
             if self._batching.policy(waiting.level).delays:
@@ -165,23 +149,53 @@ class Queue(Generic[T]):
 
     def first(self) -> Waiting[T] | None:
         """The one whose turn it is."""
-        return self._urgencies[min(self._urgencies)].first() if self._urgencies else None
+        heads = self._heads
+        while self._length:
+            urgency, number, name = heads[0]
+            kind = self._kinds[name]
+            line = kind.lines[urgency]
+            head = next(iter(line), None)
+            if head == number:
+                return line[number]
+            if head is not None:
+                heapq.heapreplace(heads, (urgency, head, name))
+                continue
+            heapq.heappop(heads)
+            del kind.lines[urgency]
+            if not kind.lines:
+                del self._kinds[name]
+        return None
 
     def of_kind(self, kind: Hashable) -> Iterator[Waiting[T]]:
         """Those of one kind, in their order."""
-        for urgency in sorted(self._urgencies):
-            yield from self._urgencies[urgency].lines.get(kind, {}).values()
+        found = self._kinds.get(kind)
+        if found is not None:
+            for urgency in sorted(found.lines):
+                yield from found.lines[urgency].values()
+
+    def _level(self, number: int) -> _Level:
+        found = self._levels.get(number)
+        if found is None:
+            found = self._levels[number] = _Level()
+        return found
 
     def _insert(self, waiting: Waiting[T]) -> None:
-        self._urgencies.setdefault((waiting.level, waiting.delayed), _Urgency()).add(waiting)
+        kind = self._kinds.get(waiting.kind)
+        if kind is None:
+            kind = self._kinds[waiting.kind] = _Kind()
+        urgency = (waiting.level, waiting.delayed)
+        line = kind.lines.get(urgency)
+        if line is None:
+            line = kind.lines[urgency] = OrderedDict()
+            heapq.heappush(self._heads, (urgency, waiting.number, waiting.kind))
+        line[waiting.number] = waiting
+        kind.items += waiting.items
         if not waiting.delayed:
-            self._items_of_level[waiting.level] = self._items_of_level.get(waiting.level, 0) + waiting.items
+            self._levels[waiting.level].items += waiting.items
 
     def _extract(self, waiting: Waiting[T]) -> None:
-        place = (waiting.level, waiting.delayed)
-        urgency = self._urgencies[place]
-        urgency.remove(waiting)
-        if not urgency.lines:
-            del self._urgencies[place]
+        kind = self._kinds[waiting.kind]
+        del kind.lines[waiting.level, waiting.delayed][waiting.number]
+        kind.items -= waiting.items
         if not waiting.delayed:
-            self._items_of_level[waiting.level] -= waiting.items
+            self._levels[waiting.level].items -= waiting.items

@@ -7,6 +7,7 @@ no call of the operating system.
 import mmap
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 _HEAD = struct.Struct("<II")
@@ -16,6 +17,12 @@ _SLOT = struct.Struct("<dQ")
 """`time.monotonic()` when the batch began, and how many numbers follow; 0 if nothing is computed."""
 
 _NUMBER = struct.Struct("<Q")
+
+
+@cache
+def _batch(count: int) -> struct.Struct:
+    """A slot with so many numbers."""
+    return struct.Struct(f"{_SLOT.format}{count}Q")
 
 
 def path_beside(socket: str) -> Path:
@@ -39,9 +46,8 @@ class Running:
 
     def begin(self, slot: int, numbers: Sequence[int], now: float) -> None:
         """A batch is begun."""
-        at = _HEAD.size + slot * self._size
-        struct.pack_into(f"<{len(numbers)}Q", self._memory, at + _SLOT.size, *numbers)
-        _SLOT.pack_into(self._memory, at, now, len(numbers))
+        count = len(numbers)
+        _batch(count).pack_into(self._memory, _HEAD.size + slot * self._size, now, count, *numbers)
 
     def end(self, slot: int) -> None:
         """It was computed."""

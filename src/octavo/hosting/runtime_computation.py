@@ -11,8 +11,8 @@ from octavo.hosting.computation import Answer, Task
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.runtime import Runtime
-from octavo.hosting.tensors import Encoded, Place, Tensor
-from octavo.hosting.wire import Call, Infer, parts_of, tensors_of
+from octavo.hosting.tensors import Encoded, Place, Tensor, encoded_rows
+from octavo.hosting.wire import Call, Infer, arrays_of, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class RuntimeComputation:
         self._runtime = runtime
         self._name = name
         self._batched = batched
+        self._places = {spec.name: Place(spec.name, name) for spec in runtime.inputs}
         self._ragged = {spec.name for spec in runtime.inputs if spec.ragged}
         self._outputs = {spec.name: spec for spec in runtime.outputs}
         self._usual = tuple(spec.name for spec in runtime.outputs if not spec.optional)
@@ -37,9 +38,7 @@ class RuntimeComputation:
     def read(self, message: Infer | Call, data: memoryview) -> Task:
         """Make a task of a request. Raises InferenceError: it is to blame."""
         assert isinstance(message, Infer), "frontends know that it takes no bodies"
-        arrays = {
-            name: each.decode(Place(name, self._name)).array for name, each in tensors_of(message.parts, data).items()
-        }
+        arrays = arrays_of(message.parts, data, self._places)
         items = len(next(iter(arrays.values()))) if self._batched and arrays else 1
         return Task(arrays, items, self._kind(arrays), message.outputs)
 
@@ -78,12 +77,12 @@ class RuntimeComputation:
                 rows = results[name].shape[0] if results[name].ndim else 0
                 if rows != items:
                     raise ValueError(f"the output '{name}' has {rows} rows for {items}")
+        counts = [task.items for task in tasks]
+        pieces = {name: self._pieces(name, results[name], counts) for name in wanted}
         answers: list[Answer | InferenceError] = []
-        at = 0
-        for task in tasks:
-            rows = slice(at, at + task.items)
-            answers.append(self._answer(results, task.outputs or self._usual, rows))
-            at += task.items
+        for at, task in enumerate(tasks):
+            own = {name: pieces[name][at] for name in task.outputs or self._usual}
+            answers.append(Answer([each.data for each in own.values()], parts_of(own)))
         return answers
 
     def _joined(self, tasks: Sequence[Task]) -> dict[str, NDArray[Any]]:
@@ -95,13 +94,10 @@ class RuntimeComputation:
             joined[name] = np.concatenate([each.ravel() for each in arrays] if name in self._ragged else arrays)
         return joined
 
-    def _answer(self, results: Arrays, names: Sequence[str], rows: slice) -> Answer:
-        encoded = {}
-        for name in names:
-            array = results[name][rows] if self._batched else results[name]
-            datatype = self._outputs[name].datatype or Datatype.of(array.dtype)
-            encoded[name] = Encoded.of(Tensor(datatype, array))
-        return Answer([each.data for each in encoded.values()], parts_of(encoded))
+    def _pieces(self, name: str, array: NDArray[Any], counts: Sequence[int]) -> list[Encoded]:
+        """What each request gets of an output."""
+        tensor = Tensor(self._outputs[name].datatype or Datatype.of(array.dtype), array)
+        return encoded_rows(tensor, counts) if self._batched else [Encoded.of(tensor)]
 
 
 def _one_line(error: Exception) -> str:

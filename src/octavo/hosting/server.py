@@ -76,16 +76,20 @@ class ModelServer:
 
     def _next(self) -> Batch[Asked]:
         """Wait for a batch, and meanwhile do what frontends want."""
-        wait: float | None = 0.0
+        self._note_done()
+        wait = None if self._intake.idle else 0.0
         while True:
             self._intake.receive(wait)
-            while self._done:
-                self._intake.note_done(*self._done.popleft())
+            self._note_done()
             found = self._intake.take()
             self._held = isinstance(found, float) and found != math.inf
             if isinstance(found, Batch):
                 return found
             wait = wait_of(found)
+
+    def _note_done(self) -> None:
+        while self._done:
+            self._intake.note_done(*self._done.popleft())
 
     def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
         answers = self._computation.compute([each.request.task for each in batch.requests])

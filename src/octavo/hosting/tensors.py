@@ -28,7 +28,7 @@ PIECE = 2**14
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Tensor:
     """Elements of one type.
 
@@ -48,7 +48,7 @@ class Tensor:
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Encoded:
     """A tensor in its binary form, as it goes from process to process: little-endian, row-major; of BYTES each element
     behind its length in 4 bytes."""
@@ -62,8 +62,7 @@ class Encoded:
         """Shares the memory of the array, but for BYTES. Raises TypeError: BYTES whose elements are no bytes."""
         if tensor.datatype is Datatype.BYTES:
             return cls(tensor.datatype, tensor.shape, to_bytes(tensor))
-        array = np.ascontiguousarray(tensor.array, tensor.datatype.dtype)
-        return cls(tensor.datatype, tensor.shape, array.reshape(-1).view(np.uint8).data if array.size else b"")
+        return cls(tensor.datatype, tensor.shape, _bytes_of(tensor))
 
     def check(self, place: "Place") -> None:
         """See that there are as many bytes as the shape wants; the elements of BYTES are counted when they are decoded.
@@ -80,7 +79,7 @@ class Encoded:
         return from_bytes(self.datatype, self.shape, memoryview(self.data), place)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """Which tensor of which model, for errors."""
 
@@ -104,6 +103,33 @@ def element_count(shape: Sequence[int], place: Place) -> int:
     return count
 
 
+def encoded_rows(tensor: Tensor, counts: Sequence[int]) -> list[Encoded]:
+    """A tensor in pieces of so many rows, one after the other. They share its memory, but for BYTES.
+
+    Raises:
+        TypeError: BYTES whose elements are no bytes.
+    """
+    datatype, array, at = tensor.datatype, tensor.array, 0
+    pieces: list[Encoded] = []
+    if datatype is Datatype.BYTES:
+        for count in counts:
+            pieces.append(Encoded.of(Tensor(datatype, array[at : at + count])))
+            at += count
+        return pieces
+    data, rest = _bytes_of(tensor), array.shape[1:]
+    size = len(data) // (len(array) or 1)
+    for count in counts:
+        pieces.append(Encoded(datatype, (count, *rest), data[at : at + count * size]))
+        at += count * size
+    return pieces
+
+
+def _bytes_of(tensor: Tensor) -> Buffer:
+    """The memory of an array, of another type than BYTES, in its binary form."""
+    array = np.ascontiguousarray(tensor.array, tensor.datatype.dtype)
+    return array.data.cast("B") if array.size else b""
+
+
 def written(shape: Sequence[int]) -> str:
     """A shape as Triton writes it."""
     return f"[{','.join(map(str, shape))}]"
@@ -125,10 +151,10 @@ def from_bytes(datatype: Datatype, shape: Sequence[int], data: memoryview, place
     if len(data) != count * datatype.itemsize:
         expected = count * datatype.itemsize
         raise InferenceError(f"input byte size mismatch for {place}. Expected {expected}, got {len(data)}")
-    array = np.frombuffer(data, datatype.dtype)
+    array: NDArray[Any] = np.ndarray(shape, datatype.dtype, data)
     if datatype is Datatype.BOOL and array.size and array.view(np.uint8).max() > 1:
         array = array.view(np.uint8) != 0  # other bytes than 0 and 1 are no booleans to numpy
-    return Tensor(datatype, array.reshape(shape))
+    return Tensor(datatype, array)
 
 
 def _split(data: memoryview, elements: NDArray[Any], count: int, place: Place) -> None:

@@ -30,6 +30,9 @@ class Watch:
             self._set(slot, math.inf)
 
     def _set(self, slot: int, until: float) -> None:
+        if len(self._ends) == 1:  # nothing else is to be watched
+            signal.setitimer(signal.ITIMER_REAL, 0.0 if until == math.inf else self._seconds)
+            return
         with self._changing:
             self._ends[slot] = until
             first = min(self._ends)

@@ -7,25 +7,29 @@ share (`octavo.hosting.blocks`), and the frame has the block's number.
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from numpy.typing import NDArray
 
 from octavo.hosting.blocks import Borrower, Lender, News
 from octavo.hosting.datatypes import Datatype
-from octavo.hosting.tensors import Buffer, Encoded
+from octavo.hosting.tensors import Buffer, Encoded, Place, from_bytes
 
 SIZES = struct.Struct("<IQI")
 """Bytes of the msgpack, bytes of the tensors, and the number of their block; 0 if they follow."""
 
 MAX_HEAD = 1 << 24
 
+_COPIED = 1 << 14
+"""Tensors of so many bytes are joined to the frame they follow; to write them from where they are would cost more."""
+
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
     """A tensor, the next `size` bytes of the frame."""
 
     name: str
-    datatype: str
+    datatype: Datatype
     shape: tuple[int, ...]
     size: int
 
@@ -146,16 +150,19 @@ class Writer:
         self._lender = Lender()
 
     def frame(self, message: Request | Reply, tensors: Sequence[Buffer] = ()) -> list[bytes | memoryview]:
-        """A message as buffers to be written one after the other. Raises ValueError: what it says is too long."""
+        """A message as buffers of bytes, to be written one after the other. Raises ValueError: what it says is too
+        long."""
         head = _encoder.encode(message)
         if len(head) > MAX_HEAD:
             raise ValueError(f"a message of {len(head)} bytes, more than {MAX_HEAD}")
-        if not tensors:
-            return [SIZES.pack(len(head), 0, 0) + head]
-        views = [memoryview(each).cast("B") for each in tensors]
-        size = sum(view.nbytes for view in views)
-        lent = self._lender.lend(views, size)
+        size = 0
+        for each in tensors:
+            size += len(each) if type(each) is bytes else memoryview(each).nbytes
+        if size <= _COPIED:
+            return [b"".join((SIZES.pack(len(head), size, 0), head, *tensors))]
+        lent = self._lender.lend(tensors, size)
         if lent is None:
+            views = [memoryview(each).cast("B") for each in tensors]
             return [SIZES.pack(len(head), size, 0) + head, *views]
         number, news = lent
         return [_told(news) + SIZES.pack(len(head), size, number) + head]
@@ -177,15 +184,25 @@ def _told(news: Sequence[News]) -> bytes:
 
 def parts_of(tensors: Mapping[str, Encoded]) -> tuple[Part, ...]:
     """What a message says of tensors whose bytes follow in this order."""
-    return tuple(Part(name, each.datatype.value, tuple(each.shape), len(each.data)) for name, each in tensors.items())
+    return tuple([Part(name, each.datatype, tuple(each.shape), len(each.data)) for name, each in tensors.items()])
 
 
 def tensors_of(parts: Sequence[Part], data: memoryview) -> dict[str, Encoded]:
     """The tensors of a message, which share the memory of the frame's."""
     found, at = {}, 0
     for part in parts:
-        found[part.name] = Encoded(Datatype(part.datatype), part.shape, data[at : at + part.size])
+        found[part.name] = Encoded(part.datatype, part.shape, data[at : at + part.size])
         at += part.size
+    return found
+
+
+def arrays_of(parts: Sequence[Part], data: memoryview, places: Mapping[str, Place]) -> dict[str, NDArray[Any]]:
+    """The same as arrays. Raises InferenceError: the bytes of one are not those of its shape."""
+    found, at = {}, 0
+    for part in parts:
+        name, end = part.name, at + part.size
+        found[name] = from_bytes(part.datatype, part.shape, data[at:end], places[name]).array
+        at = end
     return found
 
 
