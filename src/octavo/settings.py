@@ -340,7 +340,7 @@ def require_known(names: Iterable[str], known: Iterable[str], where: str) -> Non
     known = list(known)
     for name in names:
         if name not in known:
-            raise ConfigError(f"{where}{name} is unknown; {_nearest(name, known)}")
+            raise ConfigError(f"{where}{name} is unknown; {nearest(name, known)}")
 
 
 def misspelt_variables(environment: Mapping[str, str], known: Iterable[Setting]) -> Iterator[tuple[str, str]]:
@@ -352,7 +352,8 @@ def misspelt_variables(environment: Mapping[str, str], known: Iterable[Setting])
                 yield name, match
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What to write instead of a name that nothing knows: the one that looks like it, or else one of all."""
     matches = difflib.get_close_matches(name, known, 1)
     return f"did you mean {matches[0]}?" if matches else f"use {one_of(sorted(known))}"
 
