@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from octavo.logs import _LineFormatter, _LineHandler
+from octavo.logs import TOGETHER_SECONDS, _LineFormatter, _LineHandler
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ")
 
@@ -62,12 +62,27 @@ def test_lines_of_a_turn_are_one_write(log: logging.Logger, stream: Stream) -> N
         for turn in range(3):
             for number in range(10):
                 log.info("line %d of %d %%", number, turn)
+            assert len(stream.pieces) == turn
+            if turn:
+                await asyncio.sleep(2 * TOGETHER_SECONDS)  # behind those of the turn before
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             assert len(stream.pieces) == turn + 1
 
     run(test)
     assert stream.lines == [f"INFO line {number} of {turn} %" for turn in range(3) for number in range(10)]
+
+
+def test_lines_that_come_soon_one_after_the_other_are_few_writes(log: logging.Logger, stream: Stream) -> None:
+    async def test() -> None:
+        for number in range(1000):
+            log.info("line %d", number)
+            await asyncio.sleep(0)
+        await asyncio.sleep(2 * TOGETHER_SECONDS)
+
+    run(test)
+    assert stream.lines == [f"INFO line {number}" for number in range(1000)]
+    assert len(stream.pieces) < 500
 
 
 def test_errors_and_other_threads_write_at_once_and_in_order(log: logging.Logger, stream: Stream) -> None:

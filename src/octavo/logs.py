@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import select
 import sys
 import threading
@@ -43,8 +44,13 @@ def _leave_out_what_no_line_has() -> None:
     logging._srcfile = None  # records need not know who made them
 
 
+TOGETHER_SECONDS = 0.01
+"""Lines that follow others so soon are written together."""
+
+
 class _LineHandler(logging.StreamHandler[TextIO]):
-    """Writes all lines of a turn of the event loop together, in order: each alone would cost a call of the system.
+    """Writes lines that come soon one after the other together, in order: each alone would cost a call of the system.
+    One that comes alone is written in the same turn of the event loop.
 
     Errors, and lines of threads without a loop, are written at once, with those before them.
     """
@@ -55,6 +61,8 @@ class _LineHandler(logging.StreamHandler[TextIO]):
         self._writer: asyncio.AbstractEventLoop | None = None
         """The loop that will write them, in `_thread`: to ask which one runs is a call of the system."""
         self._thread = 0
+        self._written = -math.inf
+        """When lines were written last: `time.monotonic()`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line soon."""
@@ -83,13 +91,19 @@ class _LineHandler(logging.StreamHandler[TextIO]):
             self.flush()
         else:
             self._thread = threading.get_ident()
-            self._writer.call_soon(self.flush)
+            wait = self._written + TOGETHER_SECONDS - time.monotonic()
+            if wait > 0:
+                self._writer.call_later(wait, self.flush)
+            else:
+                self._writer.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write the lines that have not been written."""
         with self.lock:  # type: ignore[union-attr]  # a handler always has one
             self._writer = None
             lines, self._lines = self._lines, []
+            if lines:
+                self._written = time.monotonic()
             for piece in _pieces(lines) if len(lines) > 1 else lines:
                 self.stream.write(piece)
             self.stream.flush()
