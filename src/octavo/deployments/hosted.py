@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from octavo.deployments.hosted_settings import HostedSettings
-from octavo.hosting.client import HostedClient
+from octavo.hosting.model_client import ModelClient
 from octavo.worker.control import WorkerState
 
 
@@ -20,14 +20,14 @@ class HostedDeployment:
     """
 
     name: str
-    client: HostedClient
+    client: ModelClient
     created: int
     aliases: tuple[str, ...] = ()
     root: str = ""
     version: str = "1"
 
     @classmethod
-    def of(cls, settings: HostedSettings, client: HostedClient) -> "HostedDeployment":
+    def of(cls, settings: HostedSettings, client: ModelClient) -> "HostedDeployment":
         """Made of its settings."""
         return cls(
             name=settings.name,

@@ -1,23 +1,24 @@
-"""A frontend's end of a hosted model: what it is asked for, and what comes back, whichever process computes it."""
+"""A frontend's end of a model that processes compute: what they are asked for, and what comes back, whichever does."""
 
 import asyncio
 import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 import msgspec
 
 from octavo.hosting.admission import Admission
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, Body, BodyCall, Inference, Outline, Outlined, Statistics
+from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
+from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
-from octavo.hosting.tensors import Buffer, Encoded, Place
-from octavo.hosting.wire import Call, Ended, Failed, Infer, Output, Pace, Reply, parts_of, tensors_of
+from octavo.hosting.tensors import Buffer, Place
+from octavo.hosting.wire import Call, Ended, Failed, Infer, Output, Pace, Reply, parts_of
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -26,22 +27,18 @@ MAX_DEATHS = 3
 LOADING_RETRY_SECONDS = 2.0
 
 
-class HostedClient:
-    """A hosted model as a frontend sees it.
-
-    Attributes:
-        state: what it can do now. failure: why it cannot. info: what it is, once it is loaded.
-        statistics: of this frontend's requests.
+class HostedClient(ModelClient):
+    """Asks the processes that compute a model.
 
     Args:
         on_culprit: called with a worker's name when it is known what it died of.
     """
 
     def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None) -> None:
+        super().__init__()
         self.state = WorkerState.LOADING
         self.failure: str | None = None
         self.info: HostedInfo | None = None
-        self.statistics = Statistics()
         self._on_culprit = on_culprit
         self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()
@@ -71,11 +68,7 @@ class HostedClient:
         return self._admission.requests
 
     async def ready(self) -> HostedInfo:
-        """Wait until the model takes requests.
-
-        Raises:
-            InferenceError: it never will; the message says why.
-        """
+        """As `ModelClient.ready`."""
         await self._settled.wait()
         if self.info is None:
             raise InferenceError(self.failure or "the model was stopped", Code.UNAVAILABLE)
@@ -83,60 +76,8 @@ class HostedClient:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    async def infer(self, inference: Inference | Outlined) -> dict[str, Encoded]:
-        """The outputs of a request, which is checked first. To cancel it takes it out of the queue.
-
-        Raises:
-            InferenceError: it does not fit the model, is not taken at the moment, or failed; or the model streams.
-        """
-        pending = self.begin(inference)
-        try:
-            await pending.wait()
-        finally:
-            self.leave(pending)
-        return outputs_of(pending)
-
-    async def stream(self, inference: Inference) -> AsyncIterator[dict[str, Encoded]]:
-        """All the results of a request, one after the other; of a model that does not stream, one.
-
-        Raises:
-            InferenceError: as `infer`, when the first result is asked for or later.
-        """
-        pending = self.begin(inference)
-        try:
-            while result := await pending.next():
-                output, data = result
-                yield tensors_of(output.parts, data)
-        finally:
-            self.leave(pending)
-
-    async def call(self, call: BodyCall) -> Body:
-        """As `infer`, of a body."""
-        pending = self._begin_call(call)
-        try:
-            await pending.wait()
-        finally:
-            self.leave(pending)
-        output, data = pending.only()
-        return Body(output.media_type, data)
-
-    async def stream_call(self, call: BodyCall) -> AsyncIterator[Body]:
-        """As `stream`, of a body."""
-        pending = self._begin_call(call)
-        try:
-            while result := await pending.next():
-                output, data = result
-                yield Body(output.media_type, data)
-        finally:
-            self.leave(pending)
-
     def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
-        """As `infer`, without waiting: `outputs_of` has the outputs when the request has ended. Whoever does not want
-        them any more calls `leave`.
-
-        Args:
-            on_end: called when it has ended, within the event that it ended by: it must be short, and raise nothing.
-        """
+        """As `ModelClient.begin`."""
         info = self._require_info()
         if isinstance(inference, Inference):
             inference = self.outline(inference)
@@ -152,11 +93,7 @@ class HostedClient:
         return self._begin(info, message, inference.tensors, outline.items, on_end)
 
     def outline(self, inference: Inference) -> Outlined:
-        """The same inference, checked. Its outline fits as long as the model is the same: `info` is.
-
-        Raises:
-            InferenceError: it does not fit the model, or there is none at the moment.
-        """
+        """As `ModelClient.outline`."""
         info, inputs = self._require_info(), inference.inputs
         try:
             items = info.signature.check(inputs, inference.outputs)
@@ -169,7 +106,8 @@ class HostedClient:
         outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
         return Outlined(outline, tensors, inference.priority, inference.timeout)
 
-    def _begin_call(self, call: BodyCall) -> Pending:
+    def begin_call(self, call: BodyCall) -> Pending:
+        """As `begin`, of a body."""
         info = self._require_info()
         if info.body is None:
             raise InferenceError(f"model '{info.name}' takes tensors, and no bodies of its own")
@@ -372,12 +310,6 @@ class HostedClient:
                 self._fail(pending, InferenceError("the model is not served any more", Code.UNAVAILABLE))
             else:
                 self._place(pending)
-
-
-def outputs_of(pending: Pending) -> dict[str, Encoded]:
-    """The outputs of a request that has ended. Raises InferenceError: as `HostedClient.infer`."""
-    output, data = pending.only()
-    return tensors_of(output.parts, data)
 
 
 _BEST_FIRST = (

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from octavo.deployments.hosted import HostedDeployment
-from octavo.hosting.client import outputs_of
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.model_client import outputs_of
 from octavo.hosting.pending import Pending
 from octavo.hosting.tensors import Encoded
 from octavo.server.context import Server

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
-from octavo.hosting.client import HostedClient
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.inference import BodyCall, Inference
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.model_client import ModelClient
 from octavo.hosting.tensors import Encoded, Place, Tensor, written
 from octavo.server.inference.nested import from_tensor, to_tensor
 from octavo.server.offload import off_loop
@@ -32,10 +32,10 @@ class ItemModel(ABC):
     """A model as `:predict` has it.
 
     Raises from all methods:
-        InferenceError: as `HostedClient.infer`; or the JSON is none of the model's.
+        InferenceError: as `ModelClient.infer`; or the JSON is none of the model's.
     """
 
-    def __init__(self, client: HostedClient, info: HostedInfo, priority: int) -> None:
+    def __init__(self, client: ModelClient, info: HostedInfo, priority: int) -> None:
         self._client = client
         self._info = info
         self._priority = priority
@@ -101,7 +101,7 @@ class TensorModel(ItemModel):
         outputs = await self._infer(inputs)
         return _alone(await off_loop(self._written, outputs))
 
-    def __init__(self, client: HostedClient, info: HostedInfo, priority: int) -> None:
+    def __init__(self, client: ModelClient, info: HostedInfo, priority: int) -> None:
         super().__init__(client, info, priority)
         self._specs = {spec.name: spec for spec in info.inputs}
 

@@ -1,0 +1,126 @@
+"""What a frontend can ask of any hosted model: of one that processes compute, and of one that is made of others."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+
+from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Statistics
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.pending import Pending
+from octavo.hosting.tensors import Encoded
+from octavo.hosting.wire import tensors_of
+from octavo.worker.control import WorkerState
+
+
+class ModelClient(ABC):
+    """A hosted model as a frontend sees it.
+
+    Attributes:
+        statistics: of this frontend's requests.
+    """
+
+    def __init__(self) -> None:
+        self.statistics = Statistics()
+
+    state: WorkerState
+    """What it can do now."""
+
+    failure: str | None
+    """Why it cannot."""
+
+    info: HostedInfo | None
+    """What it is, once it is loaded."""
+
+    @property
+    @abstractmethod
+    def pending(self) -> int:
+        """Requests that wait or are computed."""
+
+    @abstractmethod
+    async def ready(self) -> HostedInfo:
+        """Wait until the model takes requests.
+
+        Raises:
+            InferenceError: it never will; the message says why.
+        """
+
+    @abstractmethod
+    def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        """As `infer`, without waiting: `outputs_of` has the outputs when the request has ended. Whoever does not want
+        them any more calls `leave`.
+
+        Args:
+            on_end: called when it has ended, within the event that it ended by: it must be short, and raise nothing.
+        """
+
+    @abstractmethod
+    def outline(self, inference: Inference) -> Outlined:
+        """The same inference, checked. Its outline fits as long as the model is the same: `info` is.
+
+        Raises:
+            InferenceError: it does not fit the model, or there is none at the moment.
+        """
+
+    @abstractmethod
+    def begin_call(self, call: BodyCall) -> Pending:
+        """As `begin`, of a body."""
+
+    @abstractmethod
+    def leave(self, pending: Pending) -> None:
+        """Nobody reads what comes of a request any more; of one that has ended, that is so already."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ask nothing any more."""
+
+    async def infer(self, inference: Inference | Outlined) -> dict[str, Encoded]:
+        """The outputs of a request, which is checked first. To cancel it takes it out of the queue.
+
+        Raises:
+            InferenceError: it does not fit the model, is not taken at the moment, or failed; or the model streams.
+        """
+        pending = self.begin(inference)
+        try:
+            await pending.wait()
+        finally:
+            self.leave(pending)
+        return outputs_of(pending)
+
+    async def stream(self, inference: Inference) -> AsyncIterator[dict[str, Encoded]]:
+        """All the results of a request, one after the other; of a model that does not stream, one.
+
+        Raises:
+            InferenceError: as `infer`, when the first result is asked for or later.
+        """
+        pending = self.begin(inference)
+        try:
+            while result := await pending.next():
+                output, data = result
+                yield tensors_of(output.parts, data)
+        finally:
+            self.leave(pending)
+
+    async def call(self, call: BodyCall) -> Body:
+        """As `infer`, of a body."""
+        pending = self.begin_call(call)
+        try:
+            await pending.wait()
+        finally:
+            self.leave(pending)
+        output, data = pending.only()
+        return Body(output.media_type, data)
+
+    async def stream_call(self, call: BodyCall) -> AsyncIterator[Body]:
+        """As `stream`, of a body."""
+        pending = self.begin_call(call)
+        try:
+            while result := await pending.next():
+                output, data = result
+                yield Body(output.media_type, data)
+        finally:
+            self.leave(pending)
+
+
+def outputs_of(pending: Pending) -> dict[str, Encoded]:
+    """The outputs of a request that has ended. Raises InferenceError: as `ModelClient.infer`."""
+    output, data = pending.only()
+    return tensors_of(output.parts, data)
