@@ -106,13 +106,13 @@ class HostedClient(ModelClient):
         outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
         return Outlined(outline, tensors, inference.priority, inference.timeout)
 
-    def begin_call(self, call: BodyCall) -> Pending:
-        """As `begin`, of a body."""
+    def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        """As `ModelClient.begin_call`."""
         info = self._require_info()
         if info.body is None:
             raise InferenceError(f"model '{info.name}' takes tensors, and no bodies of its own")
         message = Call(next(self._numbers), call.media_type, time.monotonic(), call.priority, call.timeout)
-        return self._begin(info, message, [call.body], 1)
+        return self._begin(info, message, [call.body], 1, on_end)
 
     def _require_info(self) -> HostedInfo:
         """What the model is. Raises InferenceError: nothing can be asked of it."""

@@ -61,7 +61,7 @@ class ModelClient(ABC):
         """
 
     @abstractmethod
-    def begin_call(self, call: BodyCall) -> Pending:
+    def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `begin`, of a body."""
 
     @abstractmethod

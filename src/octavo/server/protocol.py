@@ -31,7 +31,7 @@ HELD_BYTES = 64 * 1024
 
 MAX_HEADERS = 256
 
-LIGHT_HEAD = b"POST /v2/models/"
+LIGHT_HEADS = (b"POST /v2/models/", b"POST /v1/models/")
 """How requests begin that take little to begin if they are small."""
 
 MAX_PIPELINED = 100
@@ -158,7 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif data.startswith(PROBE_HEADS):
             self._begin(data)
         else:
-            size = min(1 + len(data) // BYTES_PER_SHARE, WHOLE) if data.startswith(LIGHT_HEAD) else WHOLE
+            size = min(1 + len(data) // BYTES_PER_SHARE, WHOLE) if data.startswith(LIGHT_HEADS) else WHOLE
             if self.server_state.entrance.try_enter(size):
                 self._begin(data)
             else:
@@ -175,7 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _begin(self, data: bytes) -> None:
         """The first bytes of a request."""
         if not self._crowded:
-            if data.startswith(LIGHT_HEAD):
+            if data.startswith(LIGHT_HEADS):
                 if (exchange := self.server_state.direct.recall(self, data)) is not None:
                     self.cycle = exchange  # type: ignore[assignment]
                     self._deadline = math.inf

@@ -10,12 +10,12 @@ from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.client import HostedClient
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Body, BodyCall, Inference, Outlined
+from octavo.hosting.inference import BodyCall, Inference, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place
-from octavo.hosting.wire import Ended, Infer, Output, Timing, parts_of, tensors_of
+from octavo.hosting.wire import Call, Ended, Output, Timing, parts_of, tensors_of
 from octavo.worker.control import WorkerState
 
 Compute = Callable[[Mapping[str, Encoded]], dict[str, Encoded]]
@@ -33,7 +33,6 @@ class FakeClient(HostedClient):
         self.state = WorkerState.READY
         self.info = info
         self.seen: Inference | None = None
-        self.called: BodyCall | None = None
         self.hold: asyncio.Event | None = None
         self.cancelled = 0
         self.waiting = 0
@@ -47,9 +46,10 @@ class FakeClient(HostedClient):
             raise self.error
         return super().begin(inference, on_end)
 
-    async def call(self, call: BodyCall) -> Body:
-        self.called = call
-        return Body("application/json", bytes(call.body))
+    def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        if isinstance(self.error, ValueError):
+            raise self.error
+        return super().begin_call(call, on_end)
 
     def _place(self, pending: Pending) -> None:
         self._running[pending.number] = asyncio.create_task(self._run(pending))
@@ -60,7 +60,9 @@ class FakeClient(HostedClient):
 
     async def _run(self, pending: Pending) -> None:
         message = pending.message
-        assert isinstance(message, Infer)
+        if isinstance(message, Call):
+            await self._echo(pending, message)
+            return
         assert self.info is not None
         data = memoryview(b"".join(pending.tensors))
         inputs = tensors_of(message.parts, data)
@@ -85,6 +87,19 @@ class FakeClient(HostedClient):
                 self._succeed(pending, timed, (timed, result))
         except InferenceError as error:
             self._fail(pending, error)
+
+    async def _echo(self, pending: Pending, message: Call) -> None:
+        self.waiting += 1
+        try:
+            if self.hold is not None:
+                await asyncio.wait_for(self.hold.wait(), 10)
+        finally:
+            self.waiting -= 1
+        if isinstance(self.error, InferenceError):
+            self._fail(pending, self.error)
+            return
+        output = Output(message.number, media_type="application/json", timing=Timing(1000, 2000, 1, True))
+        self._succeed(pending, output, (output, memoryview(b"".join(pending.tensors))))
 
     def _succeed(self, pending: Pending, reply: Output | Ended, last: Result | None = None) -> None:
         before = self.statistics.success_time

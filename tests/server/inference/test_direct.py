@@ -39,6 +39,7 @@ from tests.server.raw import connect, read_answer
 Models = dict[str, FakeClient]
 
 INFER = "/v2/models/FP32/infer"
+PREDICT = "/v1/models/json/predict"
 BODY = json.dumps({"inputs": [{"name": "IN", "shape": [1], "datatype": "FP32", "data": [1.5]}]}).encode()
 THROUGH = "origin: http://localhost"
 
@@ -103,6 +104,11 @@ SAME = {
     "compressed": request(
         INFER, BODY.replace(b"1.5", b",".join([b"1"] * 999)).replace(b"[1]", b"[999]", 1), "accept-encoding: gzip"
     ),
+    "a prediction": request(PREDICT, b'{"a": 1}', "content-type: application/json"),
+    "a prediction of tensors": request("/v1/models/FP32/predict", b'{"IN": [1.5]}'),
+    "a prediction with a query": request(f"{PREDICT}?a=b", b"{}"),
+    "a prediction of none": request("/v1/models/none/predict", b"{}"),
+    "a prediction that is too large": request(PREDICT, bytes(MAX_BODY + 1)),
     "no body": request(body=b""),
     "no json": request(body=b"{"),
     "too short": request(INFER, BINARY + bytes(7), f"inference-header-content-length: {len(BINARY)}"),
@@ -209,12 +215,13 @@ def test_the_meaning_of_a_json_goes_with_the_model_and_the_key(models: Models) -
 
 
 @pytest.mark.parametrize("error", [UNAVAILABLE, InferenceError("ä" * 2000, Code.INTERNAL), ValueError("a defect")])
+@pytest.mark.parametrize(("path", "model"), [(INFER, "FP32"), (PREDICT, "json")])
 def test_errors_are_the_same(
-    hosted_url: str, models: Models, caplog: pytest.LogCaptureFixture, error: InferenceError
+    hosted_url: str, models: Models, caplog: pytest.LogCaptureFixture, error: InferenceError, path: str, model: str
 ) -> None:
-    models["FP32"].error = error
+    models[model].error = error
     with caplog.at_level(logging.INFO):
-        direct, through = (seen(ask(hosted_url, request(INFER, BODY, *more))) for more in ((), (THROUGH,)))
+        direct, through = (seen(ask(hosted_url, request(path, BODY, *more))) for more in ((), (THROUGH,)))
         eventually(lambda: len([each for each in caplog.records if each.name == "octavo.access"]) == 2)
     assert direct == through
     assert direct[0] >= 500

@@ -1,6 +1,6 @@
 """Models that take bodies of their own, JSON, forms or files, as their code says; and those that take a prompt."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -10,11 +10,12 @@ from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.inference import Body, BodyCall
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.pending import Pending
 from octavo.server.context import Server
 from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body
 from octavo.server.inference.events import send_events
-from octavo.server.inference.http import Call
+from octavo.server.inference.http import Call, CallHead
 from octavo.server.inference.items import JSON
 from octavo.server.inference.work import allowed_options, begin, presence
 
@@ -28,17 +29,25 @@ _OURS = ("model", "stream", "prompt")
 
 async def predict_body(call: Call, deployment: HostedDeployment, info: HostedInfo) -> None:
     """Answer a body with what the model makes of it; with events, if that is any number of results."""
-    body = BodyCall(
-        media_type=call.header(b"content-type"),
-        body=await read_body(call),
-        priority=allowed_options(call, None).priority,
-    )
+    body = _body_call(call, await read_body(call))
     if info.streams:
         await send_events(call, _data(deployment.client.stream_call(body)))
         return
     with presence(call):
         found = await deployment.client.call(body)
     await call.reply((found.data,), found.media_type.encode())
+
+
+def begin_predict(
+    call: CallHead, deployment: HostedDeployment, data: bytes, on_end: Callable[[Pending], None]
+) -> Pending:
+    """The same for a model that has one result, without waiting: `on_end` is called when it is there."""
+    return deployment.client.begin_call(_body_call(call, data), on_end)
+
+
+def _body_call(call: CallHead, data: bytes) -> BodyCall:
+    priority = allowed_options(call, None).priority
+    return BodyCall(media_type=call.header(b"content-type"), body=data, priority=priority)
 
 
 async def _data(results: AsyncIterator[Body]) -> AsyncIterator[bytes]:

@@ -1,4 +1,5 @@
-"""The shortest way through the server: `/infer` without the application that all other requests go through.
+"""The shortest way through the server: `/infer` and `/predict` without the application that all other requests go
+through.
 
 An application of ASGI costs a request messages in both directions and every middleware's part: several times what is
 done in them. What they decide is decided here with the same functions, at the end of the request's head; whatever is
@@ -11,6 +12,7 @@ from collections.abc import Coroutine
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from octavo.deployments.hosted import HostedDeployment
@@ -20,14 +22,16 @@ from octavo.hosting.model_client import outputs_of
 from octavo.hosting.pending import Pending
 from octavo.hosting.tensors import Encoded
 from octavo.server.context import Server
-from octavo.server.errors import ApiError, error_message, internal
+from octavo.server.errors import ApiError, error_body, error_message, internal
 from octavo.server.host_middleware import AllowedHosts
+from octavo.server.inference.bodies import begin_predict
 from octavo.server.inference.body import LEFT_EARLY, hold
 from octavo.server.inference.http import JOINED_BYTES, Answer, CallHead, Fields, api_error, error_json
-from octavo.server.inference.infer import begin_infer, compute, write_reply, write_small
-from octavo.server.inference.routes import INFER, Found, find_route
+from octavo.server.inference.infer import compute, write_reply, write_small
+from octavo.server.inference.routes import INFER, PREDICT, Found, find_route
 from octavo.server.inference.small import SmallReader
 from octavo.server.inference.tensors_out import ReplyWriter
+from octavo.server.inference.work import begin
 from octavo.server.keys import ApiKey, Keyring
 from octavo.server.leaving import shutting_down
 from octavo.server.middleware import RAW_ID_HEADERS, note, request_id
@@ -49,17 +53,19 @@ REMEMBERED_HEADS, REMEMBERED_HEAD_BYTES = 256, 2048
 """What was decided about the heads of requests is kept, up to so many bytes each: clients send the same again and
 again."""
 
+_TARGETS = (b"/infer", b"/predict")
+
 _UNUSUAL = (b"content-encoding", b"expect", b"origin", b"transfer-encoding")
 """Requests with one of these headers are left to the application."""
 
 
 @lru_cache(CACHED_TARGETS)
 def _find(target: bytes) -> Found | None:
-    """The model that a request's target is about, if it is for an inference and written plainly."""
+    """The model that a request's target is about, if it is for one of these and written plainly."""
     if not target.isascii() or b"%" in target or b"?" in target or b"#" in target:
         return None
     found = find_route(target.decode())
-    return found if found is not None and found.route is INFER else None
+    return found if found is not None and found.route in (INFER, PREDICT) else None
 
 
 class Request(NamedTuple):
@@ -120,7 +126,7 @@ class DirectWay:
     def _decide(self, connection: "HttpProtocol") -> Request | None:
         """Whether a head is one of those, whatever the server does at the moment."""
         target = connection.url
-        found = _find(target) if target.endswith(b"/infer") and len(target) <= CACHED_TARGET_LENGTH else None
+        found = _find(target) if target.endswith(_TARGETS) and len(target) <= CACHED_TARGET_LENGTH else None
         parser = connection.parser
         if (
             found is None
@@ -156,11 +162,14 @@ class DirectWay:
         call = CallHead(self.server, headers, context)
         call.name, call.version = request.found.name, request.found.version
         try:
-            deployment, info = begin_infer(call)
+            deployment, info = begin(call)
         except (InferenceError, ApiError):
             context.end()
             return None
-        return Exchange(self, connection, request.path, call, deployment, info)
+        if info.streams or (request.found.route is PREDICT and info.body is None):
+            context.end()
+            return None
+        return Exchange(self, connection, request, call, deployment, info)
 
     def write_fields(self, fields: Fields) -> bytes:
         """The header fields that all answers have, which change once a second."""
@@ -196,8 +205,8 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_call", "_connection", "_deployment", "_ended", "_info", "_path", "_pending", "_pieces", "_size", "_task"),
-        *("_way", "_writer", "disconnected", "keep_alive", "response_complete", "response_started"),
+        *("_call", "_connection", "_deployment", "_ended", "_info", "_path", "_pending", "_pieces", "_route"),
+        *("_size", "_task", "_way", "_writer", "disconnected", "keep_alive", "response_complete", "response_started"),
     )
     waiting_for_100_continue = False
     _writer: ReplyWriter
@@ -206,14 +215,14 @@ class Exchange:
         self,
         way: DirectWay,
         connection: "HttpProtocol",
-        path: str,
+        request: Request,
         call: CallHead,
         deployment: HostedDeployment,
         info: HostedInfo,
     ) -> None:
         self._way = way
         self._connection = connection
-        self._path = path
+        self._path, self._route = request.path, request.found.route
         self._call = call
         self._deployment = deployment
         self._info = info
@@ -257,14 +266,20 @@ class Exchange:
         self._call.context.received_bytes = self._size
         self._way.server.in_flight.join(self)
         try:
-            asked = self._way.reader.read(self._call, self._deployment, self._info, data)
-            if asked is None:
-                self._start(self._compute(data))
+            if self._route is PREDICT:
+                self._pending = begin_predict(self._call, self._deployment, data, self._on_computed)
             else:
-                outlined, self._writer = asked
-                self._pending = self._deployment.client.begin(outlined, self._on_computed)
+                self._infer(data)
         except Exception as error:
             self._fail(error)
+
+    def _infer(self, data: bytes) -> None:
+        asked = self._way.reader.read(self._call, self._deployment, self._info, data)
+        if asked is None:
+            self._start(self._compute(data))
+        else:
+            outlined, self._writer = asked
+            self._pending = self._deployment.client.begin(outlined, self._on_computed)
 
     def leave(self) -> None:
         """The client has left."""
@@ -307,7 +322,11 @@ class Exchange:
 
     def _on_computed(self, pending: Pending) -> None:
         try:
-            answer = write_small(self._call, self._writer, *pending.only())
+            output, data = pending.only()
+            if self._route is PREDICT:
+                answer: Answer | None = Answer((data,), output.media_type.encode())
+            else:
+                answer = write_small(self._call, self._writer, output, data)
             if answer is None:
                 self._start(self._write_large(outputs_of(pending)))
                 return
@@ -356,7 +375,7 @@ class Exchange:
             self._end()
             return
         self._call.context.refusal = error_message(error)
-        body = error_json(error)
+        body = orjson.dumps(error_body(error)) if self._route is PREDICT else error_json(error)
         fields = [(name.lower().encode(), value.encode("latin-1")) for name, value in (error.headers or {}).items()]
         self._connection.transport.write(self._head(error.status_code, len(body), b"application/json", fields) + body)
         self._finish()
@@ -389,7 +408,7 @@ class Exchange:
         self._connection.leaving.discard(self.leave)
         way.server.in_flight.leave(self)
         context.end()
-        note(context, way.server.http_metrics, "POST", INFER.path, self._path)
+        note(context, way.server.http_metrics, "POST", self._route.path, self._path)
 
 
 _NAMES = b"".join([b"%b: %%b\r\n" % each for each in RAW_ID_HEADERS])

@@ -31,19 +31,13 @@ STREAMS = (
 
 async def infer(call: Call) -> None:
     """Compute outputs of input tensors, in JSON or binary."""
-    deployment, info = begin_infer(call)
+    deployment, info = begin(call)
+    if info.streams:
+        raise InferenceError(STREAMS.format(info.name), Code.UNSUPPORTED)
     data = await read_body(call)
     with presence(call):
         answer = await compute(call, deployment, info, data)
     await call.reply(*answer)
-
-
-def begin_infer(call: CallHead) -> tuple[HostedDeployment, HostedInfo]:
-    """As `begin`, of a model that has one result for each request."""
-    deployment, info = begin(call)
-    if info.streams:
-        raise InferenceError(STREAMS.format(info.name), Code.UNSUPPORTED)
-    return deployment, info
 
 
 async def compute(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Answer:
