@@ -89,6 +89,7 @@ class HostedClient(ModelClient):
             outline.outputs,
             inference.priority,
             inference.timeout,
+            inference.details if info.details else None,
         )
         return self._begin(info, message, inference.tensors, outline.items, on_end)
 
@@ -104,7 +105,7 @@ class HostedClient(ModelClient):
             raise
         tensors = [each.data for each in inputs.values()]
         outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
-        return Outlined(outline, tensors, inference.priority, inference.timeout)
+        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
 
     def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `ModelClient.begin_call`."""

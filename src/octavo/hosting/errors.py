@@ -14,6 +14,8 @@ class Code(Enum):
     UNAVAILABLE = "unavailable"
     UNSUPPORTED = "unsupported"
     INTERNAL = "internal"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
 
 
 class InferenceError(OctavoError):

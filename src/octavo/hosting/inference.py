@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Buffer, Encoded
-from octavo.hosting.wire import Part
+from octavo.hosting.wire import Details, Output, Part, tensors_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +15,14 @@ class Inference:
     Attributes:
         inputs: by name. outputs: those that are wanted; none for all.
         priority: 1 is the most urgent, 0 the model's default. timeout: seconds that it may wait; 0 for ever.
+        details: for models that want them.
     """
 
     inputs: Mapping[str, Encoded]
     outputs: Sequence[str] = ()
     priority: int = 0
     timeout: float = 0.0
+    details: Details | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -46,13 +48,27 @@ class Outlined:
 
     Attributes:
         tensors: the bytes of the inputs, one behind the other, in any number of pieces.
-        priority, timeout: as for `Inference`.
+        priority, timeout, details: as for `Inference`.
     """
 
     outline: Outline
     tensors: Sequence[Buffer]
     priority: int = 0
     timeout: float = 0.0
+    details: Details | None = None
+
+
+class Outputs(dict[str, Encoded]):
+    """A result: tensors by name.
+
+    Attributes:
+        parameters: what the model says beside them. last: whether it is known that no other result follows.
+    """
+
+    def __init__(self, output: Output, data: memoryview) -> None:
+        super().__init__(tensors_of(output.parts, data))
+        self.parameters = output.parameters
+        self.last = output.last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         instances: that compute at once, in `processes` processes. at_once: batches that these compute.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
+        details: whether it wants to know what requests say beside their tensors.
         body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
         result: of one request, or of each piece if it streams, as JSON.
         definitions: that both refer to, under "#/$defs/".
@@ -41,6 +42,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     processes: int = 1
     execution_timeout: float = 0.0
     streams: bool = False
+    details: bool = False
     body: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     definitions: dict[str, Any] = {}

@@ -3,11 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 
-from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Statistics
+from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Outputs, Statistics
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.pending import Pending
-from octavo.hosting.tensors import Encoded
-from octavo.hosting.wire import tensors_of
 from octavo.worker.control import WorkerState
 
 
@@ -72,7 +70,7 @@ class ModelClient(ABC):
     def close(self) -> None:
         """Ask nothing any more."""
 
-    async def infer(self, inference: Inference | Outlined) -> dict[str, Encoded]:
+    async def infer(self, inference: Inference | Outlined) -> Outputs:
         """The outputs of a request, which is checked first. To cancel it takes it out of the queue.
 
         Raises:
@@ -85,7 +83,7 @@ class ModelClient(ABC):
             self.leave(pending)
         return outputs_of(pending)
 
-    async def stream(self, inference: Inference) -> AsyncIterator[dict[str, Encoded]]:
+    async def stream(self, inference: Inference) -> AsyncIterator[Outputs]:
         """All the results of a request, one after the other; of a model that does not stream, one.
 
         Raises:
@@ -94,8 +92,7 @@ class ModelClient(ABC):
         pending = self.begin(inference)
         try:
             while result := await pending.next():
-                output, data = result
-                yield tensors_of(output.parts, data)
+                yield Outputs(*result)
         finally:
             self.leave(pending)
 
@@ -120,7 +117,6 @@ class ModelClient(ABC):
             self.leave(pending)
 
 
-def outputs_of(pending: Pending) -> dict[str, Encoded]:
+def outputs_of(pending: Pending) -> Outputs:
     """The outputs of a request that has ended. Raises InferenceError: as `ModelClient.infer`."""
-    output, data = pending.only()
-    return tensors_of(output.parts, data)
+    return Outputs(*pending.only())

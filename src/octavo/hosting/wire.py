@@ -34,6 +34,23 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     size: int
 
 
+class Details(msgspec.Struct, frozen=True, array_like=True):
+    """What a request says of itself beside its tensors.
+
+    Attributes:
+        id: its client's name for it. parameters: that the server itself does not heed.
+        sequence: which one it belongs to; 0 and "" for none. flags: `SEQUENCE_START`, `SEQUENCE_END`.
+    """
+
+    id: str = ""
+    sequence: int | str = 0
+    flags: int = 0
+    parameters: dict[str, bool | int | float | str] = {}
+
+
+SEQUENCE_START, SEQUENCE_END = 1, 2
+
+
 class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
     """Compute something of tensors.
 
@@ -42,6 +59,7 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
         parts: its inputs. outputs: those that are wanted; none for all.
         priority: 0 for the default. timeout: seconds that it may wait; 0 for ever.
         arrived: `time.monotonic()` when it came to the frontend, which has the same clock.
+        details: for a model that wants them (`HostedInfo.details`).
     """
 
     number: int
@@ -50,6 +68,7 @@ class Infer(msgspec.Struct, frozen=True, array_like=True, tag=0):
     outputs: tuple[str, ...] = ()
     priority: int = 0
     timeout: float = 0.0
+    details: Details | None = None
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -88,6 +107,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag=3):
     Attributes:
         parts: of an `Infer`. media_type: of the body that answers a `Call`, the bytes of the frame.
         last: whether no other follows. timing: of the last one.
+        parameters: what the model says beside its outputs.
     """
 
     number: int
@@ -95,6 +115,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag=3):
     media_type: str = ""
     last: bool = True
     timing: Timing | None = None
+    parameters: dict[str, bool | int | float | str] = {}
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):

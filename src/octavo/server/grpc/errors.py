@@ -11,6 +11,8 @@ _STATUS = {
     Code.UNAVAILABLE: Status.UNAVAILABLE,
     Code.UNSUPPORTED: Status.UNIMPLEMENTED,
     Code.INTERNAL: Status.INTERNAL,
+    Code.UNKNOWN: Status.UNKNOWN,
+    Code.CANCELLED: Status.CANCELLED,
 }
 
 

@@ -1,11 +1,12 @@
 """ModelInfer, and what ModelStreamInfer has in common with it."""
 
 from collections.abc import Sequence
+from copy import copy
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.deployments.registry import Use
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Inference, Outline, Outlined
+from octavo.hosting.inference import Inference, Outline, Outlined, Outputs
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.pending import Pending
 from octavo.hosting.tensors import Buffer, Encoded, Place
@@ -15,9 +16,17 @@ from octavo.server.errors import ApiError
 from octavo.server.grpc.call import Call
 from octavo.server.grpc.errors import rpc_error
 from octavo.server.grpc.infer_request import InferHead, Request, parse_head, split
-from octavo.server.grpc.infer_response import describe, interleave, response_head, response_id, write_response
+from octavo.server.grpc.infer_response import (
+    describe,
+    interleave,
+    response_head,
+    response_id,
+    response_parameters,
+    write_response,
+)
 from octavo.server.inference.classification import classify
 from octavo.server.inference.lookup import find, loaded
+from octavo.server.inference.parameters import named
 from octavo.server.offload import off_loop
 
 INLINE_BYTES = 64 * 1024
@@ -62,6 +71,8 @@ class Known:
             self._described = describe(response_head(deployment.name, deployment.version), output.parts)
             self._parts, self._deployment = output.parts, deployment
         before: list[Buffer] = [response_id(request)] if request else []
+        if output.parameters:
+            before.append(response_parameters(output.parameters))
         if len(self._parts) == 1:
             return [*before, self._described[0], data]
         pieces, at = [], 0
@@ -129,7 +140,7 @@ class Inferences:
             use = self._server.deployments.begin()
             use.choose(deployment)
             call.work = asked = Asked(call, deployment, known, request.id, use)
-            asked.ask(self.outlined(call, deployment, known, request.raw))
+            asked.ask(self.outlined(call, deployment, known, request))
         except InferenceError as error:
             raise rpc_error(error) from None
 
@@ -138,11 +149,11 @@ class Inferences:
         try:
             known = await self.read(request)
             deployment = self._find(call, known.head)
-            outputs = await self.compute(call, deployment, known, request.raw)
+            outputs = await self.compute(call, deployment, known, request)
         except InferenceError as error:
             raise rpc_error(error) from None
         head = response_id(request.id) + response_head(deployment.name, deployment.version)
-        call.answer(write_response(head, outputs))
+        call.answer(write_response(head + response_parameters(outputs.parameters), outputs))
 
     def _find(self, call: Call, head: InferHead) -> HostedDeployment:
         deployment = find(self._server.deployments, head.model, head.version)
@@ -168,35 +179,36 @@ class Inferences:
             self._known[written] = known
         return known
 
-    async def compute(
-        self, call: Call, deployment: HostedDeployment, known: Known, raw: Sequence[Buffer]
-    ) -> dict[str, Encoded]:
+    async def compute(self, call: Call, deployment: HostedDeployment, known: Known, request: Request) -> Outputs:
         """The outputs of a request. Raises InferenceError."""
         use = self._server.deployments.begin()
         use.choose(deployment)
         try:
             if known.head.plain:
-                return await deployment.client.infer(self.outlined(call, deployment, known, raw))
-            outputs = await deployment.client.infer(await self.inference(call, known.head, raw))
+                return await deployment.client.infer(self.outlined(call, deployment, known, request))
+            outputs = await deployment.client.infer(await self.inference(call, known.head, request))
             return await self.finish(deployment, known.head, outputs)
         finally:
             use.end()
 
-    def outlined(self, call: Call, deployment: HostedDeployment, known: Known, raw: Sequence[Buffer]) -> Outlined:
+    def outlined(self, call: Call, deployment: HostedDeployment, known: Known, request: Request) -> Outlined:
         """What is asked of the model, if no tensor lies in a region. Raises InferenceError."""
-        head, client = known.head, deployment.client
+        head, client, raw = known.head, deployment.client, request.raw
         priority, timeout = self._treatment(call, head)
+        details = named(head.options.details, request.id)
         if head.all_raw and (outline := known.fits(loaded(deployment), raw)) is not None:
-            return Outlined(outline, raw, priority, timeout)
+            return Outlined(outline, raw, priority, timeout, details)
         left, inputs = iter(raw), {}
         for each in head.inputs:
             inputs[each.name] = Encoded(each.datatype, each.shape, next(left) if each.data is None else each.data)
-        found = client.outline(Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout))
+        found = client.outline(
+            Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout, details=details)
+        )
         if head.all_raw:
             known.outline = found.outline
         return found
 
-    async def inference(self, call: Call, head: InferHead, raw: Sequence[Buffer]) -> Inference:
+    async def inference(self, call: Call, head: InferHead, request: Request) -> Inference:
         """What is asked of the model, wherever its inputs lie. Raises InferenceError."""
         inputs: dict[str, Encoded] = {}
         index = 0
@@ -208,11 +220,12 @@ class Inferences:
                 window = self._server.shared_memory.window(each.region.name, each.region.offset, each.region.size)
                 data = await off_loop(window.read)
             else:
-                data = raw[index]
+                data = request.raw[index]
                 index += 1
             inputs[each.name] = Encoded(each.datatype, each.shape, data)
         priority, timeout = self._treatment(call, head)
-        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout)
+        details = named(head.options.details, request.id)
+        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout, details=details)
 
     def _treatment(self, call: Call, head: InferHead) -> tuple[int, float]:
         """Its priority, and for how long it waits: in a queue no longer than its client, who leaves at a deadline."""
@@ -225,13 +238,11 @@ class Inferences:
             raise InferenceError(str(error)) from None
         return priority, timeout
 
-    async def finish(
-        self, deployment: HostedDeployment, head: InferHead, outputs: dict[str, Encoded]
-    ) -> dict[str, Encoded]:
+    async def finish(self, deployment: HostedDeployment, head: InferHead, outputs: Outputs) -> Outputs:
         """Outputs as they are wanted: as classes, or in regions, of which nothing but their shapes is sent."""
         info = loaded(deployment)
         labels = {spec.name: spec.labels for spec in info.outputs}
-        finished = dict(outputs)
+        finished = copy(outputs)
         for each in head.outputs:
             output = outputs.get(each.name)
             if output is None:

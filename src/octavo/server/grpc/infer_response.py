@@ -65,6 +65,20 @@ def response_id(request: str) -> bytes:
     return ID + varint(len(name)) + name if name else b""
 
 
+def response_parameters(parameters: Mapping[str, bool | int | float | str]) -> bytes:
+    """What an answer says of what the model says beside its outputs."""
+    if not parameters:
+        return b""
+    message = InferResponse()
+    for name, value in parameters.items():
+        setattr(message.parameters[name], _CHOICES[type(value)], value)
+    written: bytes = message.SerializeToString()
+    return written
+
+
+_CHOICES = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
+
+
 @lru_cache(maxsize=1024)
 def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
     """What an answer says of an output."""

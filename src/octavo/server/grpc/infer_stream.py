@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from octavo.deployments.hosted import HostedDeployment
@@ -13,7 +13,14 @@ from octavo.server.grpc.call import Call
 from octavo.server.grpc.framing import Message
 from octavo.server.grpc.infer import Inferences, Known
 from octavo.server.grpc.infer_request import Request, split
-from octavo.server.grpc.infer_response import response_head, response_id, stream_error, streamed, write_response
+from octavo.server.grpc.infer_response import (
+    response_head,
+    response_id,
+    response_parameters,
+    stream_error,
+    streamed,
+    write_response,
+)
 from octavo.server.inference.lookup import find, loaded
 
 log = logging.getLogger("octavo.server")
@@ -75,33 +82,37 @@ class InferenceStreams:
 
     async def _result(self, call: Call, deployment: HostedDeployment, known: Known, request: Request) -> Answers:
         try:
-            outputs = await self._inferences.compute(call, deployment, known, request.raw)
+            outputs = await self._inferences.compute(call, deployment, known, request)
         except InferenceError as error:
             yield stream_error(str(error), request.id)
             return
-        yield streamed(write_response(_head(deployment, request, final=True), outputs))
+        yield streamed(write_response(_head(deployment, request, outputs.parameters, final=True), outputs))
 
     async def _results(self, call: Call, deployment: HostedDeployment, known: Known, request: Request) -> Answers:
-        """All of a model that has any number of them: which one is the last is known only when there is no other."""
-        head = known.head
+        """All of a model that has any number of them: the last may be known as such only when there is no other."""
+        head, last = known.head, False
         use = self._server.deployments.begin()
         use.choose(deployment)
         try:
-            inference = await self._inferences.inference(call, head, request.raw)
+            inference = await self._inferences.inference(call, head, request)
             async for outputs in deployment.client.stream(inference):
                 finished = outputs if head.plain else await self._inferences.finish(deployment, head, outputs)
-                yield streamed(write_response(_head(deployment, request, final=False), finished))
+                last = outputs.last
+                yield streamed(write_response(_head(deployment, request, outputs.parameters, final=last), finished))
         except InferenceError as error:
             yield stream_error(str(error), request.id)
             return
         finally:
             use.end()
-        if head.empty_final:
-            yield streamed([_head(deployment, request, final=True)])
+        if head.empty_final and not last:
+            yield streamed([_head(deployment, request, {}, final=True)])
 
 
-def _head(deployment: HostedDeployment, request: Request, *, final: bool) -> bytes:
-    return response_id(request.id) + response_head(deployment.name, deployment.version, final)
+def _head(
+    deployment: HostedDeployment, request: Request, parameters: Mapping[str, bool | int | float | str], *, final: bool
+) -> bytes:
+    name, head = response_id(request.id), response_head(deployment.name, deployment.version, final)
+    return name + head + response_parameters(parameters)
 
 
 async def _failed(error: InferenceError, request: str) -> Answers:

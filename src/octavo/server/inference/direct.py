@@ -17,10 +17,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.inference import Outputs
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.model_client import outputs_of
 from octavo.hosting.pending import Pending
-from octavo.hosting.tensors import Encoded
 from octavo.server.context import Server
 from octavo.server.errors import ApiError, error_body, error_message, internal
 from octavo.server.host_middleware import AllowedHosts
@@ -341,7 +341,7 @@ class Exchange:
         except Exception as error:
             self._fail(error)
 
-    async def _write_large(self, outputs: dict[str, Encoded]) -> None:
+    async def _write_large(self, outputs: Outputs) -> None:
         await self._write(await write_reply(self._call, self._writer, outputs))
 
     async def _write(self, answer: Answer) -> None:

@@ -8,7 +8,7 @@ import orjson
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
-from octavo.hosting.inference import Inference
+from octavo.hosting.inference import Inference, Outputs
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import ANY, TensorSpec
 from octavo.hosting.tensors import Encoded, Place, from_json
@@ -18,6 +18,7 @@ from octavo.server.inference.body import read_body
 from octavo.server.inference.events import send_events
 from octavo.server.inference.http import Call
 from octavo.server.inference.nested import datatype_of
+from octavo.server.inference.parameters import named
 from octavo.server.inference.tensor_json import read_json
 from octavo.server.inference.tensors_out import values_json
 from octavo.server.inference.work import allowed_options, begin, presence
@@ -68,7 +69,12 @@ async def _read(call: Call) -> tuple[HostedDeployment, HostedInfo, Inference, st
     else:
         inputs, parameters = _tensors(info, body)
     chosen = allowed_options(call, parameters)
-    inference = Inference(inputs=inputs, priority=chosen.priority, timeout=chosen.timeout)
+    inference = Inference(
+        inputs=inputs,
+        priority=chosen.priority,
+        timeout=chosen.timeout,
+        details=named(chosen.details, request_id),
+    )
     return deployment, info, inference, request_id
 
 
@@ -111,17 +117,16 @@ def _no_shape(spec: TensorSpec) -> InferenceError:
     return InferenceError(f"The schema can not convert input '{spec.name}' to tensor with proper shape")
 
 
-async def _written(
-    deployment: HostedDeployment, info: HostedInfo, outputs: Mapping[str, Encoded], request_id: str
-) -> bytes:
+async def _written(deployment: HostedDeployment, info: HostedInfo, outputs: Outputs, request_id: str) -> bytes:
     if sum(len(each.data) for each in outputs.values()) > INLINE_BYTES:
         return await off_loop(_write, deployment, info, outputs, request_id)
     return _write(deployment, info, outputs, request_id)
 
 
-def _write(deployment: HostedDeployment, info: HostedInfo, outputs: Mapping[str, Encoded], request_id: str) -> bytes:
+def _write(deployment: HostedDeployment, info: HostedInfo, outputs: Outputs, request_id: str) -> bytes:
     members = {"id": orjson.dumps(request_id)} if request_id else {}
     members |= {"model_name": orjson.dumps(deployment.name), "model_version": orjson.dumps(deployment.version)}
+    members |= {name: orjson.dumps(value) for name, value in outputs.parameters.items()}
     for name, output in outputs.items():
         text = values_json(output, Place(name, info.name))
         members[name] = (text[1:-1] if math.prod(output.shape) == 1 else text).encode()

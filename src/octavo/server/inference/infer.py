@@ -1,19 +1,20 @@
 """`/infer`: one request, one reply. This is the shortest way that there is through the server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Inference
+from octavo.hosting.inference import Inference, Outputs
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Encoded
-from octavo.hosting.wire import Output, tensors_of
+from octavo.hosting.wire import Output
 from octavo.server.body import INLINE_BYTES
 from octavo.server.compression import accepted, packed
 from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body
 from octavo.server.inference.http import BINARY, Answer, Call, CallHead, Part
+from octavo.server.inference.parameters import named
 from octavo.server.inference.tensor_json import Head, parse_head, read_head
 from octavo.server.inference.tensors_in import LENGTH_HEADER, Reader, head_length, raw_input
 from octavo.server.inference.tensors_out import LARGE_BYTES, ReplyWriter, wishes
@@ -85,7 +86,13 @@ def _asked(
     binary = _takes_binary(parameters) if parameters else False
     chosen = allowed_options(call, parameters)
     wanted = wishes(head.outputs, call.server.shared_memory, binary=binary) if head.outputs else {}
-    inference = Inference(inputs=inputs, outputs=tuple(wanted), priority=chosen.priority, timeout=chosen.timeout)
+    inference = Inference(
+        inputs=inputs,
+        outputs=tuple(wanted),
+        priority=chosen.priority,
+        timeout=chosen.timeout,
+        details=named(chosen.details, head.id or ""),
+    )
     return inference, ReplyWriter(deployment, info, wanted, binary=binary, request_id=head.id or "")
 
 
@@ -103,14 +110,14 @@ def write_small(call: CallHead, writer: ReplyWriter, output: Output, data: memor
     encoding = _encoding(call)
     if encoding and len(data) > INLINE_BYTES:
         return None
-    head = writer.known_head(output.parts)
+    head = b"" if output.parameters else writer.known_head(output.parts)
     if head:
         return _answer(encoding, head, (data,))
-    outputs = tensors_of(output.parts, data)
+    outputs = Outputs(output, data)
     return None if writer.is_large(outputs) else _answer(encoding, *writer.write(outputs, output.parts))
 
 
-async def write_reply(call: CallHead, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:
+async def write_reply(call: CallHead, writer: ReplyWriter, outputs: Outputs) -> Answer:
     """Write a reply. Raises InferenceError: it cannot be written as it is wanted."""
     encoding = _encoding(call)
     if writer.is_large(outputs) or (encoding and writer.size(outputs) > INLINE_BYTES):
@@ -118,7 +125,7 @@ async def write_reply(call: CallHead, writer: ReplyWriter, outputs: Mapping[str,
     return _write(encoding, writer, outputs)
 
 
-def _write(encoding: str, writer: ReplyWriter, outputs: Mapping[str, Encoded]) -> Answer:
+def _write(encoding: str, writer: ReplyWriter, outputs: Outputs) -> Answer:
     return _answer(encoding, *writer.write(outputs))
 
 

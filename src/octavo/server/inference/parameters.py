@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
+
+import msgspec
 
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.wire import SEQUENCE_END, SEQUENCE_START, Details
 
 UINT64 = 2**64
 RESERVED = "triton_"
@@ -15,13 +19,17 @@ class Options:
 
     Attributes:
         priority: 1 is the most urgent, 0 the model's default. timeout: seconds that it may wait; 0 for ever.
+        details: what the model may want to know.
     """
 
     priority: int = 0
     timeout: float = 0.0
+    details: Details | None = None
 
 
 DEFAULT = Options()
+
+_HEEDED = frozenset(("priority", "timeout", "sequence_id", "sequence_start", "sequence_end"))
 
 
 def options(parameters: Mapping[str, object]) -> Options:
@@ -45,7 +53,22 @@ def options(parameters: Mapping[str, object]) -> Options:
     for name in ("sequence_start", "sequence_end"):
         if not isinstance(parameters.get(name, False), bool):
             raise InferenceError(f"Unable to parse '{name}': {parameters[name]} is neither true nor false")
-    return Options(_unsigned(parameters, "priority"), _unsigned(parameters, "timeout") / 1e6)
+    return Options(_unsigned(parameters, "priority"), _unsigned(parameters, "timeout") / 1e6, _details(parameters))
+
+
+def named(details: Details | None, name: str) -> Details | None:
+    """The details of a request that its client calls so; empty if it does not."""
+    if not name:
+        return details
+    return Details(name) if details is None else msgspec.structs.replace(details, id=name)
+
+
+def _details(parameters: Mapping[str, object]) -> Details | None:
+    own = cast(dict[str, bool | int | float | str], {n: v for n, v in parameters.items() if n not in _HEEDED})
+    sequence = cast(int | str, parameters.get("sequence_id", 0))
+    started, ended = parameters.get("sequence_start", False), parameters.get("sequence_end", False)
+    flags = (SEQUENCE_START if started else 0) | (SEQUENCE_END if ended else 0)
+    return Details(sequence=sequence, flags=flags, parameters=own) if own or sequence or flags else None
 
 
 def _unsigned(parameters: Mapping[str, object], name: str) -> int:

@@ -4,6 +4,7 @@ tensors. What such a JSON means is kept."""
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.inference import Outline, Outlined
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.wire import Details
 from octavo.server.inference.http import CallHead
 from octavo.server.inference.infer import read_small
 from octavo.server.inference.tensors_in import head_length
@@ -13,8 +14,9 @@ from octavo.server.keys import PriorityRange
 MEANINGS, MEANING_BYTES = 256, 4096
 """How many are kept, of JSON up to so many bytes each."""
 
-Meaning = tuple[Outline, int, float, ReplyWriter]
-"""What is asked for, its priority, the seconds that it may wait, and what writes the reply."""
+Meaning = tuple[Outline, int, float, Details | None, ReplyWriter]
+"""What is asked for, its priority, the seconds that it may wait, what the model may want to know, and what writes the
+reply."""
 
 
 class SmallReader:
@@ -35,9 +37,9 @@ class SmallReader:
         following = len(data) - size
         key = (deployment.name, call.context.priorities, data[:size]) if 0 < size <= MEANING_BYTES else None
         if key is not None and (meaning := self._meanings.get(key)) is not None:
-            outline, priority, timeout, writer = meaning
+            outline, priority, timeout, details, writer = meaning
             if outline.info is info and outline.size == following:
-                return Outlined(outline, (memoryview(data)[size:],), priority, timeout), writer
+                return Outlined(outline, (memoryview(data)[size:],), priority, timeout, details), writer
         asked = read_small(call, deployment, info, data)
         if asked is None:
             return None
@@ -46,5 +48,5 @@ class SmallReader:
         if key is not None and writer.lasts and outlined.outline.size == following:  # nothing of them is in the JSON
             if len(self._meanings) >= MEANINGS:
                 self._meanings.clear()
-            self._meanings[key] = (outlined.outline, inference.priority, inference.timeout, writer)
+            self._meanings[key] = (outlined.outline, inference.priority, inference.timeout, inference.details, writer)
         return outlined, writer

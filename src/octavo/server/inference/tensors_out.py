@@ -12,6 +12,7 @@ from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting import wire
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.inference import Outputs
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place
@@ -93,7 +94,7 @@ class ReplyWriter:
         self._info = info
         self._wishes = wishes
         self._default = _BINARY if binary else _PLAIN
-        model = f'"model_name":{_QUOTED(deployment.name)},"model_version":"{deployment.version}","outputs":['
+        model = f'"model_name":{_QUOTED(deployment.name)},"model_version":"{deployment.version}",'
         self._known: dict[tuple[wire.Part, ...], bytes] = {}
         self._head = f'{{"id":{orjson.dumps(request_id).decode()},{model}' if request_id else f"{{{model}"
 
@@ -127,7 +128,7 @@ class ReplyWriter:
         """The JSON of a reply whose outputs follow it just as they came; empty unless such a one was written before."""
         return self._known.get(described, b"")
 
-    def write(self, outputs: Mapping[str, Encoded], described: tuple[wire.Part, ...] = ()) -> tuple[bytes, list[Part]]:
+    def write(self, outputs: Outputs, described: tuple[wire.Part, ...] = ()) -> tuple[bytes, list[Part]]:
         """The JSON of a reply, and the bytes that follow it.
 
         Args:
@@ -157,11 +158,12 @@ class ReplyWriter:
                 entries.append(f'{entry},"parameters":{{"binary_data_size":{len(output.data)}}}}}')
             else:
                 entries.append(f'{entry},"data":{values_json(output, Place(name, self._info.name))}}}')
-        head = f"{self._head}{','.join(entries)}]}}".encode()
+        said = f'"parameters":{orjson.dumps(outputs.parameters).decode()},' if outputs.parameters else ""
+        head = f'{self._head}{said}"outputs":[{",".join(entries)}]}}'.encode()
         as_they_came = len(parts) == len(described) and list(self._wishes or outputs) == [
             each.name for each in described
         ]
-        if described and as_they_came and self.lasts and len(self._known) < KNOWN_HEADS:
+        if described and not said and as_they_came and self.lasts and len(self._known) < KNOWN_HEADS:
             self._known[described] = head
         return head, parts
 

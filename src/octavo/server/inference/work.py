@@ -1,5 +1,7 @@
 """What every request for a hosted model passes: it is let in, and it holds its model until its end."""
 
+from dataclasses import replace
+
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.info import HostedInfo
 from octavo.server.inference.http import Call, CallHead
@@ -34,4 +36,4 @@ def allowed_options(call: CallHead, parameters: dict[str, object] | None) -> Opt
     """What a request says of its treatment, within what its key may. Raises InferenceError, ApiError."""
     wanted = options(parameters) if parameters else DEFAULT
     priority = call.server.priority(wanted.priority or None, call.context.priorities)
-    return wanted if priority == wanted.priority else Options(priority, wanted.timeout)
+    return wanted if priority == wanted.priority else replace(wanted, priority=priority)
