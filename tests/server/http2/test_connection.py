@@ -124,6 +124,26 @@ def test_streams_end_at_any_time(client: RawClient) -> None:
     assert client.answer() == ONE_CALL
 
 
+def test_many_calls_in_one_piece(client: RawClient) -> None:
+    """Each answer is whole, and those before a mistake are given."""
+    streams = range(1, 201, 2)
+    block = frames.literals(*((name.encode(), value.encode()) for name, value in CALL))
+    calls = [
+        frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
+        + frames.frame(frames.DATA, frames.END_STREAM, stream, NOTHING)
+        for stream in streams
+    ]
+    client.send(b"".join(calls) + frames.frame(frames.PUSH_PROMISE, frames.END_HEADERS, 1))
+    found: dict[int, list[int]] = {stream: [] for stream in streams}
+    while (frame := client.next()) is not None and frame.kind != frames.GOAWAY:
+        if frame.stream:
+            found[frame.stream].append(frame.kind)
+    assert list(found.values()) == [[frames.HEADERS, frames.DATA, frames.HEADERS]] * len(streams)
+    assert frame is not None
+    assert frame.payload.startswith(struct.pack(">II", streams[-1], ErrorCode.PROTOCOL_ERROR))
+    assert client.next() is None
+
+
 def test_trailers_end_a_request(client: RawClient) -> None:
     client.head(1)
     client.data(1, flags=0)

@@ -395,13 +395,14 @@ class Call(Stream):
 
     def _note(self, status: Status) -> None:
         """Write a line of the log, one for each call."""
-        logged = self._method is None or self._method.logged
-        if logged and access_log.isEnabledFor(logging.INFO):
-            took = f"{status.name} {(time.perf_counter() - self.started) * 1e3:.1f} ms"
-            bodies = f", {self._received} bytes to and {self._sent} bytes from {self.deployment}"
-            name = self.head.request_id or f"{self._calls.name}{next(_numbers):08x}"
-            reason = f": {one_line(self._error, MAX_REASON)}" if self._error else ""
-            log_info(
-                access_log,
-                f"gRPC {self.head.label} {took}{bodies if self.deployment else ''}, request {name}{reason}",
-            )
+        if self._method is not None and not self._method.logged:
+            return
+        milliseconds = (time.perf_counter() - self.started) * 1e3
+        to = self.deployment
+        bodies = f", {self._received} bytes to and {self._sent} bytes from {to}" if to else ""
+        name = self.head.request_id or f"{self._calls.name}{next(_numbers):08x}"
+        reason = f": {one_line(self._error, MAX_REASON)}" if self._error else ""
+        log_info(
+            access_log,
+            f"gRPC {self.head.label} {status._name_} {milliseconds:.1f} ms{bodies}, request {name}{reason}",
+        )

@@ -40,30 +40,30 @@ DECOUPLED = "ModelInfer RPC doesn't support models with decoupled transaction po
 
 
 class Known:
-    """The head of requests, and what was found out about the last of them.
+    """The head of requests, and what was found out about the last of them."""
 
-    Attributes:
-        outline: what is asked of the model, if all that it depends on besides the head are the sizes of raw bytes.
-    """
-
-    __slots__ = ("_deployment", "_described", "_parts", "head", "outline")
+    __slots__ = ("_deployment", "_described", "_outline", "_parts", "_sizes", "head")
 
     def __init__(self, head: InferHead) -> None:
         self.head = head
-        self.outline: Outline | None = None
+        self._outline: Outline | None = None
+        self._sizes: list[int] = []
         self._deployment: HostedDeployment | None = None
         self._parts: tuple[Part, ...] = ()
         self._described: Sequence[bytes] = ()
 
+    def keep(self, outline: Outline) -> None:
+        """What was asked of the model: it depends on nothing but the head and the sizes of raw bytes, if all inputs
+        are."""
+        if self.head.all_raw:
+            self._outline, self._sizes = outline, [part.size for part in outline.parts]
+
     def fits(self, info: HostedInfo, raw: Sequence[Buffer]) -> Outline | None:
-        """The outline, if it is one for this model and such bytes."""
-        outline = self.outline
-        if outline is None or outline.info is not info:
-            return None
-        for part, each in zip(outline.parts, raw, strict=True):
-            if part.size != len(each):
-                return None
-        return outline
+        """The same, if it may be asked of this model and with such bytes."""
+        outline = self._outline
+        if outline is not None and outline.info is info and [len(each) for each in raw] == self._sizes:
+            return outline
+        return None
 
     def answer(self, deployment: HostedDeployment, output: Output, data: memoryview, request: str) -> list[Buffer]:
         """The answer of a model, as buffers that are sent one behind the other. `request`: its name."""
@@ -204,8 +204,7 @@ class Inferences:
         found = client.outline(
             Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout, details=details)
         )
-        if head.all_raw:
-            known.outline = found.outline
+        known.keep(found.outline)
         return found
 
     async def inference(self, call: Call, head: InferHead, request: Request) -> Inference:

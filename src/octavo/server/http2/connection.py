@@ -99,13 +99,14 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = transport
         self.loop = asyncio.get_running_loop()
         self.now = self.idle_since = self.loop.time()
-        self.peer = Peer(transport)
+        self.peer = Peer(self.loop, transport, self._streams)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         self._on_open(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody hears the answers any more."""
         self._hung_up = True
+        self.peer.drop()
         self._drop_streams()
         self._on_close(self)
 
@@ -128,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
             if not self._reader.greeted:
                 self._transport.close()
                 return
-            self._transport.write(frames.goaway(self._last, ErrorCode.NO_ERROR))
+            self.peer.write(frames.goaway(self._last, ErrorCode.NO_ERROR))
             self._close_if_done()
 
     def abort(self) -> None:
@@ -147,20 +148,21 @@ class Connection(asyncio.BufferedProtocol):
         """The last frame of an answer has been written."""
         stream.closed = True
         if not stream.ended:  # of the request nothing more is wanted
-            self._transport.write(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self.peer.write(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
         self._forget(stream.id)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """Give up a stream."""
         if not stream.closed:
             stream.closed = True
-            self._transport.write(frames.rst_stream(stream.id, code))
+            self.peer.write(frames.rst_stream(stream.id, code))
             self._forget(stream.id)
 
     def _drop_streams(self) -> None:
         self.peer.wake()
-        streams, self._streams = self._streams, {}
-        for stream in streams.values():
+        streams = list(self._streams.values())
+        self._streams.clear()
+        for stream in streams:
             stream.closed = True
             stream.on_reset()
 
@@ -178,6 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close once the client does, or soon: to close on what it still sends would take the last answers from it."""
         if not self._transport.is_closing() and not self._hung_up:
             self._hung_up = True
+            self.peer.flush()
             self._transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self._transport.close)
 
@@ -200,9 +203,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._reader.filled(nbytes)
         except Broken as failure:
             if self._reader.greeted:
-                self._transport.write(frames.goaway(self._last, failure.code, str(failure)))
+                self.peer.write(frames.goaway(self._last, failure.code, str(failure)))
             else:
-                self._transport.write(NOT_HTTP2)
+                self.peer.write(NOT_HTTP2)
             self._drop_streams()
             self._hang_up()
 
@@ -216,7 +219,7 @@ class Connection(asyncio.BufferedProtocol):
             Setting.MAX_HEADER_LIST_SIZE: MAX_HEAD,
         }
         more = limits.window - frames.DEFAULT_WINDOW
-        self._transport.write(frames.settings(own) + frames.window_update(0, more))
+        self.peer.write(frames.settings(own) + frames.window_update(0, more))
 
     def on_whole_data(self, number: int, flags: int, data: Buffer) -> None:
         """Pass it on."""
@@ -268,7 +271,7 @@ class Connection(asyncio.BufferedProtocol):
         """Give back what may be sent again."""
         stream, self._receiver = self._receiver, None
         if self._spent > self.limits.window // 2:
-            self._transport.write(frames.window_update(0, self._spent))
+            self.peer.write(frames.window_update(0, self._spent))
             self._credit += self._spent
             self._spent = 0
         if stream is None or stream.closed:
@@ -282,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
     def give_credit(self, stream: Stream) -> None:
         """Let the client send more of a request, if it has sent much."""
         if stream.spent > self.limits.stream_window // 2 and not stream.closed and not stream.ended:
-            self._transport.write(frames.window_update(stream.id, stream.spent))
+            self.peer.write(frames.window_update(stream.id, stream.spent))
             stream.credit += stream.spent
             stream.spent = 0
 
@@ -325,7 +328,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if len(self._streams) >= self.limits.streams:
             self.on_spare_frame()
-            self._transport.write(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
+            self.peer.write(frames.rst_stream(number, ErrorCode.REFUSED_STREAM))
             return
         self.idle_since = None
         stream = self._streams[number] = self._application.begin(self, number, head)
@@ -379,14 +382,14 @@ class Connection(asyncio.BufferedProtocol):
                 if not frames.DEFAULT_FRAME <= value <= frames.LARGEST_FRAME:
                     raise Broken(ErrorCode.PROTOCOL_ERROR, f"no frame has {value} bytes")
                 self.peer.max_frame = value
-        self._transport.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        self.peer.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
 
     def _take_ping(self, flags: int, number: int, payload: bytes) -> None:
         if number or len(payload) != 8:
             raise Broken(ErrorCode.FRAME_SIZE_ERROR, "a PING has 8 bytes, on no stream")
         if not flags & frames.ACK:
             self.on_spare_frame()
-            self._transport.write(frames.frame(frames.PING, frames.ACK, 0, payload))
+            self.peer.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def on_spare_frame(self) -> None:
         """Frames that cost the client nothing must not cost the server much."""

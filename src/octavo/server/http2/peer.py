@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 
 from octavo.server.http2 import frames
 from octavo.server.http2.stream import Buffer, Stream
@@ -20,9 +20,15 @@ class Peer:
     Attributes:
         initial_window: bytes that it takes of a stream that begins. window: of all streams together.
         max_frame: bytes of a frame that it takes.
+
+    Args:
+        streams: those that there are.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, streams: Sized) -> None:
+        self._loop = loop
+        self._streams = streams
+        self._later: list[bytes] = []
         self.initial_window = self.window = frames.DEFAULT_WINDOW
         self.max_frame = frames.DEFAULT_FRAME
         self._write = transport.write
@@ -30,9 +36,26 @@ class Peer:
         self._paused = False
         self._waiting: list[asyncio.Future[None]] = []
 
-    def write(self, data: Buffer) -> None:
-        """Send whole frames that need no window."""
-        self._write(data)
+    def write(self, data: bytes) -> None:
+        """Send whole frames. If there are several streams, more may have to be sent in this turn of the loop, and all
+        of it is sent together."""
+        if self._later:
+            self._later.append(data)
+        elif len(self._streams) > 1:
+            self._later.append(data)
+            self._loop.call_soon(self.flush)
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        """Send what waits for the turn's end."""
+        if self._later:
+            self._write(b"".join(self._later))
+            self._later.clear()
+
+    def drop(self) -> None:
+        """It has gone: nothing can be sent."""
+        self._later.clear()
 
     def take(self, stream: Stream, size: int) -> bool:
         """Whether it takes so many bytes of a stream now, in one frame. They are to be sent at once."""
@@ -61,12 +84,14 @@ class Peer:
                 size += piece
                 continue
             if any(burst):
+                self.flush()
                 self._write_all(burst)
                 burst, size = [], 0
             else:
                 await self._wait()
                 if stream.closed:
                     return
+        self.flush()
         self._write_all([*burst, after])
 
     def enlarge(self, stream: Stream | None, increment: int) -> bool:
