@@ -34,11 +34,12 @@ class HostedClient(ModelClient):
         on_culprit: called with a worker's name when it is known what it died of.
     """
 
+    state = WorkerState.LOADING
+    failure: str | None = None
+    info: HostedInfo | None = None
+
     def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None) -> None:
         super().__init__()
-        self.state = WorkerState.LOADING
-        self.failure: str | None = None
-        self.info: HostedInfo | None = None
         self._on_culprit = on_culprit
         self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from octavo.hosting.batching import Batching
+from octavo.hosting.ensemble import Ensemble
 from octavo.hosting.signature import Signature, TensorSpec
 
 
@@ -28,6 +29,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         sources: the files of the code, and of what it imports from beside it, with when each was written last.
         description: what its code says of itself.
         text: the field that `/generate` calls "prompt"; empty if this model has no such field.
+        ensemble: the models that it is made of, if it is.
     """
 
     name: str
@@ -50,6 +52,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     sources: dict[str, float] = {}
     description: str = ""
     text: str = ""
+    ensemble: Ensemble | None = None
 
     @property
     def max_batch_size(self) -> int:

@@ -1,11 +1,12 @@
 """What a frontend can ask of any hosted model: of one that processes compute, and of one that is made of others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Outputs, Statistics
 from octavo.hosting.info import HostedInfo
-from octavo.hosting.pending import Pending
+from octavo.hosting.pending import Pending, Result
 from octavo.worker.control import WorkerState
 
 
@@ -19,14 +20,20 @@ class ModelClient(ABC):
     def __init__(self) -> None:
         self.statistics = Statistics()
 
-    state: WorkerState
-    """What it can do now."""
+    @property
+    @abstractmethod
+    def state(self) -> WorkerState:
+        """What it can do now."""
 
-    failure: str | None
-    """Why it cannot."""
+    @property
+    @abstractmethod
+    def failure(self) -> str | None:
+        """Why it cannot."""
 
-    info: HostedInfo | None
-    """What it is, once it is loaded."""
+    @property
+    @abstractmethod
+    def info(self) -> HostedInfo | None:
+        """What it is, once it is loaded."""
 
     @property
     @abstractmethod
@@ -83,8 +90,8 @@ class ModelClient(ABC):
             self.leave(pending)
         return outputs_of(pending)
 
-    async def stream(self, inference: Inference) -> AsyncIterator[Outputs]:
-        """All the results of a request, one after the other; of a model that does not stream, one.
+    async def each_result(self, inference: Inference) -> AsyncGenerator[Result, None]:
+        """All the results of a request as they come, one after the other; of a model that does not stream, one.
 
         Raises:
             InferenceError: as `infer`, when the first result is asked for or later.
@@ -92,9 +99,15 @@ class ModelClient(ABC):
         pending = self.begin(inference)
         try:
             while result := await pending.next():
-                yield Outputs(*result)
+                yield result
         finally:
             self.leave(pending)
+
+    async def stream(self, inference: Inference) -> AsyncGenerator[Outputs, None]:
+        """`each_result` as tensors."""
+        async with aclosing(self.each_result(inference)) as results:
+            async for result in results:
+                yield Outputs(*result)
 
     async def call(self, call: BodyCall) -> Body:
         """As `infer`, of a body."""

@@ -50,6 +50,11 @@ class Pending:
         """Of the message."""
         return self.message.number
 
+    @property
+    def failure(self) -> InferenceError | None:
+        """Why it has no result, when it has ended."""
+        return self._error
+
     def put(self, output: Output, data: memoryview) -> None:
         """A result has come, and others will."""
         self._unread += len(data)

@@ -1,0 +1,294 @@
+"""A frontend's end of an ensemble: it asks the models of the steps, as they are when a request begins."""
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from octavo.errors import ConfigError
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.ensemble import Ensemble, EnsembleStep
+from octavo.hosting.ensemble_graph import Graph
+from octavo.hosting.ensemble_run import Run
+from octavo.hosting.ensemble_turns import Turns
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.model_client import ModelClient
+from octavo.hosting.pending import Pending, Result
+from octavo.hosting.tensors import Encoded, Place
+from octavo.hosting.wire import Infer, parts_of, tensors_of
+from octavo.worker.control import WorkerState
+
+LOADING_RETRY_SECONDS = 2.0
+
+
+class Use(Protocol):
+    """A hold on a model: it stays, whatever takes its name meanwhile."""
+
+    def end(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class StepModel(Protocol):
+    """What stands behind a step."""
+
+    @property
+    def client(self) -> ModelClient:
+        """Asks it."""
+        ...
+
+
+class Models(Protocol):
+    """The models that steps may have."""
+
+    def find(self, step: EnsembleStep) -> StepModel | None:
+        """What stands behind a step now, the same object as long as that is the same; None if there is no such."""
+        ...
+
+    def hold(self, model: StepModel) -> Use:
+        """Have it stay."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """An ensemble and its models. Attributes: infos: what these were when they were found to fit together."""
+
+    models: Sequence[StepModel]
+    infos: Sequence[HostedInfo]
+    graph: Graph
+    distinct: Sequence[StepModel]
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    run: Run
+    uses: Sequence[Use]
+
+
+class EnsembleClient(ModelClient):
+    """Asks the models of an ensemble's steps.
+
+    It is as ready as the least ready of them. A request ends on the models that it began with.
+
+    Args:
+        models: to find them among.
+    """
+
+    def __init__(self, ensemble: Ensemble, models: Models) -> None:
+        super().__init__()
+        self._ensemble = ensemble
+        self._models = models
+        self._turns = [Turns(ensemble.max_inflight_requests) for _ in ensemble.steps]
+        self._numbers = itertools.count(secrets.randbits(31) << 32)
+        self._running: dict[int, _Running] = {}
+        self._bound: _Bound | None = None
+        self._looking = False
+        self._closed = False
+
+    # --- what it is made of -------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> WorkerState:
+        """As `ModelClient.state`."""
+        return self._look()[0]
+
+    @property
+    def failure(self) -> str | None:
+        """As `ModelClient.failure`."""
+        return self._look()[1]
+
+    @property
+    def info(self) -> HostedInfo | None:
+        """As `ModelClient.info`."""
+        bound = self._look()[2]
+        return None if bound is None else bound.graph.info
+
+    def _look(self) -> tuple[WorkerState, str | None, _Bound | None]:
+        """How it stands with the models at the moment."""
+        if self._closed:
+            return WorkerState.STOPPED, None, None
+        if self._looking:
+            return WorkerState.FAILED, f"circular dependency between ensembles: {self._ensemble.name} -> ...", None
+        self._looking = True
+        try:
+            return self._found()
+        finally:
+            self._looking = False
+
+    def _found(self) -> tuple[WorkerState, str | None, _Bound | None]:
+        name, state = self._ensemble.name, WorkerState.READY
+        models: list[StepModel] = []
+        infos: list[HostedInfo] = []
+        for step in self._ensemble.steps:
+            model = self._models.find(step)
+            if model is None:
+                return (
+                    WorkerState.FAILED,
+                    f"ensemble '{name}' depends on '{step.model}' which has no loaded version",
+                    None,
+                )
+            client = model.client
+            now, info = client.state, client.info
+            if now in (WorkerState.FAILED, WorkerState.STOPPED):
+                why = f" Model '{step.model}' loading failed with error: {client.failure}" if client.failure else ""
+                text = f"ensemble '{name}' depends on '{step.model}' which has no loaded version.{why}"
+                return WorkerState.FAILED, text, None
+            if now is WorkerState.LOADING or info is None:
+                state = WorkerState.LOADING
+            elif now is WorkerState.RESTARTING and state is WorkerState.READY:
+                state = now
+            models.append(model)
+            if info is not None:
+                infos.append(info)
+        if len(infos) < len(models):
+            return state, None, None
+        bound = self._bound
+        if bound is None or not _same(bound.models, models) or not _same(bound.infos, infos):
+            try:
+                bound = _Bound(
+                    models, infos, Graph(self._ensemble, infos), list({id(each): each for each in models}.values())
+                )
+            except ConfigError as error:
+                return WorkerState.FAILED, str(error), None
+            self._bound = bound
+        return state, None, bound
+
+    def _require(self) -> _Bound:
+        """The models. Raises InferenceError: nothing can be asked of one."""
+        state, failure, bound = self._look()
+        if bound is not None:
+            return bound
+        match state:
+            case WorkerState.FAILED:
+                raise InferenceError(f"the model failed: {failure}", Code.UNAVAILABLE)
+            case WorkerState.STOPPED:
+                raise InferenceError("the server is shutting down", Code.UNAVAILABLE)
+        raise InferenceError("the model is loading", Code.UNAVAILABLE, retry_after=LOADING_RETRY_SECONDS)
+
+    async def ready(self) -> HostedInfo:
+        """As `ModelClient.ready`."""
+        for step in self._ensemble.steps:
+            model = self._models.find(step)
+            if model is not None:
+                await model.client.ready()
+        return self._require().graph.info
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """As `ModelClient.pending`."""
+        return len(self._running)
+
+    def outline(self, inference: Inference) -> Outlined:
+        """As `ModelClient.outline`."""
+        info, inputs = self._require().graph.info, inference.inputs
+        try:
+            items = info.signature.check(inputs, inference.outputs)
+            for name, tensor in inputs.items():
+                tensor.check(Place(name, info.name))
+        except InferenceError:
+            self.statistics.failure += 1
+            raise
+        tensors = [each.data for each in inputs.values()]
+        outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
+        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
+
+    def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        """As `ModelClient.begin`."""
+        bound = self._require()
+        if isinstance(inference, Inference):
+            inference = self.outline(inference)
+        outline, number = inference.outline, next(self._numbers)
+        message = Infer(number, outline.parts, time.monotonic(), outline.outputs, inference.priority, inference.timeout)
+        pending = Pending(asyncio.get_running_loop(), message, inference.tensors, outline.items, 1)
+        run = Run(
+            bound.graph,
+            bound.graph.plan(outline.outputs),
+            clients=[each.client for each in bound.models],
+            turns=self._turns,
+            asked=Inference(
+                inputs={}, priority=inference.priority, timeout=inference.timeout, details=inference.details
+            ),
+            number=number,
+            on_result=partial(self._on_result, pending),
+            on_end=partial(self._on_end, pending),
+        )
+        self._running[number] = _Running(run, [self._models.hold(each) for each in bound.distinct])
+        run.begin(_inputs_of(inference))
+        if pending.failure is not None:
+            raise pending.failure
+        pending.on_end = on_end
+        if pending.ended and on_end is not None:
+            on_end(pending)
+        return pending
+
+    def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
+        """As `ModelClient.begin_call`."""
+        raise InferenceError(f"model '{self._ensemble.name}' takes tensors, and no bodies of its own")
+
+    def leave(self, pending: Pending) -> None:
+        """As `ModelClient.leave`."""
+        if not pending.settled:
+            self.statistics.failure += 1
+            self.statistics.canceled += 1
+            self._running[pending.number].run.stop()
+            pending.on_end = None
+            self._end(pending)
+
+    def close(self) -> None:
+        """As `ModelClient.close`."""
+        self._closed = True
+
+    # --- what comes of them -------------------------------------------------------------------------------------------
+
+    def _on_result(self, pending: Pending, result: Result) -> None:
+        pending.put(*result)
+        if pending.overflows:
+            self._running[pending.number].run.stop()
+            self._on_end(pending, None, InferenceError("the client does not read as fast as the model writes"))
+
+    def _on_end(self, pending: Pending, result: Result | None, error: InferenceError | None) -> None:
+        seen, run = self.statistics, self._running[pending.number].run
+        nanoseconds = time.perf_counter_ns() - pending.arrived
+        if error is not None:
+            seen.failure += 1
+            seen.failure_time += nanoseconds
+            seen.rejected += error.code is Code.UNAVAILABLE
+        else:
+            seen.success += 1
+            seen.success_time += nanoseconds
+            seen.last = time.time()
+            seen.inferences += pending.items
+            seen.executions += 1
+            seen.compute += run.compute
+            batch = seen.batches.setdefault(pending.items, BatchStatistics())
+            batch.count += 1
+            batch.compute += run.compute
+        self._end(pending, result, error)
+
+    def _end(self, pending: Pending, result: Result | None = None, error: InferenceError | None = None) -> None:
+        for use in self._running.pop(pending.number).uses:
+            use.end()
+        pending.settle(result, error)
+        pending.end()
+
+
+def _same(some: Sequence[object], others: Sequence[object]) -> bool:
+    return all(one is other for one, other in zip(some, others, strict=True))
+
+
+def _inputs_of(inference: Outlined) -> dict[str, Encoded]:
+    """The tensors of a request, whose bytes may come in other pieces than they are."""
+    parts, pieces = inference.outline.parts, inference.tensors
+    if len(pieces) == len(parts) and all(len(each) == part.size for part, each in zip(parts, pieces, strict=True)):
+        found = zip(parts, pieces, strict=True)
+        return {part.name: Encoded(Datatype(part.datatype), part.shape, data) for part, data in found}
+    return tensors_of(parts, memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces)))
