@@ -15,6 +15,25 @@ LONGEST = 366 * 24 * 3600.0
 
 DEFAULT_BATCH_SIZE = 32
 
+PYTHON = "python"
+"""The runtime of somebody's own code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryModel:
+    """One version of a model of a Triton repository, whose configuration says how it is served.
+
+    Attributes:
+        folder: of the model. version: the name of its folder there.
+        config: its `ModelConfig` as JSON, with what its folder says in place of what is not written.
+        completes: whether what is missing besides is taken from the model itself.
+    """
+
+    folder: str
+    version: str
+    config: str
+    completes: bool = True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostingConfig:
@@ -24,10 +43,12 @@ class HostingConfig:
 
     Attributes:
         search_path: where modules are looked for beside the usual places.
+        repository: what a repository says, instead of the settings below.
     """
 
     model: str
     search_path: tuple[str, ...] = ()
+    repository: RepositoryModel | None = None
     runtime: str | None = setting(
         None, help="What computes a hosted model.", metavar="NAME", without="what its file shows"
     )

@@ -28,6 +28,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         files: the fields of a body that are files or bytes.
         sources: the files of the code, and of what it imports from beside it, with when each was written last.
         description: what its code says of itself.
+        config: the `ModelConfig` as JSON of a model of a Triton repository, complete.
         text: the field that `/generate` calls "prompt"; empty if this model has no such field.
         ensemble: the models that it is made of, if it is.
     """
@@ -51,6 +52,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     files: tuple[str, ...] = ()
     sources: dict[str, float] = {}
     description: str = ""
+    config: dict[str, Any] | None = None
     text: str = ""
     ensemble: Ensemble | None = None
 

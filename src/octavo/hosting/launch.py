@@ -6,12 +6,12 @@ from octavo.worker.control import raw
 from octavo.worker.launcher import WorkerSpec
 
 
-def hosting_spec(worker: str, name: str, config: HostingConfig) -> WorkerSpec:
-    """A process of the model of that name as a worker."""
+def hosting_spec(worker: str, name: str, config: HostingConfig, number: int = 1) -> WorkerSpec:
+    """A process of the model of that name as a worker, and which of its processes it is."""
     return WorkerSpec(
         name=worker,
         module="octavo.hosting.process",
-        configuration=bytes(raw(HostingStart(name=name, config=config))),
+        configuration=bytes(raw(HostingStart(name=name, config=config, number=number))),
         # Bytecode is taken for that of a file which was written again in the same second.
         environment={"PYTHONDONTWRITEBYTECODE": "1"} if config.reload else {},
     )

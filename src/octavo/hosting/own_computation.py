@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.errors import ConfigError
 from octavo.hosting.bodies import Bodies
 from octavo.hosting.computation import Answer, Task
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.own import OwnModel, Rows
-from octavo.hosting.signature import Signature, TensorSpec
+from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place, Tensor, encoded_rows
 from octavo.hosting.values import (
     OUTPUT,
@@ -219,11 +218,3 @@ def _body(value: Any) -> Answer:
     if is_image(type(value)):
         return Answer([png(value)], media_type=IMAGE)
     return Answer([to_json(value)], media_type=JSON)
-
-
-def check_names(signature: Signature) -> None:
-    """Raises ConfigError: two tensors of one name."""
-    for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs)):
-        names = [each.name for each in specs]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"the model {signature.model} has two {kind} of one name: {', '.join(names)}")

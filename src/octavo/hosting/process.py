@@ -13,7 +13,8 @@ import uvloop
 from octavo.errors import OctavoError
 from octavo.hosting.async_server import AsyncComputation, AsyncModelServer
 from octavo.hosting.endpoint import Endpoint
-from octavo.hosting.loading import Loaded, load_model
+from octavo.hosting.loaded import Loaded
+from octavo.hosting.loading import load_model
 from octavo.hosting.running import Running, path_beside
 from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart

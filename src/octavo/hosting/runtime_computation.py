@@ -24,12 +24,14 @@ class RuntimeComputation:
 
     Args:
         batched: whether the first dimension is that of the batch.
+        merges: whether requests may be computed together.
     """
 
-    def __init__(self, runtime: Runtime, name: str, *, batched: bool) -> None:
+    def __init__(self, runtime: Runtime, name: str, *, batched: bool, merges: bool = True) -> None:
         self._runtime = runtime
         self._name = name
         self._batched = batched
+        self._merges = merges
         self._places = {spec.name: Place(spec.name, name) for spec in runtime.inputs}
         self._ragged = {spec.name for spec in runtime.inputs if spec.ragged}
         self._outputs = {spec.name: spec for spec in runtime.outputs}
@@ -40,7 +42,7 @@ class RuntimeComputation:
         assert isinstance(message, Infer), "frontends know that it takes no bodies"
         arrays = arrays_of(message.parts, data, self._places)
         items = len(next(iter(arrays.values()))) if self._batched and arrays else 1
-        return Task(arrays, items, self._kind(arrays), message.outputs)
+        return Task(arrays, items, self._kind(arrays) if self._merges else object(), message.outputs)
 
     def _kind(self, arrays: Arrays) -> Hashable:
         """What is computed together has the same inputs, of the same types and of the same sizes but for the batch."""

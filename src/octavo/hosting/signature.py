@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.tensors import Encoded, Tensor, written
@@ -63,6 +64,13 @@ class Signature:
     @cached_property
     def _required(self) -> int:
         return sum(not spec.optional for spec in self.inputs)
+
+    def require_distinct_names(self) -> None:
+        """Raises ConfigError: two tensors of one name."""
+        for kind, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
+            names = [each.name for each in specs]
+            if len(set(names)) != len(names):
+                raise ConfigError(f"the model {self.model} has two {kind} of one name: {', '.join(names)}")
 
     def full_dims(self, spec: TensorSpec) -> tuple[int, ...]:
         """A tensor's dimensions with that of the batch. One of any size stands for those that may be any number."""

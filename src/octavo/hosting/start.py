@@ -6,7 +6,8 @@ from octavo.hosting.config import HostingConfig
 
 
 class HostingStart(msgspec.Struct, frozen=True, kw_only=True):
-    """A model, and its name."""
+    """A model, and its name. Attributes: number: of the process among those of the model, counted from 1."""
 
     name: str
     config: HostingConfig
+    number: int = 1

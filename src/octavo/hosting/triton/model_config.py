@@ -8,11 +8,9 @@ from google.protobuf import json_format, text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from octavo.errors import ConfigError
+from octavo.hosting.triton import Config
 from octavo.protos.messages import ModelConfig
 from octavo.settings import nearest
-
-Config = Any
-"""A `ModelConfig`: its class is made when the process starts, so that types cannot name it."""
 
 _NO_FIELD = re.compile(r'Message type "([\w.]+)" (?:at "[^"]*" )?has no field named "([^"]*)"')
 _NO_VALUE = re.compile(r'Enum type "(?P<enum>[\w.]+)" has no value (?:named |with number )(?P<value>\S+?)\.?$')

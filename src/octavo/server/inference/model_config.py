@@ -19,6 +19,8 @@ _MICROSECONDS = 1e6
 
 def model_config(deployment: HostedDeployment, info: HostedInfo) -> dict[str, Any]:
     """All of Triton's fields, in its order, with its defaults for what does not exist here."""
+    if info.config is not None:
+        return info.config
     backend = _BACKENDS.get(info.runtime, info.runtime)
     config: dict[str, Any] = {
         "name": deployment.name,

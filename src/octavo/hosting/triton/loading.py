@@ -1,0 +1,77 @@
+"""From a model of a repository to one that computes, in the process that serves it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo.errors import ConfigError
+from octavo.hosting import runtimes
+from octavo.hosting.config import HostingConfig, RepositoryModel
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.loaded import Loaded
+from octavo.hosting.runtime import RuntimeOptions
+from octavo.hosting.runtime_computation import RuntimeComputation
+from octavo.hosting.start import HostingStart
+from octavo.hosting.triton.agreement import check_agreement, complete, names_in_model
+from octavo.hosting.triton.backends import backend_named
+from octavo.hosting.triton.configured_runtime import ConfiguredRuntime
+from octavo.hosting.triton.description import Description
+from octavo.hosting.triton.normal_form import normal_form
+from octavo.hosting.triton.placement import devices_of, gpus_here, shares_of
+from octavo.hosting.triton.warmup import warm_up
+
+
+def load_from_repository(start: HostingStart, model: RepositoryModel) -> Loaded:
+    """Load a version of a model. Raises ConfigError: it cannot be loaded, or does not agree with its configuration."""
+    config: dict[str, Any] = msgspec.json.decode(model.config)
+    return _load_file(start, model, config)
+
+
+def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, Any]) -> Loaded:
+    backend = backend_named(config["backend"])
+    described = Description.of(config)
+    gpus = gpus_here()
+    devices = devices_of(described, gpus=gpus)
+    options = _options(described, devices[start.number - 1], start.config)
+    runtime = runtimes.load(backend.runtime, Path(start.config.model), options)
+    if model.completes:
+        complete(config, runtime)
+        described = Description.of(config)
+    names = names_in_model(described, runtime)
+    check_agreement(described, runtime, names)
+    configured = ConfiguredRuntime(runtime, described, names, Path(model.folder))
+    computation = RuntimeComputation(configured, start.name, batched=configured.batches, merges=described.merges)
+    warm_up(computation, described, Path(model.folder), streams=False)
+    shares = shares_of(devices, concurrent=runtime.concurrent)
+    batching = described.batching()
+    info = HostedInfo(
+        name=start.name,
+        runtime=backend.runtime,
+        platform=described.platform or backend.name,
+        inputs=configured.inputs,
+        outputs=configured.outputs,
+        batching=batching if configured.batches else None,
+        queue=batching,
+        instances=len(devices),
+        at_once=len(devices),
+        processes=len(shares),
+        execution_timeout=start.config.execution_timeout,
+        config=normal_form(config, gpus=gpus),
+    )
+    return Loaded(computation=computation, info=info, at_once=shares[start.number - 1].instances)
+
+
+def _options(described: Description, device: str, config: HostingConfig) -> RuntimeOptions:
+    """What a runtime is told. Raises ConfigError: a parameter is none."""
+    if any(each.name == "tensorrt" for each in described.optimization.execution_accelerators.gpu_execution_accelerator):
+        device = device.replace("cuda", "tensorrt") if device.startswith("cuda") else device
+    threads = described.parameters.get("intra_op_thread_count") or described.parameters.get("INTRA_OP_THREAD_COUNT")
+    if threads is None:
+        return RuntimeOptions(threads=config.runtime_threads, device=device)
+    written = threads.string_value
+    if not written.isdecimal():
+        raise ConfigError(
+            f"parameters: intra_op_thread_count is '{written:.100}'; give a number, 0 for the runtime's own"
+        )
+    return RuntimeOptions(threads=int(written) or None, device=device)
