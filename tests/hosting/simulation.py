@@ -44,12 +44,13 @@ def simulate(
     rate: float = 0.0,
     instances: int = 1,
     requests: int = 2000,
+    pause: tuple[float, float] = (0.2e-3, 2e-3),
 ) -> Report:
     """Run a model until so many requests are answered.
 
     Args:
         seconds: that a batch of so many items takes.
-        clients: that ask again 0.2 to 2 ms after each answer.
+        clients: that ask again after each answer, when a `pause` of so many seconds at least and at most has passed.
         later: clients beside these after a quarter of the requests.
         rate: of requests that come at random, per second.
     """
@@ -64,7 +65,7 @@ def simulate(
             heapq.heappush(events, (when, next(numbers), None))
 
     for _ in range(clients):
-        arrive(_pause(rng))
+        arrive(rng.uniform(*pause))
     arrive(next(arrivals, None))
     now, wake, free = 0.0, math.inf, instances
     waits: list[float] = []
@@ -83,10 +84,10 @@ def simulate(
                 for waiting in batch.requests:
                     waits.append(now - waiting.arrived)
                     if clients:
-                        arrive(now + _pause(rng))
+                        arrive(now + rng.uniform(*pause))
                 if later and len(waits) >= requests // 4:
                     for _ in range(later):
-                        arrive(now + _pause(rng))
+                        arrive(now + rng.uniform(*pause))
                     later = 0
         else:
             now = wake
@@ -100,10 +101,6 @@ def simulate(
             ends = now + seconds(taken.items) * rng.uniform(0.95, 1.05)
             heapq.heappush(events, (ends, next(numbers), (taken, now)))
     return Report(waits, len(waits) / now, sizes)
-
-
-def _pause(rng: random.Random) -> float:
-    return rng.uniform(0.2e-3, 2e-3)
 
 
 def _arrivals(rng: random.Random, rate: float) -> Iterator[float]:

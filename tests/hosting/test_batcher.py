@@ -248,12 +248,21 @@ def test_arrivals_at_random_hardly_wait_in_vain(load: float, per_item: float, pe
     assert adapting.mean_size > 0.95 * natural.mean_size
 
 
+@pytest.mark.parametrize("pause", [(0.2e-3, 2e-3), (2e-3, 3e-3), (1e-3, 5e-3)])
+@pytest.mark.parametrize("clients", [3, 5, 8])
+def test_clients_out_of_step_come_together(clients: int, pause: tuple[float, float]) -> None:
+    """Some wait while others are computed, which come back soon: all are answered together when these are awaited."""
+    report = simulate(ADAPTING, lambda _: 10e-3, clients=clients, pause=pause)
+    assert report.mean_size > 0.95 * clients
+    assert report.percentile(0.98) < 10.5e-3 + pause[1]
+
+
 def test_several_instances_share_the_work() -> None:
     one, two = (simulate(ADAPTING, lambda _: 0.01, clients=32, instances=count) for count in (1, 2))
     assert two.rate > 1.7 * one.rate
 
 
-@pytest.mark.parametrize(("target", "held"), [(0.0, 8e-3), (12e-3, 2e-3), (5e-3, 0.0)])
+@pytest.mark.parametrize(("target", "held"), [(0.0, 1.875e-3), (11.5e-3, 1.5e-3), (5e-3, 0.0)])
 def test_nobody_is_held_beyond_the_latency_target(target: float, held: float) -> None:
     batcher: Batcher[int] = Batcher(Batching(max_batch_size=2, latency_target=target))
     now = 0.0

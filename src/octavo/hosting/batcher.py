@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from octavo.hosting.batching import Batching
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.pace import Cost, Patience
+from octavo.hosting.pace import Cost, Followers
 from octavo.hosting.queue import Queue, Waiting
 
 T = TypeVar("T")
@@ -18,24 +18,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Batch(Generic[T]):
-    """Requests that are computed together, of one kind, the most urgent first."""
+    """Requests that are computed together, of one kind, the most urgent first. Attributes: began: when it was taken."""
 
     requests: list[Waiting[T]]
     items: int
-
-
-@dataclass(slots=True)
-class _Hold:
-    """A batch that waits for one more, or has gone without one.
-
-    Attributes:
-        kind, items: what is there. since: when the last of them came, or an instance became free.
-        began: when it began to wait.
-    """
-
-    kind: Hashable
-    items: int
-    since: float
     began: float
 
 
@@ -56,11 +42,10 @@ class Batcher(Generic[T]):
         self._busy = 0
         self._queue: Queue[T] = Queue(batching)
         self._expired: list[Waiting[T]] = []
-        self._patience = Patience(self.cost)
+        self._of_answers, self._of_arrivals = Followers(self.cost), Followers(self.cost)
+        self._followers = self._of_answers
         self._timed = any(each.default_timeout for each in (batching.default_policy, *batching.policies.values()))
         self._wanted = {batching.max_batch_size, *batching.preferred_batch_sizes}
-        self._held: _Hold | None = None
-        self._gone: _Hold | None = None
 
     def __len__(self) -> int:
         """Requests that wait."""
@@ -90,9 +75,11 @@ class Batcher(Generic[T]):
         except InferenceError as error:
             error.retry_after = self.expected_wait(self._batching.level(priority)) or None
             raise
-        if self._gone is not None and self._gone.kind == kind:
-            self._patience.note(self._gone.items, max(now - self._gone.since, 0.0), came=True)
-            self._gone = None
+        if len(self._queue) == 1 and not self._busy and now >= self._followers.ends:
+            self._followers = self._of_arrivals
+            self._followers.begin(items, now)
+        else:
+            self._followers.note(items, now)
         return waiting
 
     def _check_deadline(self, priority: int, timeout: float) -> None:
@@ -134,14 +121,11 @@ class Batcher(Generic[T]):
         self._expired += self._queue.expire(now)
         first = self._queue.first()
         if first is None:
-            self._held = None
             return math.inf
-        batch = self._collect(first)
+        batch = self._collect(first, now)
         alone = len(batch.requests) == len(self._queue)  # or whoever else waits would wait with it
-        self._note_change(first.kind, batch, now, alone=alone)
-        if alone and batch.items not in self._wanted and (until := self._until(batch, first.kind, now)) > now:
+        if alone and batch.items not in self._wanted and (until := self._until(batch)) > now:
             return min(until, self._queue.next_deadline)
-        self._held = None
         for waiting in batch.requests:
             self._queue.remove(waiting)
         self._busy += 1
@@ -150,6 +134,8 @@ class Batcher(Generic[T]):
     def note_done(self, batch: Batch[T], seconds: float) -> bool:
         """A batch was computed, in so many seconds, whatever came of it. Returns whether `cost` may have changed."""
         self._busy -= 1
+        self._followers = self._of_answers
+        self._followers.begin(batch.items, batch.began + seconds)
         return self.cost.note(batch.items, seconds)
 
     def _size(self, kind: Hashable) -> int:
@@ -160,7 +146,7 @@ class Batcher(Generic[T]):
         most = min(self._queue.items_of(kind), most)
         return max((size for size in self._batching.preferred_batch_sizes if size <= most), default=most)
 
-    def _collect(self, first: Waiting[T]) -> Batch[T]:
+    def _collect(self, first: Waiting[T], now: float) -> Batch[T]:
         """As many as there is room for; the first one in any case."""
         room, items = self._size(first.kind), 0
         found: list[Waiting[T]] = []
@@ -169,37 +155,20 @@ class Batcher(Generic[T]):
                 break
             found.append(waiting)
             items += waiting.items
-        return Batch(found, items)
+        return Batch(found, items, now)
 
-    def _note_change(self, kind: Hashable, batch: Batch[T], now: float, *, alone: bool) -> None:
-        """Learn from what became of the batch that was held."""
-        held = self._held
-        if held is None or (held.kind == kind and held.items == batch.items and alone):
-            return
-        waited = now - held.since
-        if held.kind == kind and batch.items > held.items:
-            self._patience.note(held.items, waited, came=True)
-            self._held = _Hold(kind, batch.items, now, held.began)
-        elif held.kind != kind or not alone:  # somebody came, but nobody to be computed with it
-            self._patience.note(held.items, waited, came=False)
-            self._held = None
-        else:  # some have left
-            self._held = _Hold(kind, batch.items, held.since, held.began)
-
-    def _until(self, batch: Batch[T], kind: Hashable, now: float) -> float:
+    def _until(self, batch: Batch[T]) -> float:
         """When a batch that is not full has waited for long enough."""
-        oldest = min(waiting.arrived for waiting in batch.requests)
-        if self._batching.max_queue_delay is not None:
-            return oldest + self._batching.max_queue_delay
+        batching = self._batching
+        if batching.max_queue_delay is not None:
+            return _oldest(batch) + batching.max_queue_delay
         if self._busy + 1 < self._instances:  # another instance is free for whoever comes
             return -math.inf
-        held = self._held = self._held or _Hold(kind, batch.items, now, now)
-        # Beyond the cost of a batch it never pays, however many come and leave meanwhile.
-        until = min(held.since + self._patience.window(held.items), held.began + self.cost.per_batch)
-        if self._batching.latency_target:
-            until = min(until, oldest + self._batching.latency_target - self.cost.of(held.items + 1))
-        if until <= held.since:
-            self._gone = held
-        elif until <= now:
-            self._patience.note(held.items, now - held.since, came=False)
+        until = self._followers.until(batch.items, batching.max_batch_size - batch.items, batch.began)
+        if batching.latency_target:
+            until = min(until, _oldest(batch) + batching.latency_target - self.cost.of(batch.items + 1))
         return until
+
+
+def _oldest(batch: Batch[T]) -> float:
+    return min(waiting.arrived for waiting in batch.requests)

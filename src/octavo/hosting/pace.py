@@ -1,4 +1,4 @@
-"""What batches cost, as it is measured, and when it pays to wait for one more request."""
+"""What batches cost, as it is measured, and when it pays to wait for more requests."""
 
 import itertools
 import math
@@ -9,14 +9,15 @@ _REFIT_SECONDS = 10e-3
 """Of batches from one fit to the next, which takes a hundredth of it, once there are samples enough."""
 
 _OUTLIER = 4.0
-_WEIGHT = 0.15
-"""Of the newest wait among those before it."""
+_SLOTS = 16
+_KEPT = 0.97
+"""Of what is known, with every event."""
 
-_MARGIN = 1.5
+_LEAST = 1e-3
+"""Seconds. Batches that cost less are not worth a wait."""
+
+_MARGIN = 1.25
 """What is saved is to be more than what is lost by so much: both are only estimated."""
-
-_SPREAD = 8.0
-"""A request that is awaited has this many times the usual time."""
 
 
 class Cost:
@@ -66,45 +67,68 @@ class Cost:
         return self.per_item * items + self.per_batch
 
 
-class _Experience:
-    """With so many items there: how often somebody came soon enough, and after how long."""
+class Followers:
+    """How many requests follow an event, and how soon: clients that were answered ask again, and what belongs together
+    comes together. From that, for how long it pays to wait for more while an instance is free to compute.
 
-    __slots__ = ("hope", "usual")
-
-    def __init__(self) -> None:
-        self.hope = self.usual = 0.0
-
-
-class Patience:
-    """How long a batch waits for one more request, while an instance is free to compute it.
-
-    One that comes in time saves the fixed cost of a batch, b; the n items that are there lose the time it takes to
-    come, each. So the next one may take b / n, and less once it is known how soon those that come do. Whether any
-    comes is learnt for each n, from batches that waited and from those that did not: clients that wait for their
-    answers come back together, and when all are there nobody else is to be awaited.
+    Who comes in time is answered with the batch that waits, instead of after it, and saves what a batch costs, b, less
+    the wait. So do those that are there, as far as nobody is left over then: one who is, is computed while they come
+    back, and they find him in their way. Lost is the wait, by those that are there and by those that come later still.
+    What follows is learnt from every event, whether anybody waited for it or not.
     """
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
-        self._experiences: dict[int, _Experience] = {}
+        # Items of events, and of what followed within b, by sixteenths of it. What is long ago counts less.
+        self._led = 0.0
+        self._followed = [0.0] * _SLOTS
+        # The last event, the b of its time, and what has followed so far.
+        self._began, self._span = -math.inf, 0.0
+        self._items = self._came = 0
+        self._coming = [0] * _SLOTS
 
-    def window(self, items: int) -> float:
-        """Seconds to wait for the next request, with so many items there."""
-        experience, saved = self._of(items), self._cost.per_batch
-        longest = saved / items
-        if experience.usual:
-            longest = min(longest, _SPREAD * experience.usual)
-        usual = min(experience.usual or longest / 2, longest)
-        hope = experience.hope
-        return longest if hope * saved > _MARGIN * items * (hope * usual + (1.0 - hope) * longest) else 0.0
+    @property
+    def ends(self) -> float:
+        """When nothing that comes is a consequence of the last event any more."""
+        return self._began + self._span
 
-    def note(self, items: int, seconds: float, *, came: bool) -> None:
-        """With so many items there, the next request came after so long; or did not come for so long."""
-        came = came and seconds * items <= self._cost.per_batch
-        experience = self._of(items)
-        experience.hope += _WEIGHT * (came - experience.hope)
-        if came:
-            experience.usual += (_WEIGHT if experience.usual else 1.0) * (seconds - experience.usual)
+    def begin(self, items: int, now: float) -> None:
+        """There is an event: so many were answered, or came after a pause."""
+        if self._items:
+            self._led = _KEPT * self._led + self._items
+            self._followed = [_KEPT * old + new for old, new in zip(self._followed, self._coming, strict=True)]
+            self._coming = [0] * _SLOTS
+        self._began, self._items, self._span, self._came = now, items, self._cost.per_batch, 0
+        if self._span < _LEAST:
+            self._items, self._span = 0, 0.0
 
-    def _of(self, items: int) -> _Experience:
-        return self._experiences.setdefault(items, _Experience())
+    def note(self, items: int, now: float) -> None:
+        """So many came."""
+        if self._began <= now < self.ends:
+            self._came += items
+            self._coming[self._slot(now)] += items
+
+    def until(self, items: int, room: int, now: float) -> float:
+        """For how long a batch is to wait which has so many items, and room for more; minus infinity if it is not."""
+        if not self._began <= now < self.ends or not self._led:
+            return -math.inf
+        first, width = self._slot(now), self._span / _SLOTS
+        later = sum(self._followed[first:])
+        expected = sum(self._followed) * self._items / self._led - self._came
+        if expected <= 0.0 or not later:
+            return -math.inf
+        come = best = 0.0
+        until = -math.inf
+        for slot in range(first, _SLOTS):
+            come += expected * self._followed[slot] / later
+            left = expected - come
+            waited = self._began + (slot + 1) * width - now
+            # How much likelier nobody is left over than without a wait.
+            whole = 0.0 if expected > room else max(1.0 - left, 0.0) - max(1.0 - expected, 0.0)
+            saved = (min(come, room) + items * whole) * (self._span - waited)
+            if (gain := saved - _MARGIN * (items + left) * waited) > best:
+                best, until = gain, now + waited + width  # it takes a moment until a request that has come is here
+        return until
+
+    def _slot(self, now: float) -> int:
+        return min(int((now - self._began) / self._span * _SLOTS), _SLOTS - 1)
