@@ -262,7 +262,7 @@ class Call(Stream):
         """Send the one message of a method that has one, and with it the end."""
         if self.closed:
             return
-        if self._send_now(buffers, end=True):
+        if self._send_now(buffers, self._trailers()):
             self._finish()
         else:
             self.start(self._send_all(buffers))
@@ -274,32 +274,30 @@ class Call(Stream):
 
     async def _send(self, buffers: Sequence[Buffer], end: bytes = b"") -> None:
         """Send a message, and the frame behind it, as the client takes it."""
-        if not self._send_now(buffers, end=bool(end)):
-            size = total(buffers)
+        if not self._send_now(buffers, end):
+            size, head = total(buffers), self._answer_head()
+            self._head_sent = True
             self._sent += size
-            await self.connection.peer.send_data(self, [PREFIX.pack(False, size), *buffers], self._answer_head(), end)
+            await self.connection.peer.send(self, [PREFIX.pack(False, size), *buffers], head, end)
 
-    def _send_now(self, buffers: Sequence[Buffer], *, end: bool) -> bool:
-        """Send a message that is small, and the end, if the client takes it at once."""
-        size = total(buffers)
+    def _send_now(self, buffers: Sequence[Buffer], end: bytes) -> bool:
+        """The same if the client takes it at once. Returns whether it does."""
+        size, peer = total(buffers), self.connection.peer
         length = size + PREFIX.size
-        if size > JOINED_BYTES or not self.connection.peer.take(self, length):
-            return False
-        self._sent += size
-        number = self.id.to_bytes(4, "big")
-        before = (HEAD_PREFIX, number, HEAD) if not self._head_sent else ()
-        after = (END_PREFIX, number, TRAILERS_OK) if end else ()
-        self._head_sent = True
-        data = frames.prefix(length, frames.DATA, 0), number, PREFIX.pack(False, size)
-        self.connection.peer.write(b"".join((*before, *data, *buffers, *after)))
-        return True
+        prefix = PREFIX.pack(False, size)
+        before = self._answer_head()
+        if size > JOINED_BYTES:
+            sent = peer.send_now(self, [prefix, *buffers], before, end)
+        elif sent := peer.take(self, length):
+            peer.write(b"".join((before, frames.head(length, frames.DATA, 0, self.id), prefix, *buffers, end)))
+        if sent:
+            self._head_sent = True
+            self._sent += size
+        return sent
 
     def _answer_head(self) -> bytes:
         """The frame before the first message; nothing before another one."""
-        if self._head_sent:
-            return b""
-        self._head_sent = True
-        return HEAD_PREFIX + self.id.to_bytes(4, "big") + HEAD
+        return b"" if self._head_sent else HEAD_PREFIX + self.id.to_bytes(4, "big") + HEAD
 
     def _trailers(self) -> bytes:
         return END_PREFIX + self.id.to_bytes(4, "big") + TRAILERS_OK

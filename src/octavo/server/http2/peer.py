@@ -10,7 +10,7 @@ from octavo.server.http2.stream import Buffer, Stream
 PIECE = 256 * 1024
 """Bytes of a frame at most: streams take turns."""
 
-BURST = 2**20
+BURST = 2**21
 """Bytes that are handed to the system at once."""
 
 
@@ -65,34 +65,42 @@ class Peer:
         stream.window -= size
         return True
 
-    async def send_data(
-        self, stream: Stream, buffers: Sequence[Buffer], before: bytes = b"", after: bytes = b""
-    ) -> None:
-        """Send data between other frames, as it is taken. Ends early if the stream is closed meanwhile."""
-        data = deque(memoryview(each) for each in buffers)
+    def send_now(self, stream: Stream, buffers: Sequence[Buffer], before: bytes, after: bytes) -> bool:
+        """Send data between other frames, if it takes all of it at once. Returns whether it does."""
+        size = sum(map(len, buffers))
+        if size > min(self.window, stream.window, BURST) or self._paused:
+            return False
+        self.flush()
+        self._write_all([before, *self._framed(stream, deque([memoryview(each) for each in buffers]), size), after])
+        return True
+
+    async def send(self, stream: Stream, buffers: Sequence[Buffer], before: bytes, after: bytes) -> None:
+        """The same as it is taken. Ends early if the stream is closed meanwhile."""
+        data = deque([memoryview(each) for each in buffers])
         left = sum(map(len, data))
-        burst: list[Buffer] = [before]
-        size = 0
         while left:
-            piece = min(self.window, stream.window, self.max_frame, PIECE, left)
-            if piece > 0 and size < BURST and not self._paused:
-                self.window -= piece
-                stream.window -= piece
-                burst.append(frames.head(piece, frames.DATA, 0, stream.id))
-                _move(data, piece, burst)
-                left -= piece
-                size += piece
-                continue
-            if any(burst):
+            size = 0 if self._paused else min(self.window, stream.window, BURST, left)
+            if size > 0 or before:
                 self.flush()
-                self._write_all(burst)
-                burst, size = [], 0
+                self._write_all([before, *self._framed(stream, data, size)])
+                before, left = b"", left - max(size, 0)
             else:
                 await self._wait()
                 if stream.closed:
                     return
-        self.flush()
-        self._write_all([*burst, after])
+        self.write(before + after)
+
+    def _framed(self, stream: Stream, data: deque[memoryview], size: int) -> list[Buffer]:
+        """The next so many bytes of buffers, as frames."""
+        framed: list[Buffer] = []
+        while size > 0:
+            piece = min(size, self.max_frame, PIECE)
+            self.window -= piece
+            stream.window -= piece
+            size -= piece
+            framed.append(frames.head(piece, frames.DATA, 0, stream.id))
+            _move(data, piece, framed)
+        return framed
 
     def enlarge(self, stream: Stream | None, increment: int) -> bool:
         """It takes so many bytes more, of one stream or of all together. Returns whether that is possible."""
