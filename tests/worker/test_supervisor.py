@@ -21,13 +21,23 @@ IMPATIENT = RestartPolicy(first_delay=0.001, max_delay=0.01, max_deaths=3)
 READY = ["ready", "hello"]
 
 
+forks = False
+
+
+@pytest.fixture(params=[False, True], ids=["started", "forked"], autouse=True)
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell how a process came to be."""
+    monkeypatch.setattr(f"{__name__}.forks", request.param)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
 def toy(*actions: list[object], name: str = "toy", informed: bool = False) -> WorkerSpec:
     return WorkerSpec(
         name=name,
         module="tests.worker.toy_worker",
         configuration=json.dumps(actions).encode(),
-        environment={"PYTHONPATH": str(REPOSITORY)},
         informed=informed,
+        forks=forks,
     )
 
 

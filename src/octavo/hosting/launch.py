@@ -14,6 +14,7 @@ def hosting_spec(worker: str, name: str, config: HostingConfig, number: int = 1)
         configuration=bytes(raw(HostingStart(name=name, config=config, number=number))),
         # Bytecode is taken for that of a file which was written again in the same second.
         environment={"PYTHONDONTWRITEBYTECODE": "1"} if config.reload else {},
+        forks=True,
     )
 
 

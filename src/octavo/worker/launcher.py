@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Protocol
 
 from octavo.worker.folder import PrivateFolder
+from octavo.worker.forking import ForkServer, ForkServerGone
+
+CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
+"""Elsewhere the system's own libraries do not survive it."""
 
 MAX_LINE = 64 * 2**20
 """Bytes of a line that a process may write."""
@@ -28,6 +32,8 @@ class WorkerSpec:
         environment: variables that are set for it, beside those of this process.
         files: descriptors that it inherits.
         informed: whether it is told where the other workers stand.
+        forks: whether it may be forked from a process that has imported the module, where that can be done: what the
+            module imports starts no threads and opens nothing.
     """
 
     name: str
@@ -36,6 +42,7 @@ class WorkerSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[int, ...] = ()
     informed: bool = False
+    forks: bool = False
 
 
 class Process(Protocol):
@@ -108,6 +115,7 @@ class LocalLauncher:
     def __init__(self) -> None:
         self._folder = PrivateFolder()
         self._launched = 0
+        self._fork_servers: dict[str, ForkServer] = {}
 
     async def launch(self, spec: WorkerSpec) -> "LocalProcess":
         """Start a process that listens at a socket in a private folder. Raises OSError."""
@@ -117,15 +125,7 @@ class LocalLauncher:
         reading, writing = os.pipe()
         stdin = os.fdopen(writing, "wb", buffering=0)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", spec.module, address, spec.name),
-                stdin=reading,
-                stdout=asyncio.subprocess.PIPE,
-                limit=MAX_LINE,
-                start_new_session=True,
-                env={**os.environ, **spec.environment},
-                pass_fds=spec.files,
-            )
+            process, stdout = await self._start(spec, address, reading)
         except BaseException:
             stdin.close()
             raise
@@ -133,27 +133,81 @@ class LocalLauncher:
             os.close(reading)
         _held_open.add(stdin)
         pipe, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, stdin)
-        launched = LocalProcess(process, pipe, address, socket)
+        launched = LocalProcess(process, pipe, stdout, address, socket)
         launched.write(spec.configuration + b"\n")
         return launched
 
+    async def _start(self, spec: WorkerSpec, address: str, stdin: int) -> tuple["_Started", asyncio.StreamReader]:
+        if spec.forks and not spec.environment and not spec.files and CAN_FORK:
+            with contextlib.suppress(ForkServerGone):
+                return await self._fork(spec, address, stdin)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", spec.module, address, spec.name),
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            limit=MAX_LINE,
+            start_new_session=True,
+            env={**os.environ, **spec.environment},
+            pass_fds=spec.files,
+        )
+        assert process.stdout is not None
+        return process, process.stdout
+
+    async def _fork(self, spec: WorkerSpec, address: str, stdin: int) -> tuple["_Started", asyncio.StreamReader]:
+        server = self._fork_servers.get(spec.module)
+        if server is None or server.gone:
+            if server is not None:
+                server.close()
+            server = self._fork_servers[spec.module] = ForkServer(spec.module)
+        reading, writing = os.pipe()
+        stdout = os.fdopen(reading, "rb", buffering=0)
+        try:
+            process = await server.fork((address, spec.name), stdin, writing)
+        except BaseException:
+            stdout.close()
+            raise
+        finally:
+            os.close(writing)
+        reader = asyncio.StreamReader(MAX_LINE)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), stdout)
+        return process, reader
+
     def close(self) -> None:
         """Remove the folder of sockets."""
+        for each in self._fork_servers.values():
+            each.close()
         self._folder.close()
+
+
+class _Started(Protocol):
+    """What is done with a process, however it was started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class LocalProcess:
     """A process on this machine."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, stdin: asyncio.WriteTransport, address: str, socket: Path
+        self,
+        process: _Started,
+        stdin: asyncio.WriteTransport,
+        stdout: asyncio.StreamReader,
+        address: str,
+        socket: Path,
     ) -> None:
-        assert process.stdout is not None
         self.address = address
         self.pid = process.pid
         self._socket = socket
         self._process = process
-        self._stdin, self._stdout = stdin, process.stdout
+        self._stdin, self._stdout = stdin, stdout
 
     def write(self, line: bytes) -> None:
         """Send a line. Never waits."""
