@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from octavo.hosting.blocks import LEAST_BYTES, Lender
+from octavo.hosting.datatypes import Datatype
+from octavo.hosting.tensors import Encoded, Place
 from octavo.hosting.wire import Infer, Part, Reader, Returned, Writer, requests
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all goes through the socket")
@@ -39,6 +41,19 @@ def test_a_block_is_given_back_when_nobody_looks_at_it_any_more() -> None:
     del kept
     assert reader.returned() == Returned((1,))
     assert reader.returned() is None
+
+
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.BOOL, Datatype.INT8])
+def test_a_block_is_lent_for_as_long_as_there_is_a_tensor_of_it(datatype: Datatype) -> None:
+    writer, reader = Writer(), Reader(requests)
+    [(_, view)] = reader.feed(sent(writer, b"\1" * LEAST_BYTES))
+    shape = (2, LEAST_BYTES // datatype.itemsize // 2)
+    array = Encoded(datatype, shape, view[:]).decode(Place("x", "it")).array
+    row = array[1:]
+    del view, array
+    assert reader.returned() is None
+    del row
+    assert reader.returned() == Returned((1,))
 
 
 def test_a_block_that_came_back_is_lent_again_without_a_word() -> None:

@@ -151,10 +151,10 @@ def from_bytes(datatype: Datatype, shape: Sequence[int], data: memoryview, place
     if len(data) != count * datatype.itemsize:
         expected = count * datatype.itemsize
         raise InferenceError(f"input byte size mismatch for {place}. Expected {expected}, got {len(data)}")
-    array: NDArray[Any] = np.ndarray(shape, datatype.dtype, data)
+    array = np.frombuffer(data, datatype.dtype)  # holds `data` itself: np.ndarray would hold what that was cut from
     if datatype is Datatype.BOOL and array.size and array.view(np.uint8).max() > 1:
         array = array.view(np.uint8) != 0  # other bytes than 0 and 1 are no booleans to numpy
-    return Tensor(datatype, array)
+    return Tensor(datatype, array.reshape(shape))
 
 
 def _split(data: memoryview, elements: NDArray[Any], count: int, place: Place) -> None:
