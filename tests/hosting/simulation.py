@@ -68,13 +68,14 @@ def simulate(
         arrive(rng.uniform(*pause))
     arrive(next(arrivals, None))
     now, wake, free = 0.0, math.inf, instances
+    unread: list[float] = []
     waits: list[float] = []
     sizes: list[int] = []
     while len(waits) < requests:
         if events and events[0][0] <= wake:
             now, _, done = heapq.heappop(events)
             if done is None:
-                batcher.push(None, now=now)
+                unread.append(now)
                 arrive(next(arrivals, None))
             else:
                 batch, began = done
@@ -91,6 +92,8 @@ def simulate(
                     later = 0
         else:
             now = wake
+        while free and unread:  # nobody reads while all compute
+            batcher.push(None, now=unread.pop(0))
         wake = math.inf
         while free:
             taken = batcher.take(now)

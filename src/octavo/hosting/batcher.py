@@ -42,8 +42,7 @@ class Batcher(Generic[T]):
         self._busy = 0
         self._queue: Queue[T] = Queue(batching)
         self._expired: list[Waiting[T]] = []
-        self._of_answers, self._of_arrivals = Followers(self.cost), Followers(self.cost)
-        self._followers = self._of_answers
+        self._followers = Followers(self.cost)
         self._timed = any(each.default_timeout for each in (batching.default_policy, *batching.policies.values()))
         self._wanted = {batching.max_batch_size, *batching.preferred_batch_sizes}
 
@@ -75,11 +74,7 @@ class Batcher(Generic[T]):
         except InferenceError as error:
             error.retry_after = self.expected_wait(self._batching.level(priority)) or None
             raise
-        if len(self._queue) == 1 and not self._busy and now >= self._followers.ends:
-            self._followers = self._of_arrivals
-            self._followers.begin(items, now)
-        else:
-            self._followers.note(items, now)
+        self._followers.came(items, now, idle=not self._busy and len(self._queue) == 1)
         return waiting
 
     def _check_deadline(self, priority: int, timeout: float) -> None:
@@ -134,8 +129,7 @@ class Batcher(Generic[T]):
     def note_done(self, batch: Batch[T], seconds: float) -> bool:
         """A batch was computed, in so many seconds, whatever came of it. Returns whether `cost` may have changed."""
         self._busy -= 1
-        self._followers = self._of_answers
-        self._followers.begin(batch.items, batch.began + seconds)
+        self._followers.answered(batch.items, batch.began + seconds)
         return self.cost.note(batch.items, seconds)
 
     def _size(self, kind: Hashable) -> int:

@@ -5,8 +5,8 @@ import math
 from collections import deque
 
 _SAMPLES = 50
-_REFIT_SECONDS = 10e-3
-"""Of batches from one fit to the next, which takes a hundredth of it, once there are samples enough."""
+_REFIT_SECONDS = 50e-3
+"""Of batches from one fit to the next, which takes a few thousandths of it, once there are samples enough."""
 
 _OUTLIER = 4.0
 _SLOTS = 16
@@ -67,6 +67,41 @@ class Cost:
         return self.per_item * items + self.per_batch
 
 
+class _Event:
+    """So many items were answered, or came after a pause; and what has followed since, by sixteenths of b."""
+
+    __slots__ = ("began", "came", "coming", "items", "span", "usual")
+
+    def __init__(self, usual: "_Usual", items: int, began: float, span: float) -> None:
+        self.usual, self.items, self.began, self.span = usual, items, began, span
+        self.coming = [0] * _SLOTS
+        self.came = 0
+
+    @property
+    def ends(self) -> float:
+        """When nothing that comes is a consequence any more."""
+        return self.began + self.span
+
+    def slot(self, now: float) -> int:
+        """Of b that a time is in."""
+        return min(int((now - self.began) / self.span * _SLOTS), _SLOTS - 1)
+
+
+class _Usual:
+    """Items of events of one sort, and of what followed them. What is long ago counts less."""
+
+    __slots__ = ("followed", "led")
+
+    def __init__(self) -> None:
+        self.led = 0.0
+        self.followed = [0.0] * _SLOTS
+
+    def add(self, event: _Event) -> None:
+        """An event that has ended."""
+        self.led = _KEPT * self.led + event.items
+        self.followed = [_KEPT * old + new for old, new in zip(self.followed, event.coming, strict=True)]
+
+
 class Followers:
     """How many requests follow an event, and how soon: clients that were answered ask again, and what belongs together
     comes together. From that, for how long it pays to wait for more while an instance is free to compute.
@@ -79,56 +114,53 @@ class Followers:
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
-        # Items of events, and of what followed within b, by sixteenths of it. What is long ago counts less.
-        self._led = 0.0
-        self._followed = [0.0] * _SLOTS
-        # The last event, the b of its time, and what has followed so far.
-        self._began, self._span = -math.inf, 0.0
-        self._items = self._came = 0
-        self._coming = [0] * _SLOTS
+        self._after_answers, self._after_pauses = _Usual(), _Usual()
+        self._last = self._before = _Event(self._after_answers, 0, -math.inf, 0.0)
 
-    @property
-    def ends(self) -> float:
-        """When nothing that comes is a consequence of the last event any more."""
-        return self._began + self._span
+    def answered(self, items: int, now: float) -> None:
+        """A batch was."""
+        self._begin(self._after_answers, items, now)
 
-    def begin(self, items: int, now: float) -> None:
-        """There is an event: so many were answered, or came after a pause."""
-        if self._items:
-            self._led = _KEPT * self._led + self._items
-            self._followed = [_KEPT * old + new for old, new in zip(self._followed, self._coming, strict=True)]
-            self._coming = [0] * _SLOTS
-        self._began, self._items, self._span, self._came = now, items, self._cost.per_batch, 0
-        if self._span < _LEAST:
-            self._items, self._span = 0, 0.0
+    def came(self, items: int, now: float, *, idle: bool) -> None:
+        """A request has come: perhaps before the last batch was answered, and is only seen now.
 
-    def note(self, items: int, now: float) -> None:
-        """So many came."""
-        if self._began <= now < self.ends:
-            self._came += items
-            self._coming[self._slot(now)] += items
+        Args:
+            idle: whether nothing else waits or is computed.
+        """
+        event = self._last if now >= self._last.began else self._before
+        if event.began <= now < event.ends:
+            event.came += items
+            event.coming[event.slot(now)] += items
+        elif idle and now >= self._last.ends:
+            self._begin(self._after_pauses, items, now)
 
     def until(self, items: int, room: int, now: float) -> float:
         """For how long a batch is to wait which has so many items, and room for more; minus infinity if it is not."""
-        if not self._began <= now < self.ends or not self._led:
+        event, usual = self._last, self._last.usual
+        if not event.began <= now < event.ends or not usual.led:
             return -math.inf
-        first, width = self._slot(now), self._span / _SLOTS
-        later = sum(self._followed[first:])
-        expected = sum(self._followed) * self._items / self._led - self._came
+        first, width = event.slot(now), event.span / _SLOTS
+        later = sum(usual.followed[first:])
+        expected = sum(usual.followed) * event.items / usual.led - event.came
         if expected <= 0.0 or not later:
             return -math.inf
         come = best = 0.0
         until = -math.inf
         for slot in range(first, _SLOTS):
-            come += expected * self._followed[slot] / later
+            come += expected * usual.followed[slot] / later
             left = expected - come
-            waited = self._began + (slot + 1) * width - now
+            waited = event.began + (slot + 1) * width - now
             # How much likelier nobody is left over than without a wait.
             whole = 0.0 if expected > room else max(1.0 - left, 0.0) - max(1.0 - expected, 0.0)
-            saved = (min(come, room) + items * whole) * (self._span - waited)
+            saved = (min(come, room) + items * whole) * (event.span - waited)
             if (gain := saved - _MARGIN * (items + left) * waited) > best:
                 best, until = gain, now + waited + width  # it takes a moment until a request that has come is here
         return until
 
-    def _slot(self, now: float) -> int:
-        return min(int((now - self._began) / self._span * _SLOTS), _SLOTS - 1)
+    def _begin(self, usual: _Usual, items: int, now: float) -> None:
+        span = self._cost.per_batch
+        if span < _LEAST:
+            return
+        if self._before.items:
+            self._before.usual.add(self._before)
+        self._before, self._last = self._last, _Event(usual, items, now, span)
