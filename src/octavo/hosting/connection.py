@@ -7,7 +7,6 @@ from typing import Protocol, cast
 
 import msgspec
 
-from octavo.hosting.blocks import LEAST_BYTES
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.wire import Reader, Reply, Request, Returned, Writer, replies
 
@@ -74,8 +73,8 @@ class Connection(asyncio.Protocol):
             if isinstance(reply, Returned):
                 self._tell(self._writer.take_back(reply))
             else:
-                # What goes on from here is kept by whoever sends it, for as long as a client reads; blocks go back.
-                self._owner.on_reply(reply, memoryview(bytes(tensors)) if tensors.nbytes >= LEAST_BYTES else tensors)
+                # A block is lent for as long as a client reads it. If all are, what is large goes through the socket.
+                self._owner.on_reply(reply, tensors)
         del tensors
         if returned := self._reader.returned():
             self.send(returned)
