@@ -18,7 +18,7 @@ from octavo.hosting.instance import Instance
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.tensors import Buffer, Place
-from octavo.hosting.wire import Call, Ended, Failed, Infer, Output, Pace, Reply, parts_of
+from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Reply, parts_of
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -62,6 +62,11 @@ class HostedClient(ModelClient):
     def add(self, worker: str) -> None:
         """There is a process of that name, whose statuses will be told."""
         self._instances[worker] = Instance(worker, self)
+
+    @property
+    def figures(self) -> list[Family]:
+        """Those of the model's own, of each of its processes."""
+        return [family for each in self._instances.values() for family in each.figures]
 
     @property
     def pending(self) -> int:
@@ -200,6 +205,8 @@ class HostedClient(ModelClient):
         if pending is None:
             if isinstance(reply, Pace):
                 self._admission.pace = reply
+            elif isinstance(reply, Figures):
+                instance.figures = reply.families
             return
         if isinstance(reply, Output):
             if reply.last:

@@ -28,11 +28,16 @@ class Task:
 
 @dataclass(slots=True)
 class Answer:
-    """A result as it is sent: tensors with their bytes, or a body of a media type."""
+    """A result as it is sent: tensors with their bytes, or a body of a media type.
+
+    Attributes:
+        parameters: what the model says beside it.
+    """
 
     buffers: Sequence[Buffer]
     parts: tuple[Part, ...] = ()
     media_type: str = ""
+    parameters: dict[str, bool | int | float | str] | None = None
 
 
 class Computation(Protocol):

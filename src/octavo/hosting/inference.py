@@ -67,7 +67,7 @@ class Outputs(dict[str, Encoded]):
 
     def __init__(self, output: Output, data: memoryview) -> None:
         super().__init__(tensors_of(output.parts, data))
-        self.parameters = output.parameters
+        self.parameters = output.parameters or {}
         self.last = output.last
 
 

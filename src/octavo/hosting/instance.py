@@ -8,7 +8,7 @@ from typing import Protocol
 from octavo.hosting.connection import Connection
 from octavo.hosting.pending import Pending
 from octavo.hosting.running import path_beside, read_running
-from octavo.hosting.wire import Cancel, Reply
+from octavo.hosting.wire import Cancel, Family, Reply
 from octavo.worker.control import WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Instance:
     Attributes:
         name: of the worker. state: as its supervisor sees it. failure: why it is not ready.
         outstanding: what it was asked for, by number. limit: seconds that a batch may take; 0 for any number.
+        figures: of the model's own.
     """
 
     def __init__(self, name: str, client: Client) -> None:
@@ -55,6 +56,7 @@ class Instance:
         self.failure: str | None = None
         self.outstanding: dict[int, Pending] = {}
         self.limit = 0.0
+        self.figures: tuple[Family, ...] = ()
         self._client = client
         self._socket = ""
         self._connection: Connection | None = None
@@ -127,7 +129,7 @@ class Instance:
 
     def _part(self) -> None:
         """Tell what it computed when it ended from what waited."""
-        self._connection = None
+        self._connection, self.figures = None, ()
         outstanding, self.outstanding = list(self.outstanding.values()), {}
         running = read_running(path_beside(self._socket))
         self._computed += [each for each in outstanding if each.number in running]

@@ -12,7 +12,7 @@ from octavo.hosting.endpoint import Endpoint, Peer
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.queue import Waiting
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Reply, Timing
+from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Reply, Request, Timing
 
 PACE_CHANGE = 0.2
 """Frontends hear of what a batch costs when it has changed by so much of it."""
@@ -63,8 +63,9 @@ class Intake:
                 case Cancel():
                     left += self._cancel(request.number)
                 case None:
-                    for asked in [each.request for each in self._asked.values() if each.request.peer is peer]:
-                        left += self._cancel(asked.number)
+                    left += self._leave(peer)
+                case _:
+                    self._hear(peer, request, data)
         return left
 
     @property
@@ -120,6 +121,14 @@ class Intake:
         except InferenceError as error:
             peer.send(failed(message.number, error))
 
+    def _hear(self, peer: Peer, message: Request, data: memoryview) -> None:
+        """Something that is neither a request nor its end."""
+
+    def _leave(self, peer: Peer) -> list[Asked]:
+        """A frontend is gone."""
+        asked = [each.request.number for each in self._asked.values() if each.request.peer is peer]
+        return [each for number in asked for each in self._cancel(number)]
+
     def _cancel(self, number: int) -> list[Asked]:
         waiting = self._asked.get(number)
         if waiting is None:
@@ -144,7 +153,8 @@ def send_answers(batch: Batch[Asked], answers: Sequence[Answer | InferenceError]
         if isinstance(answer, InferenceError):
             own.append((failed(asked.number, answer, timing), ()))
         else:
-            own.append((Output(asked.number, answer.parts, answer.media_type, True, timing), answer.buffers))
+            output = Output(asked.number, answer.parts, answer.media_type, True, timing, answer.parameters)
+            own.append((output, answer.buffers))
     for peer, own in replies.items():
         peer.send_all(own)
 

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from octavo.hosting.computation import Computation
+from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.running import Running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,9 +16,13 @@ class Loaded:
     Attributes:
         at_once: batches that it computes at the same time, in as many threads.
         load: what remains to be done in the event loop that it is called in, if its code is asynchronous.
+        serve: has it computed for ever, if that is done in a way of its own.
+        finalize: what its code does before its process ends.
     """
 
     computation: Computation
     info: HostedInfo
     at_once: int
     load: Callable[[], Awaitable[None]] | None = None
+    serve: Callable[[Endpoint, Running], None] | None = None
+    finalize: Callable[[], None] | None = None

@@ -32,8 +32,13 @@ def work(parent: Parent, path: str) -> int:
         endpoint = Endpoint(path)
         capacity = loaded.info.max_batch_size or 1
         running = Running(path_beside(path), loaded.at_once, capacity)
+        if loaded.finalize is not None:
+            parent.at_end = loaded.finalize
         if loaded.load is not None:
             uvloop.run(_serve_async(parent, loaded, endpoint, running))
+        elif loaded.serve is not None:
+            parent.report(Ready(raw(loaded.info)))
+            loaded.serve(endpoint, running)
         else:
             parent.report(Ready(raw(loaded.info)))
             ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once).run()

@@ -115,7 +115,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag=3):
     media_type: str = ""
     last: bool = True
     timing: Timing | None = None
-    parameters: dict[str, bool | int | float | str] = {}
+    parameters: dict[str, bool | int | float | str] | None = None
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -143,6 +143,36 @@ class Pace(msgspec.Struct, frozen=True, array_like=True, tag=6):
     per_item: float
 
 
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """A figure of a model's own.
+
+    Attributes:
+        value: of a counter or gauge; the sum of a histogram's. changed: seconds since the epoch.
+        bounds: of a histogram's buckets from above. buckets: how many there were in each, and beyond the last.
+    """
+
+    labels: dict[str, str]
+    value: float
+    changed: float
+    bounds: tuple[float, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+
+class Family(msgspec.Struct, frozen=True, array_like=True):
+    """Figures of one name. Attributes: kind: 0 for counters, 1 for gauges, 2 for histograms."""
+
+    name: str
+    description: str
+    kind: int
+    samples: tuple[Sample, ...]
+
+
+class Figures(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """All figures of the model's own, as this process has them now."""
+
+    families: tuple[Family, ...]
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A block of whoever says so can be opened at a path. A size of 0 is one that is there no more."""
 
@@ -158,7 +188,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 Request = Infer | Call | Cancel | Block | Returned
-Reply = Output | Ended | Failed | Pace | Block | Returned
+Reply = Output | Ended | Failed | Pace | Block | Returned | Figures
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")

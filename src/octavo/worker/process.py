@@ -18,9 +18,11 @@ class Parent:
     Attributes:
         configuration: the first line.
         stopping: whether this is to end; a process is ended instead of being told.
+        at_end: called before this process ends with its supervisor.
     """
 
     stopping = False
+    at_end: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,6 +54,7 @@ class Parent:
         for line in self._lines:
             if on_order is not None:
                 on_order(decode_order(line))
+        self.at_end()
         os._exit(0)
 
 

@@ -7,7 +7,7 @@ from octavo.errors import ConfigError
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS
 from octavo.hosting.options import MAX_INSTANCES
 from octavo.hosting.triton import Config
-from octavo.hosting.triton.backends import ENSEMBLE, PYTHON
+from octavo.hosting.triton.backends import ENSEMBLE
 
 ANY = -1
 TENSORRT = "tensorrt"
@@ -55,8 +55,6 @@ def _unsupported(config: Config) -> Iterator[str]:
     """What Octavo does not do. What only says how Triton copies memory changes no answer, and is taken as read."""
     if config.runtime and config.runtime != f"libtriton_{config.backend}.so":
         yield f"runtime is '{config.runtime:.100}', which is not supported: {config.backend} has one runtime"
-    if config.backend == PYTHON:
-        yield 'backend: "python" is not supported yet'
     if config.batch_input:
         yield "batch_input is not supported"
     if config.batch_output:

@@ -14,7 +14,7 @@ from octavo.hosting.runtime import RuntimeOptions
 from octavo.hosting.runtime_computation import RuntimeComputation
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.agreement import check_agreement, complete, names_in_model
-from octavo.hosting.triton.backends import backend_named
+from octavo.hosting.triton.backends import PYTHON, backend_named
 from octavo.hosting.triton.configured_runtime import ConfiguredRuntime
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.normal_form import normal_form
@@ -25,6 +25,10 @@ from octavo.hosting.triton.warmup import warm_up
 def load_from_repository(start: HostingStart, model: RepositoryModel) -> Loaded:
     """Load a version of a model. Raises ConfigError: it cannot be loaded, or does not agree with its configuration."""
     config: dict[str, Any] = msgspec.json.decode(model.config)
+    if config["backend"] == PYTHON:
+        from octavo.hosting.triton.python_backend.loading import load_python_model
+
+        return load_python_model(start, model, config)
     return _load_file(start, model, config)
 
 

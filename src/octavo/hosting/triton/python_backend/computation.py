@@ -1,0 +1,150 @@
+"""A Python model as a computation: requests become those that its `execute` gets, and its responses theirs."""
+
+import logging
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from octavo.hosting.computation import Answer, Task
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.tensors import Place, from_bytes
+from octavo.hosting.triton.description import Description
+from octavo.hosting.triton.python_backend.model import PythonModel
+from octavo.hosting.triton.python_backend.request import RELEASE_RESCHEDULE, IncomingRequest
+from octavo.hosting.triton.python_backend.reshapes import Reshapes
+from octavo.hosting.triton.python_backend.response import InferenceResponse
+from octavo.hosting.triton.python_backend.tensor import Tensor
+from octavo.hosting.wire import Call, Infer
+
+log = logging.getLogger(__name__)
+
+Result = Answer | InferenceError | None
+
+
+class PythonComputation:
+    """A model that is initialized.
+
+    Args:
+        instance: what Triton calls this instance of it.
+
+    Attributes:
+        decoupled: whether requests may have any number of responses.
+    """
+
+    def __init__(self, model: PythonModel, description: Description, instance: str) -> None:
+        self._model = model
+        self._instance = instance
+        self._batched = description.max_batch_size > 0
+        self._merges = description.merges
+        self._places = {each.name: Place(each.name, description.name) for each in description.input}
+        self._ragged = {each.name for each in description.input if each.allow_ragged_batch}
+        self._outputs = {each.name for each in description.output}
+        self._reshapes = Reshapes(description)
+        self.decoupled = description.model_transaction_policy.decoupled
+
+    def wait_with(self, wait: Callable[["Future[Any]"], None]) -> None:
+        """Have that wait for the model's asynchronous code."""
+        self._model.wait = wait
+
+    def read(self, message: Infer | Call, data: memoryview) -> Task:
+        """Make a request of what a frontend sends. Raises InferenceError: it is to blame."""
+        assert isinstance(message, Infer), "frontends know that it takes no bodies"
+        if data.readonly:  # of what came through the socket; models may write to what they get
+            data = memoryview(bytearray(data))
+        tensors, at, reshapes = [], 0, self._reshapes
+        for part in message.parts:
+            name, end = part.name, at + part.size
+            array = from_bytes(part.datatype, part.shape, data[at:end], self._places[name]).array
+            tensors.append(Tensor.of(name, part.datatype, reshapes.given(name, array) if reshapes.inputs else array))
+            at = end
+        items = message.parts[0].shape[0] if self._batched and message.parts else 1
+        request = IncomingRequest(tensors, message.outputs or self._outputs, message.timeout, message.details)
+        return Task(request, items, self._kind(message) if self._merges else message.number, message.outputs)
+
+    def _kind(self, message: Infer) -> Hashable:
+        """What is computed together has inputs of the same types and sizes but for the batch."""
+        ragged = self._ragged
+        return tuple([(each.name, None if each.name in ragged else each.shape[1:]) for each in message.parts])
+
+    def compute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
+        """Compute a batch of a model that answers each request as `execute` returns."""
+        results = self.execute([task.content for task in tasks])
+        missing = InferenceError(f"model '{self._instance}' gave no response", Code.INTERNAL)
+        return [missing if each is None else each for each in results]
+
+    def stream(self, task: Task) -> Iterator[Answer]:
+        """Its server sends what it streams."""
+        raise AssertionError("responses of a Python model are sent by the model")
+
+    def execute(self, requests: list[IncomingRequest]) -> list[Result]:
+        """Compute a batch. None stands for a request that is answered by its response sender, or not yet."""
+        try:
+            return self._results(requests, self._model.call(requests, partial(self._fail, requests)))
+        except BaseException as error:  # a model ends itself, not the server
+            failure = self.failure(error)
+            return [failure] * len(requests)
+
+    def _results(self, requests: list[IncomingRequest], returned: Any) -> list[Result]:
+        if returned is None:
+            return [None] * len(requests)
+        if self.decoupled:
+            raise ResponseError(
+                f"Python model '{self._instance}' is using the decoupled mode and the execute function must return "
+                "None."
+            )
+        if not isinstance(returned, list):
+            raise ResponseError(f"Expected a list in the execute return, found type '{type(returned)}'.")
+        if len(returned) != len(requests):
+            raise ResponseError(
+                "Number of InferenceResponse objects do not match the number of InferenceRequest objects. "
+                f"InferenceRequest(s) size is:{len(requests)}, and InferenceResponse(s) size is:{len(returned)}"
+            )
+        return [self._result(*each) for each in zip(requests, returned, strict=True)]
+
+    def _result(self, request: IncomingRequest, response: object) -> Result:
+        """What comes of a request. Raises ResponseError, TritonModelException: that cannot be the response."""
+        if response is None:
+            return None
+        if request.release == RELEASE_RESCHEDULE:
+            raise ResponseError(
+                "Expected a None object in the execute function return list for reschduled request, found type "
+                f"'{type(response)}'."
+            )
+        if not isinstance(response, InferenceResponse):
+            raise ResponseError(
+                "Expected an 'InferenceResponse' object in the execute function return list, found type "
+                f"'{type(response)}'."
+            )
+        if request.response_sender is not None:
+            request.response_sender.note(True, final=True)
+        return self.answer(request.names, response)
+
+    def answer(self, wanted: Collection[str], response: InferenceResponse) -> Answer | InferenceError:
+        """A response as it is sent, with the outputs that are wanted."""
+        error = response.error()
+        if error is not None:
+            return error.to_inference_error()
+        try:
+            return response.to_answer(wanted, self._reshapes)
+        except Exception as unwritten:  # objects of the model's that cannot be
+            return self.failure(unwritten)
+
+    def _fail(self, requests: list[IncomingRequest], error: BaseException) -> None:
+        """Code has failed when `execute` had returned already."""
+        failure = self.failure(error)
+        for each in requests:
+            each.origin.fail(failure)
+
+    def failure(self, error: BaseException) -> InferenceError:
+        """What requests are told of an exception of the model's. The log has the rest."""
+        returned = isinstance(error, ResponseError)
+        said = str(error) if returned else f"{type(error).__name__}: {error}"
+        log.error("%s failed: %s", self._instance, said, exc_info=None if returned else error)
+        return InferenceError(
+            f"Failed to process the request(s) for model '{self._instance}', message: {said:.4000}", Code.INTERNAL
+        )
+
+
+class ResponseError(Exception):
+    """What `execute` returned is not what it has to return."""

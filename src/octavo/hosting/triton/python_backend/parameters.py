@@ -1,0 +1,21 @@
+"""What requests and responses say beside their tensors."""
+
+from collections.abc import Mapping
+
+from octavo.hosting.triton.python_backend.errors import TritonModelException
+
+Parameters = dict[str, bool | int | float | str]
+
+
+def checked(parameters: Mapping[str, bool | int | float | str] | None) -> Parameters:
+    """Parameters as a model gives them. Raises TritonModelException: they cannot be sent."""
+    for name, value in (parameters or {}).items():
+        if not isinstance(name, str):
+            raise TritonModelException(f"Expect parameters keys to have type str, found type {type(name)}")
+        if type(value) not in (bool, int, float, str):
+            raise TritonModelException(
+                f"Expect parameters values to have type bool/int/float/str, found type {type(value)}"
+            )
+        if type(value) is int and not -(2**63) <= value < 2**63:
+            raise TritonModelException(f"the parameter '{name}' is {value}, which has more than 64 bits")
+    return dict(parameters or {})
