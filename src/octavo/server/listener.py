@@ -42,7 +42,13 @@ def bind_grpc(settings: ServerSettings, *, listen: bool) -> socket.socket | None
         listener.bind((settings.host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        log.debug("cannot take %s: %s", where, error)
+        log.log(
+            logging.INFO if settings.grpc_port is None else logging.WARNING,
+            "cannot listen on %s: %s; models loaded later that gRPC would serve are served without it, unless another "
+            "port is chosen with --grpc-port",
+            where,
+            getattr(error, "strerror", None) or error,
+        )
         return None
     return listener
 

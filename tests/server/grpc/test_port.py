@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -144,13 +145,17 @@ def test_a_second_signal_does_not_wait() -> None:
             server.thread.join(10)
 
 
-def test_the_port_that_is_taken() -> None:
-    """One in use matters when there is something to serve."""
+def test_the_port_that_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """One in use matters when there is something to serve; before that it is said, the louder if it was asked for."""
     with bind("127.0.0.1", 0) as other:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"127.0.0.1 port {port} for gRPC: .*--grpc-port; 0 is none"):
             bind_grpc(ServerSettings(port=port - 1), listen=True)
-        assert bind_grpc(ServerSettings(port=port - 1), listen=False) is None
+        with caplog.at_level(logging.INFO, "octavo.server"):
+            assert bind_grpc(ServerSettings(port=port - 1), listen=False) is None
+            assert bind_grpc(ServerSettings(grpc_port=port), listen=False) is None
+        assert [each.levelname for each in caplog.records] == ["INFO", "WARNING"]
+        assert f"cannot listen on 127.0.0.1 port {port} for gRPC: Address already in use; " in caplog.text
     for none in (ServerSettings(grpc_port=0), ServerSettings(uds="/tmp/socket")):
         assert bind_grpc(none, listen=True) is None
     with pytest.raises(ConfigError, match="port 65536 for gRPC"):
