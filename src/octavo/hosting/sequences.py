@@ -1,0 +1,252 @@
+"""When which requests of sequences are computed together.
+
+A sequence has a slot of an instance from its first request to its last, and one request of it is computed at a time,
+in their order. Nothing here waits or reads a clock: whoever calls says what time it is.
+"""
+
+import heapq
+import itertools
+import math
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.lanes import Course, DirectLane, Lane, OldestLane, SequenceBatch, SequenceId, Turn
+from octavo.hosting.pace import Cost
+from octavo.hosting.sequencing import Sequencing
+from octavo.hosting.wire import SEQUENCE_END, SEQUENCE_START
+
+T = TypeVar("T")
+
+
+class Sequences(Generic[T]):
+    """Makes batches of the requests of sequences of one model.
+
+    Args:
+        model: its name, for errors. instances: that compute at the same time, each with slots of its own.
+
+    Attributes:
+        cost: of batches, as they were measured.
+    """
+
+    def __init__(self, sequencing: Sequencing, model: str, instances: int = 1) -> None:
+        self.cost = Cost()
+        self._sequencing = sequencing
+        self._model = model
+        kind = OldestLane if sequencing.oldest else DirectLane
+        self._lanes: list[Lane[T]] = [kind(sequencing) for _ in range(instances)]
+        self._open: dict[SequenceId, Course[T]] = {}
+        self._last: dict[SequenceId, Course[T]] = {}
+        self._idle: dict[Course[T], None] = {}
+        self._backlog: dict[Course[T], None] = {}
+        self._deadlines: list[tuple[float, int, Course[T]]] = []
+        self._refused: list[tuple[Turn[T], InferenceError]] = []
+        self._numbers = itertools.count(1)
+        self._length = 0
+
+    def __len__(self) -> int:
+        """Requests that wait."""
+        return self._length
+
+    # --- requests -----------------------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        request: T,
+        *,
+        sequence: SequenceId,
+        flags: int = 0,
+        kind: Hashable = None,
+        now: float,
+        timeout: float = 0.0,
+    ) -> Turn[T]:
+        """Add a request.
+
+        Args:
+            kind: requests of other kinds are not computed with it.
+            timeout: seconds that its sequence may wait for a slot; 0 for ever.
+
+        Raises:
+            InferenceError: it belongs to no sequence.
+        """
+        number = next(self._numbers)
+        if not sequence:
+            if not self._sequencing.iterative:
+                raise InferenceError(
+                    f"inference request to model '{self._model}' must specify a non-zero or non-empty correlation ID"
+                )
+            sequence, flags = -number, SEQUENCE_START
+        course = self._open.get(sequence)
+        if course is None:
+            if not flags & SEQUENCE_START:
+                raise InferenceError(
+                    f"inference request for sequence {sequence} to model '{self._model}' must specify the START flag "
+                    "on the first request of the sequence"
+                )
+            course = self._begin(sequence)
+        turn = Turn(request, 1, kind, now, now + timeout if timeout else math.inf, 1, number, flags=flags, of=course)
+        course.turns.append(turn)
+        self._length += 1
+        if flags & SEQUENCE_END or self._sequencing.iterative:
+            self._close(course)
+        if course.lane is None:
+            if turn.deadline < course.deadline:
+                course.deadline = turn.deadline
+                heapq.heappush(self._deadlines, (turn.deadline, number, course))
+        else:
+            self._idle.pop(course, None)
+            course.lane.note(course, now)
+        return turn
+
+    def cancel(self, turn: Turn[T]) -> bool:
+        """Nobody waits for a request any more. If it is not being computed, its sequence ends before it, for the model
+        would miss it: what follows is refused.
+
+        Returns:
+            Whether it was still waiting.
+        """
+        if not turn.waits:
+            return False
+        course = turn.of
+        assert course is not None
+        error = InferenceError(
+            f"sequence {course.id} of model '{self._model}' was ended: a request of it was cancelled before it was "
+            "computed",
+            Code.UNAVAILABLE,
+        )
+        self._drop(course, len(course.turns) - course.turns.index(turn), error, but=turn)
+        self._settle(course, turn.arrived)
+        return True
+
+    def refused(self, now: float) -> list[tuple[Turn[T], InferenceError]]:
+        """Requests that will not be computed, and why."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, _, course = heapq.heappop(self._deadlines)
+            if course.lane is None and course.deadline == deadline and course.turns:
+                why = "timeout of the corresponding sequence has been expired"
+                self._drop(course, len(course.turns), InferenceError(why, Code.UNAVAILABLE))
+                self._settle(course, now)
+        refused, self._refused = self._refused, []
+        return refused
+
+    @property
+    def next_deadline(self) -> float:
+        """When `refused` has more, or a sequence has had no request for too long; infinite if neither will be."""
+        if self._refused:
+            return -math.inf
+        backlog = self._deadlines[0][0] if self._deadlines else math.inf
+        idle = next(iter(self._idle)).idle_since + self._sequencing.max_idle if self._idle else math.inf
+        return min(backlog, idle)
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def take(self, now: float) -> SequenceBatch[T] | float:
+        """The next batch, for an instance that is free. `note_done` when it was computed.
+
+        Returns:
+            The batch; or when to ask again at the latest, if nothing comes before: infinite if nothing waits.
+        """
+        self._end_idle(now)
+        again = math.inf
+        for at, lane in enumerate(self._lanes):
+            if lane.busy:
+                continue
+            found = lane.take(now)
+            if not isinstance(found, float):
+                self._lanes.append(self._lanes.pop(at))  # the others have the next turn
+                self._length -= len(found.requests)
+                return found
+            again = min(again, found)
+        return again
+
+    def note_done(self, batch: SequenceBatch[T], seconds: float) -> bool:
+        """A batch was computed, in so many seconds, whatever came of it. Returns whether `cost` says something new."""
+        batch.lane.busy = False
+        now = batch.began + seconds
+        for course in batch.courses:
+            course.busy = False
+            self._settle(course, now)
+        return self.cost.note(batch.items, seconds)
+
+    def again(self, turn: Turn[T], now: float) -> None:
+        """A model of iterative sequences wants a request once more that it has just computed; before `note_done`."""
+        course = turn.of
+        assert course is not None
+        turn.flags, turn.waits, turn.arrived = 0, True, now
+        course.turns.append(turn)
+        self._length += 1
+
+    # --- sequences ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, sequence: SequenceId) -> Course[T]:
+        course: Course[T] = Course(sequence)
+        before = self._last.get(sequence)
+        self._open[sequence] = self._last[sequence] = course
+        if before is not None:  # it has had its last request, which is still to be computed: none overtakes it
+            before.next = course
+        elif (lane := min(self._lanes, key=lambda lane: lane.first_free)).first_free < math.inf:
+            lane.enter(course)
+        else:
+            self._backlog[course] = None
+        return course
+
+    def _close(self, course: Course[T]) -> None:
+        """Take no more requests for a sequence."""
+        course.ended = True
+        if self._open.get(course.id) is course:
+            del self._open[course.id]
+
+    def _drop(self, course: Course[T], count: int, error: InferenceError, but: Turn[T] | None = None) -> None:
+        """End a sequence before its last requests, which are refused."""
+        self._close(course)
+        for _ in range(count):
+            turn = course.turns.pop()
+            turn.waits = False
+            self._length -= 1
+            if turn is not but:
+                self._refused.append((turn, error))
+
+    def _settle(self, course: Course[T], now: float) -> None:
+        """Something has changed for a sequence: it may be idle, or over."""
+        if course.lane is not None:
+            course.lane.note(course, now)
+        if course.turns or course.busy:
+            return
+        if not course.ended:
+            course.idle_since = now
+            self._idle[course] = None
+        elif course.lane is not None or course in self._backlog:  # or it waits behind another, which will find it over
+            self._end(course, now)
+
+    def _end(self, course: Course[T], now: float) -> None:
+        """A sequence is over: its slot is another's."""
+        self._idle.pop(course, None)
+        following = course.next
+        while following is not None and following.ended and not following.turns:  # it is over before it began
+            following = following.next
+        if following is None:
+            del self._last[course.id]
+        lane = course.lane
+        if lane is None:
+            del self._backlog[course]
+            if following is not None:
+                self._backlog[following] = None
+            return
+        if following is None:
+            following = next(iter(self._backlog), None)
+            if following is not None:
+                del self._backlog[following]
+        if following is None:
+            lane.leave(course)
+        else:
+            lane.replace(course, following)
+            self._settle(following, now)
+
+    def _end_idle(self, now: float) -> None:
+        """End sequences that have had no request for too long."""
+        while self._idle:
+            course = next(iter(self._idle))
+            if course.idle_since + self._sequencing.max_idle > now:
+                return
+            self._close(course)
+            self._end(course, now)
