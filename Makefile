@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 CLIENTS := .venv-clients
 RUNTIMES := .venv-runtimes
+TRITON := .venv-triton
 BIN    := $(VENV)/bin
 MODEL  ?= smollm2:135m
 HOST   ?= 127.0.0.1
@@ -29,7 +30,7 @@ PARALLEL  = $(MAKE) --no-print-directory $(JOBS) $(if $(filter output-sync,$(.FE
 # What reads model files.
 EXTRAS := onnx torch tensorflow tflite openvino transformers sklearn xgboost lightgbm
 
-.PHONY: serve test checks lint tidy types check-imports unit fuzz clients runtimes docs protos sanitize format clean
+.PHONY: serve test checks lint tidy types check-imports unit fuzz clients runtimes triton docs protos sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
@@ -81,6 +82,15 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/pip install --quiet uv "$$(grep ^torch tests/clients/requirements.txt)"
 	$(CLIENTS)/bin/uv pip install --quiet --python $(CLIENTS)/bin/python --requirement tests/clients/requirements.txt
+	@touch $@
+
+# The same repository served by the real Triton, from the one wheel that brings it, which needs Linux with glibc 2.35.
+triton: $(VENV)/.installed-test $(TRITON)/.installed
+	OCTAVO_TRITON=$(abspath $(TRITON)) $(BIN)/python -m pytest tests/triton
+
+$(TRITON)/.installed: tests/triton/requirements.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --requirement tests/triton/requirements.txt
 	@touch $@
 
 # The loaders of model files, each with the library that reads them, in an environment of its own.

@@ -1,0 +1,1 @@
+"""Octavo beside the real Triton: one repository, the same requests, the answers compared. `make triton` runs it."""
