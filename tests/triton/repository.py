@@ -9,7 +9,7 @@ class TritonPythonModel:
     def execute(self, requests):
         answers = []
         for request in requests:
-            tensors = [pb_utils.Tensor(each.name().replace("IN", "OUT", 1), each.as_numpy()) for each in request.inputs()]
+            tensors = [pb_utils.Tensor("OUT" + each.name()[2:], each.as_numpy()) for each in request.inputs()]
             wanted = set(request.requested_output_names())
             answers.append(pb_utils.InferenceResponse([each for each in tensors if each.name() in wanted]))
         return answers

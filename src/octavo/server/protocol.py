@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from octavo.server.connections import Admission, Connections
 from octavo.server.entrance import BYTES_PER_SHARE, WHOLE
 from octavo.server.errors import ApiError, internal, invalid
-from octavo.server.inference.direct import Exchange
+from octavo.server.inference.exchange import Exchange
 from octavo.server.inference.http import error_below_routes
 from octavo.server.middleware import PROBE_HEADS
 from octavo.server.request_context import LEAVING_KEY

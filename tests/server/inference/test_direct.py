@@ -25,7 +25,8 @@ from octavo.hosting.errors import Code, InferenceError
 from octavo.server.app import create_app
 from octavo.server.body import SMALL_BYTES
 from octavo.server.context import TENSOR_BODIES_HELD, Server
-from octavo.server.inference.direct import DirectWay, Exchange
+from octavo.server.inference.direct import DirectWay
+from octavo.server.inference.exchange import Exchange
 from octavo.server.keys import ApiKey, PriorityRange
 from octavo.server.listener import address_of, bind
 from octavo.server.request_context import CLIENT_GONE
