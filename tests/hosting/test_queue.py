@@ -70,7 +70,7 @@ def test_whatever_happens(steps: list[tuple]) -> None:
                 assert set(expired) == {each for each in late if each.level != 3}
                 assert all(each.delayed for each in late if each.level == 3)
                 standing = [each for each in standing if each not in expired]
-        assert len(queue) == len(standing)
+        assert queue.requests == len(standing)
         for level in (1, 2, 3):
             before = sum(each.items for each in standing if each.level <= level and not each.delayed)
             assert queue.items_before(level) == before

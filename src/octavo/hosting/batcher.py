@@ -48,7 +48,7 @@ class Batcher(Generic[T]):
 
     def __len__(self) -> int:
         """Requests that wait."""
-        return len(self._queue)
+        return self._queue.requests
 
     @property
     def next_deadline(self) -> float:
@@ -74,7 +74,7 @@ class Batcher(Generic[T]):
         except InferenceError as error:
             error.retry_after = self.expected_wait(self._batching.level(priority)) or None
             raise
-        self._followers.came(items, now, idle=not self._busy and len(self._queue) == 1)
+        self._followers.came(items, now, idle=not self._busy and self._queue.requests == 1)
         return waiting
 
     def _check_deadline(self, priority: int, timeout: float) -> None:
@@ -118,7 +118,7 @@ class Batcher(Generic[T]):
         if first is None:
             return math.inf
         batch = self._collect(first, now)
-        alone = len(batch.requests) == len(self._queue)  # or whoever else waits would wait with it
+        alone = len(batch.requests) == self._queue.requests  # or whoever else waits would wait with it
         if alone and batch.items not in self._wanted and (until := self._until(batch)) > now:
             return min(until, self._queue.next_deadline)
         for waiting in batch.requests:

@@ -71,7 +71,7 @@ class Intake:
     @property
     def idle(self) -> bool:
         """Whether nothing waits."""
-        return not len(self._batcher)
+        return not self._batcher
 
     def give_back(self) -> None:
         """Tell frontends what memory of theirs is not used any more."""

@@ -142,7 +142,7 @@ class OwnComputation:
                 columns[name] = np.concatenate([task.content[name] for task in tasks])
             else:
                 columns[name] = column if column.flags.writeable else column.copy()
-        return columns, sum(task.items for task in tasks)
+        return columns, sum([task.items for task in tasks])
 
     def stream(self, task: Task) -> Iterator[Answer]:
         """The answers to one request, as they come. Raises InferenceError."""
@@ -182,7 +182,7 @@ class OwnComputation:
     def _pieces(self, codec: Codec, tasks: Sequence[Task], results: NDArray[Any]) -> list[Answer | InferenceError]:
         """The answers that an array over the items of all has."""
         try:
-            pieces = encoded_rows(Tensor(codec.datatype, codec.to_row(results)), [task.items for task in tasks])
+            pieces = encoded_rows(codec.datatype, codec.to_row(results), [task.items for task in tasks])
         except Exception as error:
             return [self._unwritten(error) for _ in tasks]
         return [Answer([each.data], parts_of({OUTPUT: each})) for each in pieces]

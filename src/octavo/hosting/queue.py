@@ -57,7 +57,11 @@ class _Level:
 
 
 class Queue(Generic[T]):
-    """Bounded by the policy of each level of priority. Nothing takes longer with many."""
+    """Bounded by the policy of each level of priority. Nothing takes longer with many.
+
+    Attributes:
+        requests: that wait.
+    """
 
     def __init__(self, batching: Batching) -> None:
         self._batching = batching
@@ -66,13 +70,9 @@ class Queue(Generic[T]):
         # One for each line: where its first one stands, or stood. Lines that have become empty go when they are met.
         self._heads: list[tuple[tuple[int, bool], int, Hashable]] = []
         self._levels: dict[int, _Level] = {}
-        self._length = 0
+        self.requests = 0
         self._timed: dict[int, Waiting[T]] = {}
         self._deadlines: list[tuple[float, int]] = []
-
-    def __len__(self) -> int:
-        """Requests that wait."""
-        return self._length
 
     def items_of(self, kind: Hashable) -> int:
         """Of the requests that could be computed together."""
@@ -104,7 +104,7 @@ class Queue(Generic[T]):
         deadline = now + seconds if seconds else math.inf
         waiting = Waiting(request, items, kind, now, deadline, number, next(self._numbers))
         self._insert(waiting)
-        self._length += 1
+        self.requests += 1
         level.requests += 1
         if seconds:
             self._timed[waiting.number] = waiting
@@ -117,7 +117,7 @@ class Queue(Generic[T]):
             return False
         self._extract(waiting)
         waiting.waits = False
-        self._length -= 1
+        self.requests -= 1
         self._levels[waiting.level].requests -= 1
         if self._timed.pop(waiting.number, None) and len(self._deadlines) > 2 * len(self._timed) + 16:
             # Most of them are of requests that are gone.
@@ -150,7 +150,7 @@ class Queue(Generic[T]):
     def first(self) -> Waiting[T] | None:
         """The one whose turn it is."""
         heads = self._heads
-        while self._length:
+        while self.requests:
             urgency, number, name = heads[0]
             kind = self._kinds[name]
             line = kind.lines[urgency]

@@ -98,8 +98,8 @@ class RuntimeComputation:
 
     def _pieces(self, name: str, array: NDArray[Any], counts: Sequence[int]) -> list[Encoded]:
         """What each request gets of an output."""
-        tensor = Tensor(self._outputs[name].datatype or Datatype.of(array.dtype), array)
-        return encoded_rows(tensor, counts) if self._batched else [Encoded.of(tensor)]
+        datatype = self._outputs[name].datatype or Datatype.of(array.dtype)
+        return encoded_rows(datatype, array, counts) if self._batched else [Encoded.of(Tensor(datatype, array))]
 
 
 def _one_line(error: Exception) -> str:

@@ -62,7 +62,7 @@ class Encoded:
         """Shares the memory of the array, but for BYTES. Raises TypeError: BYTES whose elements are no bytes."""
         if tensor.datatype is Datatype.BYTES:
             return cls(tensor.datatype, tensor.shape, to_bytes(tensor))
-        return cls(tensor.datatype, tensor.shape, _bytes_of(tensor))
+        return cls(tensor.datatype, tensor.shape, _bytes_of(tensor.datatype, tensor.array))
 
     def check(self, place: "Place") -> None:
         """See that there are as many bytes as the shape wants; the elements of BYTES are counted when they are decoded.
@@ -103,20 +103,20 @@ def element_count(shape: Sequence[int], place: Place) -> int:
     return count
 
 
-def encoded_rows(tensor: Tensor, counts: Sequence[int]) -> list[Encoded]:
-    """A tensor in pieces of so many rows, one after the other. They share its memory, but for BYTES.
+def encoded_rows(datatype: Datatype, array: NDArray[Any], counts: Sequence[int]) -> list[Encoded]:
+    """A tensor in pieces of so many rows, one after the other. They share the memory of the array, but for BYTES.
 
     Raises:
         TypeError: BYTES whose elements are no bytes.
     """
-    datatype, array, at = tensor.datatype, tensor.array, 0
+    at = 0
     pieces: list[Encoded] = []
     if datatype is Datatype.BYTES:
         for count in counts:
             pieces.append(Encoded.of(Tensor(datatype, array[at : at + count])))
             at += count
         return pieces
-    data, rest = _bytes_of(tensor), array.shape[1:]
+    data, rest = _bytes_of(datatype, array), array.shape[1:]
     size = len(data) // (len(array) or 1)
     for count in counts:
         pieces.append(Encoded(datatype, (count, *rest), data[at : at + count * size]))
@@ -124,9 +124,9 @@ def encoded_rows(tensor: Tensor, counts: Sequence[int]) -> list[Encoded]:
     return pieces
 
 
-def _bytes_of(tensor: Tensor) -> Buffer:
+def _bytes_of(datatype: Datatype, array: NDArray[Any]) -> Buffer:
     """The memory of an array, of another type than BYTES, in its binary form."""
-    array = np.ascontiguousarray(tensor.array, tensor.datatype.dtype)
+    array = np.ascontiguousarray(array, datatype.dtype)
     return array.data.cast("B") if array.size else b""
 
 
@@ -143,18 +143,23 @@ def from_bytes(datatype: Datatype, shape: Sequence[int], data: memoryview, place
     Raises:
         InferenceError: there are not as many bytes as the shape wants.
     """
+    return Tensor(datatype, array_from_bytes(datatype, shape, data, place))
+
+
+def array_from_bytes(datatype: Datatype, shape: Sequence[int], data: memoryview, place: Place) -> NDArray[Any]:
+    """As `from_bytes`, the array alone."""
     count = element_count(shape, place)
     if datatype is Datatype.BYTES:
         elements = np.empty(count if len(data) >= count * _LENGTH.size else 0, object)
         _split(data, elements, count, place)
-        return Tensor(datatype, elements.reshape(shape))
+        return elements.reshape(shape)
     if len(data) != count * datatype.itemsize:
         expected = count * datatype.itemsize
         raise InferenceError(f"input byte size mismatch for {place}. Expected {expected}, got {len(data)}")
     array = np.frombuffer(data, datatype.dtype)  # holds `data` itself: np.ndarray would hold what that was cut from
     if datatype is Datatype.BOOL and array.size and array.view(np.uint8).max() > 1:
         array = array.view(np.uint8) != 0  # other bytes than 0 and 1 are no booleans to numpy
-    return Tensor(datatype, array.reshape(shape))
+    return array.reshape(shape)
 
 
 def _split(data: memoryview, elements: NDArray[Any], count: int, place: Place) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from octavo.hosting.blocks import Borrower, Lender, News
 from octavo.hosting.datatypes import Datatype
-from octavo.hosting.tensors import Buffer, Encoded, Place, from_bytes
+from octavo.hosting.tensors import Buffer, Encoded, Place, array_from_bytes
 
 SIZES = struct.Struct("<IQI")
 """Bytes of the msgpack, bytes of the tensors, and the number of their block; 0 if they follow."""
@@ -252,7 +252,7 @@ def arrays_of(parts: Sequence[Part], data: memoryview, places: Mapping[str, Plac
     found, at = {}, 0
     for part in parts:
         name, end = part.name, at + part.size
-        found[name] = from_bytes(part.datatype, part.shape, data[at:end], places[name]).array
+        found[name] = array_from_bytes(part.datatype, part.shape, data[at:end], places[name])
         at = end
     return found
 
