@@ -213,6 +213,32 @@ def test_a_table_that_changes(client: RawClient) -> None:
     assert statuses == ["0", "0", "0", "0", "12", "12"] * 3
 
 
+def test_a_table_that_is_emptied(client: RawClient) -> None:
+    """The same bytes mean another head when the table has been filled anew, in one frame and in several."""
+    encoder = hpack.Encoder()
+    stream = 1
+
+    def ask(path: str) -> tuple[bytes, str]:
+        nonlocal stream
+        block = encoder.encode((*CALL[:2], (":path", f"/inference.GRPCInferenceService/{path}"), *CALL[3:]))
+        at = len(block) // 2 if stream % 4 == 3 else 0
+        if at:
+            client.send(frames.frame(frames.HEADERS, 0, stream, block[:at]))
+            client.send(frames.frame(frames.CONTINUATION, frames.END_HEADERS, stream, block[at:]))
+        else:
+            client.send(frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block))
+        client.data(stream)
+        stream += 2
+        return block, client.answer()["grpc-status"]
+
+    first = [ask("ServerLive") for _ in range(4)]
+    encoder.header_table_size = 0
+    encoder.header_table_size = 4096
+    second = [ask("NoSuch") for _ in range(4)]
+    assert first[-1][0] == second[-1][0] != first[0][0]
+    assert [status for _, status in first + second] == ["0"] * 4 + ["12"] * 4
+
+
 def test_heads_without_a_table(client: RawClient) -> None:
     """As clients write them that keep no table, with names and values of any length."""
     fields = (

@@ -256,7 +256,7 @@ class Call(Stream):
             self._sending = asyncio.Lock()
         async with self._sending:
             if not self.closed:
-                await self._send(buffers, b"")
+                await self._send(buffers)
 
     def answer(self, buffers: Sequence[Buffer]) -> None:
         """Send the one message of a method that has one, and with it the end."""
@@ -309,11 +309,11 @@ class Call(Stream):
 
     def fail(self, error: BaseException) -> None:
         """End with an error, whatever was sent before it. One that is no RpcError is a defect of ours."""
-        if self.closed:
-            return
         if not isinstance(error, RpcError):
             log.error("%s failed", self.head.path, exc_info=error)
             error = RpcError(Status.INTERNAL, "The server had an error while processing this request.")
+        if self.closed:
+            return
         self._error = error.message
         block = error.trailers() if self._head_sent else HEAD + error.trailers()
         flags = frames.END_HEADERS | frames.END_STREAM

@@ -196,8 +196,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._hung_up:
             return
         self.now = self.loop.time()
+        there, self._room = self._room is not None, None
         try:
-            if self._room is None:
+            if not there:
                 self._reader.feed(bytes(self._read[:nbytes]))
             else:
                 self._reader.filled(nbytes)
