@@ -3,6 +3,7 @@
 from octavo.deployments.hosted import HostedDeployment
 from octavo.deployments.registry import Deployments, Use
 from octavo.hosting.ensemble import LATEST, EnsembleStep
+from octavo.hosting.ensemble_client import StepModel
 
 
 class OfferedModels:
@@ -18,8 +19,9 @@ class OfferedModels:
             return None
         return found
 
-    def hold(self, model: HostedDeployment) -> Use:
+    def hold(self, model: StepModel) -> Use:
         """Keep a model until a request has ended."""
+        assert isinstance(model, HostedDeployment), "as `find` has found it"
         use = self._deployments.begin()
         use.choose(model)
         return use

@@ -11,6 +11,7 @@ from functools import cached_property
 import msgspec
 
 from octavo.hosting.admission import Admission
+from octavo.hosting.calls import Calls
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
 from octavo.hosting.info import HostedInfo
@@ -32,15 +33,17 @@ class HostedClient(ModelClient):
 
     Args:
         on_culprit: called with a worker's name when it is known what it died of.
+        calls: does what the model wants of others; without it, it can ask none.
     """
 
     state = WorkerState.LOADING
     failure: str | None = None
     info: HostedInfo | None = None
 
-    def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None) -> None:
+    def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None, calls: Calls | None = None) -> None:
         super().__init__()
         self._on_culprit = on_culprit
+        self._calls = calls
         self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()
         self._ordered: deque[Pending] = deque()
@@ -97,7 +100,10 @@ class HostedClient(ModelClient):
             inference.timeout,
             inference.details if info.details else None,
         )
-        return self._begin(info, message, inference.tensors, outline.items, on_end)
+        within = inference.details.within if inference.details is not None else ()
+        if within:
+            self._require_free(within)
+        return self._begin(info, message, inference.tensors, outline.items, on_end, within=within)
 
     def outline(self, inference: Inference) -> Outlined:
         """As `ModelClient.outline`."""
@@ -139,6 +145,8 @@ class HostedClient(ModelClient):
         tensors: Sequence[Buffer],
         items: int,
         on_end: Callable[[Pending], None] | None = None,
+        *,
+        within: tuple[str, ...] = (),
     ) -> Pending:
         batching = info.queue
         number = batching.level(message.priority)
@@ -150,7 +158,7 @@ class HostedClient(ModelClient):
             self.statistics.failure += 1
             self.statistics.rejected += 1
             raise
-        pending = Pending(self._loop, message, tensors, items, number, on_end)
+        pending = Pending(self._loop, message, tensors, items, number, on_end, within)
         level = self._admission.level(number)
         level.requests += 1
         level.items += items
@@ -161,11 +169,19 @@ class HostedClient(ModelClient):
         self._place(pending)
         return pending
 
+    def _require_free(self, within: Sequence[str]) -> None:
+        """Raises InferenceError: all of its processes wait for this request to be computed, and would for ever."""
+        if self._instances.keys() <= set(within):
+            raise InferenceError(
+                f"the model asks for itself, and all of its instances ({len(self._instances)}) wait for what comes of "
+                "that; with more of them (instance_group.count) it could be computed"
+            )
+
     def _place(self, pending: Pending) -> None:
         """Ask the instance that has least to do; or wait for one."""
         best: Instance | None = None
         for each in self._instances.values():
-            if each.is_open and (best is None or len(each.outstanding) < len(best.outstanding)):
+            if (best is None or len(each.outstanding) < len(best.outstanding)) and each.can_take(pending):
                 best = each
         if best is None:
             self._waiting.append(pending)
@@ -207,6 +223,8 @@ class HostedClient(ModelClient):
                 self._admission.pace = reply
             elif isinstance(reply, Figures):
                 instance.figures = reply.families
+            elif self._calls is not None:
+                self._calls.on_message(instance, reply, data)
             return
         if isinstance(reply, Output):
             if reply.last:
@@ -289,6 +307,11 @@ class HostedClient(ModelClient):
         """Ask nothing any more."""
         for instance in self._instances.values():
             instance.close()
+
+    def on_lost(self, instance: Instance) -> None:
+        """An instance has ended, or its connection has: it wants nothing any more."""
+        if self._calls is not None:
+            self._calls.leave(instance)
 
     def on_open(self) -> None:
         """An instance can be asked."""

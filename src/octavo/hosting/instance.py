@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 from octavo.hosting.connection import Connection
 from octavo.hosting.pending import Pending
 from octavo.hosting.running import path_beside, read_running
-from octavo.hosting.wire import Cancel, Family, Reply
+from octavo.hosting.tensors import Buffer
+from octavo.hosting.wire import Cancel, Family, Reply, Request
 from octavo.worker.control import WorkerState, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,10 @@ class Client(Protocol):
 
     def on_reply(self, instance: "Instance", pending: Pending | None, reply: Reply, data: memoryview) -> None:
         """An instance said something of a request; None if nobody waits for that any more, or of none."""
+        ...
+
+    def on_lost(self, instance: "Instance") -> None:
+        """An instance has ended, or its connection has."""
         ...
 
     def on_computed(self, instance: "Instance", lost: list[Pending], why: str) -> None:
@@ -65,16 +71,20 @@ class Instance:
         self._overdue = False
         self._reason: asyncio.TimerHandle | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it can be asked."""
-        return self._connection is not None
+    def can_take(self, pending: Pending) -> bool:
+        """Whether it can be asked for a request."""
+        return self._connection is not None and self.name not in pending.within
 
     def ask(self, pending: Pending) -> None:
         """Send a request. Never waits."""
         assert self._connection is not None
         self.outstanding[pending.number] = pending
         self._connection.send(pending.message, pending.tensors)
+
+    def tell(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
+        """Send something else, unless the process has ended."""
+        if self._connection is not None:
+            self._connection.send(message, tensors)
 
     def cancel(self, pending: Pending) -> None:
         """Nobody waits for a request any more."""
@@ -130,6 +140,7 @@ class Instance:
     def _part(self) -> None:
         """Tell what it computed when it ended from what waited."""
         self._connection, self.figures = None, ()
+        self._client.on_lost(self)
         outstanding, self.outstanding = list(self.outstanding.values()), {}
         running = read_running(path_beside(self._socket))
         self._computed += [each for each in outstanding if each.number in running]

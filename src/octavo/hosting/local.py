@@ -1,9 +1,13 @@
 """Hosted models for a program of one process: supervised in its event loop, and spoken to from there."""
 
+from dataclasses import dataclass
 from types import TracebackType
 
+from octavo.hosting.calls import Calls
 from octavo.hosting.client import HostedClient
 from octavo.hosting.config import HostingConfig
+from octavo.hosting.ensemble import EnsembleStep
+from octavo.hosting.ensemble_client import StepModel, Use
 from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.worker.control import WorkerStatus
 from octavo.worker.launcher import LocalLauncher
@@ -31,10 +35,19 @@ class LocalModels:
 
     def start(self, name: str, config: HostingConfig) -> HostedClient:
         """Start a model. Returns at once; `HostedClient.ready` waits for it."""
-        client = HostedClient(on_culprit=self.supervisor.culprit_found)
+        client = HostedClient(on_culprit=self.supervisor.culprit_found, calls=Calls(self))
         self._models[name] = client, config
         self._add(name, name)
         return client
+
+    def find(self, step: EnsembleStep) -> "LocalModel | None":
+        """A model that another one asks. As `octavo.hosting.ensemble_client.Models`, as `hold` is."""
+        found = self._models.get(step.model)
+        return None if found is None else LocalModel(found[0])
+
+    def hold(self, model: StepModel) -> Use:
+        """They stay for as long as the context."""
+        return Held()
 
     def _add(self, worker: str, first: str) -> None:
         client, config = self._models[first]
@@ -50,3 +63,17 @@ class LocalModels:
             for worker in workers_of(first, client.info.processes):
                 if worker not in self._first:
                     self._add(worker, first)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model that another one asks."""
+
+    client: HostedClient
+
+
+class Held:
+    """A hold on a model that stays in any case."""
+
+    def end(self) -> None:
+        """Let go of it."""

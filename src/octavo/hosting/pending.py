@@ -24,6 +24,7 @@ class Pending:
         loop: where it is waited for. message, tensors: how a process is asked.
         items: of the batch dimension. level: of priority.
         on_end: called when it has ended, at once: for whoever waits for its one result without a task.
+        within: the processes that wait for it, and cannot compute it.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
         timer: ends its waiting. settled: whether it is known what comes of it. ended: whether it was told so.
     """
@@ -34,6 +35,7 @@ class Pending:
     items: int
     level: int
     on_end: "Callable[[Pending], None] | None" = None
+    within: tuple[str, ...] = ()
     arrived: int = field(default_factory=time.perf_counter_ns)
     deaths: int = 0
     timer: asyncio.TimerHandle | None = None

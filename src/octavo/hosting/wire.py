@@ -40,12 +40,14 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         id: its client's name for it. parameters: that the server itself does not heed.
         sequence: which one it belongs to; 0 and "" for none. flags: `SEQUENCE_START`, `SEQUENCE_END`.
+        within: the processes that can do nothing else before it has ended: those of the models that asked for it.
     """
 
     id: str = ""
     sequence: int | str = 0
     flags: int = 0
     parameters: dict[str, bool | int | float | str] = {}
+    within: tuple[str, ...] = ()
 
 
 SEQUENCE_START, SEQUENCE_END = 1, 2
@@ -173,6 +175,83 @@ class Figures(msgspec.Struct, frozen=True, array_like=True, tag=9):
     families: tuple[Family, ...]
 
 
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """A model wants another one to compute something.
+
+    Attributes:
+        call: its number, among those of this process. model, version: which; -1 for the newest version.
+        parts, outputs, timeout, details: as for `Infer`.
+        many: whether any number of results is expected. waits: whether this process does nothing else meanwhile.
+    """
+
+    call: int
+    model: str
+    version: int
+    parts: tuple[Part, ...]
+    outputs: tuple[str, ...]
+    timeout: float
+    details: Details
+    many: bool
+    waits: bool
+
+
+class Forget(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """A model does not want what it has asked for any more."""
+
+    call: int
+
+
+class Answered(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A result of what a model has asked for.
+
+    Attributes:
+        last: whether no other follows. empty: whether it is none, and only says so.
+    """
+
+    call: int
+    parts: tuple[Part, ...] = ()
+    last: bool = True
+    empty: bool = False
+    parameters: dict[str, bool | int | float | str] | None = None
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Why there is no result, or no other, of what a model has asked for. `code` is the value of a `Code`."""
+
+    call: int
+    code: str
+    message: str
+
+
+READY, LOAD, UNLOAD = "ready", "load", "unload"
+
+
+class Manage(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """A model wants to know whether another one is ready, or have it loaded or unloaded. `Managed` answers.
+
+    Attributes:
+        act: `READY`, `LOAD` or `UNLOAD`. config: as JSON, in the place of the repository's; empty for that.
+        files: what they are called, and bytes of the frame that each has, in the place of the repository's.
+        dependents: whether those are unloaded, too, that only this one needs.
+    """
+
+    call: int
+    act: str
+    model: str
+    version: str = ""
+    config: str = ""
+    files: tuple[tuple[str, int], ...] = ()
+    dependents: bool = False
+
+
+class Managed(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """What came of a `Manage`. Attributes: ready: if that was asked. error: why nothing came of it; empty if it did."""
+
+    call: int
+    ready: bool = False
+    error: str = ""
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A block of whoever says so can be opened at a path. A size of 0 is one that is there no more."""
 
@@ -187,8 +266,8 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
     numbers: tuple[int, ...]
 
 
-Request = Infer | Call | Cancel | Block | Returned
-Reply = Output | Ended | Failed | Pace | Block | Returned | Figures
+Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Managed
+Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")

@@ -12,8 +12,10 @@ from octavo.deployments import AnyDeployment, Deployments, HostedDeployment
 from octavo.deployments.control import Applied, Outcome, Role, Table, Wish, decode_outcome, decode_table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.loading import open_deployment
+from octavo.deployments.step_models import OfferedModels
 from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
+from octavo.hosting.calls import Calls
 from octavo.hosting.client import HostedClient
 from octavo.hosting.launch import workers_of
 from octavo.worker.control import WorkerState, WorkerStatus, raw
@@ -106,7 +108,8 @@ class Offering:
             self._failures[worker] = f"{type(error).__name__}; the log says where"
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
-        client = HostedClient(on_culprit=self._link.culprit_found)
+        calls = Calls(OfferedModels(self._deployments))
+        client = HostedClient(on_culprit=self._link.culprit_found, calls=calls)
 
         def watch(name: str) -> None:
             client.add(name)

@@ -48,6 +48,10 @@ class Running:
         """A model that is ready. Raises InferenceError: it cannot be loaded."""
         return self.run(self._model(name, execution_timeout))
 
+    async def ready(self, name: str) -> HostedClient:
+        """The same, on the loop."""
+        return await self._model(name, 300.0)
+
     async def _model(self, name: str, seconds: float) -> HostedClient:
         if name not in self._clients:
             config = configured(self._repository / name, seconds)

@@ -1,5 +1,6 @@
 """A Python model as a computation: requests become those that its `execute` gets, and its responses theirs."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future
@@ -46,6 +47,10 @@ class PythonComputation:
     def wait_with(self, wait: Callable[["Future[Any]"], None]) -> None:
         """Have that wait for the model's asynchronous code."""
         self._model.wait = wait
+
+    def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether that is where the model's asynchronous code runs."""
+        return self._model.runs_in(loop)
 
     def read(self, message: Infer | Call, data: memoryview) -> Task:
         """Make a request of what a frontend sends. Raises InferenceError: it is to blame."""

@@ -133,6 +133,10 @@ class PythonModel:
         """Run a coroutine in the model's event loop, which goes on between requests."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
+    def runs_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether that is its event loop."""
+        return self.__dict__.get("_loop") is loop
+
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()

@@ -7,6 +7,15 @@ from octavo.hosting.triton.python_backend.errors import TritonModelException
 Parameters = dict[str, bool | int | float | str]
 
 
+def text(value: object) -> str:
+    """A text as a model gives it: bytes are one, too. Raises TypeError: it is none."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is a {type(value).__name__}, and must be a text")
+    return value
+
+
 def checked(parameters: Mapping[str, bool | int | float | str] | None) -> Parameters:
     """Parameters as a model gives them. Raises TritonModelException: they cannot be sent."""
     for name, value in (parameters or {}).items():

@@ -6,10 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from octavo.hosting.errors import InferenceError
-from octavo.hosting.triton.python_backend import host
 from octavo.hosting.triton.python_backend.errors import TritonModelException
-from octavo.hosting.triton.python_backend.parameters import checked
+from octavo.hosting.triton.python_backend.host import required
+from octavo.hosting.triton.python_backend.parameters import checked, text
 from octavo.hosting.triton.python_backend.sender import InferenceResponseSender
 from octavo.hosting.triton.python_backend.tensor import Tensor
 from octavo.hosting.wire import Details
@@ -87,9 +89,9 @@ class InferenceRequest:
         for each in self._inputs:
             if not isinstance(each, Tensor):
                 raise TypeError(f"InferenceRequest(inputs: list of Tensor), not of {type(each).__name__}")
-        self._details: Details | None = Details(request_id, correlation_id, flags, checked(parameters))
-        self._names: Collection[str] = set(requested_output_names)
-        self._model_name, self._model_version = str(model_name), int(model_version)
+        self._details: Details | None = Details(text(request_id), correlation_id, flags, checked(parameters))
+        self._names: Collection[str] = {text(each) for each in requested_output_names}
+        self._model_name, self._model_version = text(model_name), int(model_version)
         self._timeout = int(timeout)
         self._preferred_memory = preferred_memory
         self._trace = trace
@@ -112,8 +114,7 @@ class InferenceRequest:
 
     def set_flags(self, flags: int) -> None:
         """Say whether it is the first, the last, or both of its sequence."""
-        was = self._details or Details()
-        self._details = Details(was.id, was.sequence, flags, was.parameters)
+        self._details = replace(self.details, flags=flags)
 
     def timeout(self) -> int:
         """Microseconds that it may wait; 0 for ever."""
@@ -143,6 +144,11 @@ class InferenceRequest:
         """Where the outputs are wanted."""
         return self._preferred_memory
 
+    @property
+    def details(self) -> Details:
+        """What it says beside its tensors."""
+        return self._details or Details()
+
     def exec(self, decoupled: bool = False) -> Any:
         """Ask the model, and wait.
 
@@ -155,11 +161,11 @@ class InferenceRequest:
         Raises:
             TritonModelException: no model can be asked now.
         """
-        return host.required().execute(self, decoupled=decoupled)
+        return required().execute(self, decoupled=decoupled)
 
     def async_exec(self, decoupled: bool = False) -> "asyncio.Future[Any]":
         """The same, to be awaited in the running event loop."""
-        return host.required().execute_async(self, decoupled=decoupled)
+        return required().execute_async(self, decoupled=decoupled)
 
     def is_cancelled(self) -> bool:
         """Whether nobody waits for it any more."""

@@ -51,6 +51,10 @@ class InferenceResponse:
         """What it says beside its tensors, as JSON."""
         return json.dumps(self._parameters or {})
 
+    def add_parameters(self, parameters: Parameters | None) -> None:
+        """Say what another model says beside its tensors."""
+        self._parameters = parameters
+
     def to_answer(self, wanted: Collection[str], reshapes: Reshapes) -> Answer:
         """The tensors that are wanted, as they are sent. Raises TypeError, ValueError: they cannot be."""
         parts, buffers = [], []

@@ -1,5 +1,6 @@
 """The loop of a Python model's process: as that of others, for requests that may go on when `execute` has returned."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ from octavo.hosting.intake import Asked, Intake, send_answers
 from octavo.hosting.queue import Waiting
 from octavo.hosting.running import Running
 from octavo.hosting.server import ModelServer
+from octavo.hosting.triton.python_backend.calls import Calls
 from octavo.hosting.triton.python_backend.computation import PythonComputation, Result
+from octavo.hosting.triton.python_backend.host import here
 from octavo.hosting.triton.python_backend.listening import Listening
 from octavo.hosting.triton.python_backend.metrics import registry
 from octavo.hosting.triton.python_backend.open_requests import Begun, OpenRequest
 from octavo.hosting.triton.python_backend.request import RELEASE_ALL, RELEASE_RESCHEDULE, IncomingRequest
 from octavo.hosting.triton.python_backend.response import InferenceResponse
-from octavo.hosting.wire import Figures
+from octavo.hosting.wire import Answered, Figures, Managed, Refused, Request
 
 MOST_OPEN = 1024
 """Requests that have not had their last response when `execute` has returned; others wait meanwhile."""
@@ -49,6 +52,12 @@ class PythonServer(ModelServer):
         self._again: list[tuple[Waiting[Asked], IncomingRequest]] = []
         self._told: set[Peer] = set()
         self.listening.receive = self._intake.receive
+        self._main = threading.get_ident()
+        self._computing: Sequence[IncomingRequest] = ()
+        self._last_peer: Peer | None = None
+        calls = Calls(self.listening, self, self._peers)
+        self._intake.calls = calls
+        here.host = calls
         computation.wait_with(self._wait)
         registry.on_change = endpoint.wake
 
@@ -69,6 +78,25 @@ class PythonServer(ModelServer):
         future.add_done_callback(lambda _: self.listening.notify())
         self.listening.wait(future.done)
 
+    # --- what a model asks for ----------------------------------------------------------------------------------------
+
+    def waits(self) -> bool:
+        """Whether the batch that is computed goes on only with the thread that asks this, as far as that is known."""
+        return bool(self._computing) and (threading.get_ident() == self._main or not self.decoupled)
+
+    def is_own_loop(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether that is where its asynchronous `execute` runs."""
+        return self._python.runs_in(loop)
+
+    def within(self) -> tuple[str, ...]:
+        """The processes that wait for what is computed now."""
+        return tuple({name for each in self._computing for name in each.details.within})
+
+    def _peers(self) -> list[Peer]:
+        """The frontends, that first whose request is computed, or was the last."""
+        peers = list(self._endpoint.peers)
+        return sorted(peers, key=lambda each: each is not self._last_peer)
+
     # --- a batch ------------------------------------------------------------------------------------------------------
 
     def _execute(self, slot: int, batch: Batch[Asked], began: float) -> None:
@@ -79,7 +107,9 @@ class PythonServer(ModelServer):
                 begun = Begun(began, batch.items, not requests)
                 request.find = partial(OpenRequest, self, waiting, request.names, begun)
             requests.append(request)
+        self._last_peer, self._computing = batch.requests[0].request.peer, requests
         results = self._python.execute(requests)
+        self._computing = ()
         seconds = time.monotonic() - began
         if self._open or None in results:
             self._settle(batch, requests, results)
@@ -150,6 +180,7 @@ class PythonIntake(Intake):
     ) -> None:
         super().__init__(endpoint, computation, info.queue, 1)
         self._open = going_on
+        self.calls: Calls | None = None
 
     def push_again(self, waiting: Waiting[Asked], request: IncomingRequest) -> None:
         """A request is to be computed again, with others."""
@@ -162,7 +193,13 @@ class PythonIntake(Intake):
         except InferenceError as error:
             request.origin.fail(error)
 
+    def _hear(self, peer: Peer, message: Request, data: memoryview) -> None:
+        if isinstance(message, Answered | Refused | Managed) and self.calls is not None:
+            self.calls.on_message(message, data)
+
     def _leave(self, peer: Peer) -> list[Asked]:
+        if self.calls is not None:
+            self.calls.on_left(peer)
         for each in tuple(self._open.values()):
             if each.asked.peer is peer:
                 each.asked.left = True

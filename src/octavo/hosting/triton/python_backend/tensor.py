@@ -11,6 +11,7 @@ from octavo.hosting.triton.python_backend.byte_tensors import to_binary
 from octavo.hosting.triton.python_backend.datatypes import NUMBERS, datatype_of
 from octavo.hosting.triton.python_backend.dlpack import CPU, from_capsule, to_capsule
 from octavo.hosting.triton.python_backend.errors import TritonModelException
+from octavo.hosting.triton.python_backend.parameters import text
 from octavo.hosting.wire import Part
 
 _UNNAMED = "Tensor name cannot be an empty string."
@@ -26,14 +27,15 @@ class Tensor:
     __slots__ = ("_array", "_datatype", "_name")
 
     def __init__(self, name: str, array: NDArray[Any]) -> None:
-        if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise TypeError(f"Tensor(name: str, array: numpy.ndarray), not ({name!r}, {type(array).__name__})")
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"Tensor(name: str, array: numpy.ndarray), not of a {type(array).__name__}")
         datatype = datatype_of(array.dtype)
         if datatype is None:
             raise TritonModelException(f"NumPy dtype is not supported. It is {array.dtype}; for text, use dtype=object")
         if not name:
             raise TritonModelException(_UNNAMED)
-        self._name, self._datatype, self._array = name, datatype, array
+        self._name = name if type(name) is str else text(name)
+        self._datatype, self._array = datatype, array
 
     @classmethod
     def of(cls, name: str, datatype: Datatype, array: NDArray[Any]) -> "Tensor":
@@ -109,7 +111,7 @@ class Tensor:
             )
         if not name:
             raise TritonModelException(_UNNAMED)
-        return Tensor.of(name, datatype, array)
+        return Tensor.of(text(name), datatype, array)
 
     def to_part(self, array: NDArray[Any]) -> tuple[Part, Buffer]:
         """In its binary form, which shares the memory of the array if that is in row-major order, and no BYTES.
