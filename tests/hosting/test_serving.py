@@ -555,5 +555,10 @@ def test_a_file_is_served_by_threads_of_one_process(served: Served, tmp_path: Pa
         for each, outputs in zip(rows, found, strict=True):
             np.testing.assert_array_equal(outputs["y"], 2 * each)
 
-    served.run(scenario())
-    assert client.statistics.executions < client.statistics.success == 40
+    for rounds in range(1, 21):  # its threads may be as fast as the requests come, now and then
+        served.run(scenario())
+        assert client.statistics.success == 40 * rounds
+        if client.statistics.executions < client.statistics.success:
+            break
+    else:
+        pytest.fail("no two requests were ever computed together")
