@@ -8,7 +8,6 @@ import logging
 import sys
 
 import msgspec
-import uvloop
 
 from octavo.errors import OctavoError
 from octavo.hosting.async_server import AsyncComputation, AsyncModelServer
@@ -18,8 +17,14 @@ from octavo.hosting.loading import load_model
 from octavo.hosting.running import Running, path_beside
 from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart
+from octavo.hosting.triton.python_backend.environment import PARAMETER, environment_of
 from octavo.worker.control import Failed, Ready, raw
 from octavo.worker.process import Parent
+
+try:
+    import uvloop
+except ImportError:  # in an environment of somebody's own; only asynchronous code needs it, which runs in none
+    uvloop = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +33,8 @@ def work(parent: Parent, path: str) -> int:
     """Serve a model as the supervisor asks. Returns the exit status when it cannot be loaded."""
     start = msgspec.json.decode(parent.configuration, type=HostingStart)
     try:
+        enter_environment(parent, start)
+        parent.follow()
         loaded = load_model(start)
         endpoint = Endpoint(path)
         capacity = loaded.info.max_batch_size or 1
@@ -48,6 +55,16 @@ def work(parent: Parent, path: str) -> int:
     return 0
 
 
+def enter_environment(parent: Parent, start: HostingStart) -> None:
+    """Go on in another Python, if the model names one. Raises ConfigError: it cannot be used."""
+    model = start.config.repository
+    if model is None or PARAMETER not in model.config:
+        return
+    environment = environment_of(msgspec.json.decode(model.config), model.folder)
+    if environment is not None:
+        parent.become(environment.command(sys.argv[1:]), environment.variables())
+
+
 async def _serve_async(parent: Parent, loaded: Loaded, endpoint: Endpoint, running: Running) -> None:
     assert loaded.load is not None
     await loaded.load()
@@ -60,7 +77,6 @@ def main() -> int:
     """Serve a model in this process."""
     parent = Parent()
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {sys.argv[2]}: %(message)s")
-    parent.follow()
     return work(parent, sys.argv[1].removeprefix("ipc://"))
 
 

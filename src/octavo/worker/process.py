@@ -3,9 +3,12 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from octavo.worker.control import Order, Report, decode_order, encode
+
+_HANDED = "OCTAVO_CONFIGURATION"
+"""A variable: the descriptor of a file with the configuration, in a process that was another program."""
 
 
 class Parent:
@@ -29,13 +32,26 @@ class Parent:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._reports = os.dup(1)
         os.dup2(2, 1)
-        self._lines = _lines(os.dup(0))
+        self._input = os.dup(0)
+        self._lines = _lines(self._input)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
-        self.configuration = next(self._lines, b"")
+        handed = os.environ.pop(_HANDED, "")
+        self.configuration = _read(int(handed)) if handed else next(self._lines, b"")
         if not self.configuration:
             os._exit(0)
+
+    def become(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
+        """Go on as another program, which finds here what this process found. Does not return. Raises OSError.
+
+        To be called before anything is reported or followed, and after nothing but the configuration was read.
+        """
+        handed = os.memfd_create("configuration", 0)
+        os.write(handed, self.configuration)
+        os.dup2(self._input, 0)
+        os.dup2(self._reports, 1)
+        os.execve(command[0], [*command], {**variables, _HANDED: str(handed)})
 
     def report(self, report: Report) -> None:
         """Tell the supervisor something. Not thread-safe."""
@@ -56,6 +72,13 @@ class Parent:
                 on_order(decode_order(line))
         self.at_end()
         os._exit(0)
+
+
+def _read(descriptor: int) -> bytes:
+    """All of a file."""
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def _lines(descriptor: int) -> Iterator[bytes]:
