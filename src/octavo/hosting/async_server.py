@@ -56,7 +56,7 @@ class AsyncModelServer:
         self._free = list(range(at_once))
         # Code that waits is ended alone; the process, when it holds the event loop.
         self._watch = Watch(info.execution_timeout and info.execution_timeout + LET_GO_SECONDS, at_once)
-        self._intake = Intake(endpoint, computation, info.queue, at_once)
+        self._intake = Intake(endpoint, computation, info, at_once)
         self._tasks: dict[asyncio.Task[None], Batch[Asked]] = {}
         self._timer: asyncio.TimerHandle | None = None
 

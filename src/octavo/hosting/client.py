@@ -18,6 +18,7 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
+from octavo.hosting.sequence_routing import explained, instance_of, sequence_of, still_to_begin
 from octavo.hosting.tensors import Buffer, Place
 from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Reply, parts_of
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
@@ -180,6 +181,15 @@ class HostedClient(ModelClient):
     def _place(self, pending: Pending) -> None:
         """Ask the instance that has least to do; or wait for one."""
         best: Instance | None = None
+        if self.info is not None and self.info.sequencing is not None and (sequence := sequence_of(pending)):
+            best = instance_of(sequence, self._instances.values())
+            if best.can_take(pending):
+                best.ask(pending)
+            elif best.name in pending.within:
+                self._fail(pending, InferenceError("the model asks for itself, in a sequence that it is computing"))
+            else:
+                self._waiting.append(pending)
+            return
         for each in self._instances.values():
             if (best is None or len(each.outstanding) < len(best.outstanding)) and each.can_take(pending):
                 best = each
@@ -241,7 +251,9 @@ class HostedClient(ModelClient):
         elif isinstance(reply, Failed):
             del instance.outstanding[pending.number]
             self._note(reply, 0)
-            error = InferenceError(reply.message, Code(reply.code), retry_after=reply.retry_after, field=reply.field)
+            error = InferenceError(
+                explained(reply.message, instance), Code(reply.code), retry_after=reply.retry_after, field=reply.field
+            )
             self.statistics.rejected += error.code is Code.UNAVAILABLE
             self._fail(pending, error)
 
@@ -333,6 +345,9 @@ class HostedClient(ModelClient):
 
     def on_waiting(self, lost: Sequence[Pending]) -> None:
         """An instance is gone where these waited."""
+        lost, ended = still_to_begin(lost)
+        for pending, error in ended:
+            self._fail(pending, error)
         for pending in lost:
             pending.deaths += 1
             if pending.deaths >= MAX_DEATHS:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.lanes import Turn
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.wire import Call, Infer, Part
 
@@ -17,6 +18,7 @@ class Task:
         content: what the computation made of it. items: it counts for so many in a batch.
         kind: those of other kinds are not computed with it.
         outputs: that are wanted; none for all. body: whether the answer is one.
+        turn: its place in a sequence, of models of sequences. place: in a batch of these.
     """
 
     content: Any
@@ -24,6 +26,8 @@ class Task:
     kind: Hashable = None
     outputs: Sequence[str] = ()
     body: bool = False
+    turn: Turn[Any] | None = None
+    place: int = 0
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ import msgspec
 
 from octavo.hosting.batching import Batching
 from octavo.hosting.ensemble import Ensemble
+from octavo.hosting.sequencing import Sequencing
 from octavo.hosting.signature import Signature, TensorSpec
 
 
@@ -18,6 +19,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         inputs, outputs: as tensors.
         batching: how requests are brought together; None computes each alone.
         queue: how they wait, in either case.
+        sequencing: how the requests of sequences are brought together, if it computes such.
         instances: that compute at once, in `processes` processes. at_once: batches that these compute.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
@@ -40,6 +42,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     outputs: tuple[TensorSpec, ...]
     batching: Batching | None = None
     queue: Batching = Batching(max_batch_size=1)
+    sequencing: Sequencing | None = None
     instances: int = 1
     at_once: int = 1
     processes: int = 1

@@ -53,6 +53,7 @@ class Instance:
     Attributes:
         name: of the worker. state: as its supervisor sees it. failure: why it is not ready.
         outstanding: what it was asked for, by number. limit: seconds that a batch may take; 0 for any number.
+        deaths: processes that have ended.
         figures: of the model's own.
     """
 
@@ -62,6 +63,7 @@ class Instance:
         self.failure: str | None = None
         self.outstanding: dict[int, Pending] = {}
         self.limit = 0.0
+        self.deaths = 0
         self.figures: tuple[Family, ...] = ()
         self._client = client
         self._socket = ""
@@ -139,6 +141,7 @@ class Instance:
 
     def _part(self) -> None:
         """Tell what it computed when it ended from what waited."""
+        self.deaths += 1
         self._connection, self.figures = None, ()
         self._client.on_lost(self)
         outstanding, self.outstanding = list(self.outstanding.values()), {}

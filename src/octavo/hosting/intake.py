@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octavo.hosting.batcher import Batch, Batcher
-from octavo.hosting.batching import Batching
 from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint, Peer
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.info import HostedInfo
+from octavo.hosting.lanes import SequenceBatch, Turn
+from octavo.hosting.pace import Cost
 from octavo.hosting.queue import Waiting
+from octavo.hosting.sequences import Sequences
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Call, Cancel, Failed, Infer, Output, Pace, Reply, Request, Timing
+from octavo.hosting.wire import Call, Cancel, Details, Failed, Infer, Output, Pace, Reply, Request, Timing
 
 PACE_CHANGE = 0.2
 """Frontends hear of what a batch costs when it has changed by so much of it."""
@@ -44,9 +47,13 @@ class Intake:
         at_once: batches that may be computed at the same time.
     """
 
-    def __init__(self, endpoint: Endpoint, reader: Computation, batching: Batching, at_once: int) -> None:
+    def __init__(self, endpoint: Endpoint, reader: Computation, info: HostedInfo, at_once: int) -> None:
         self._endpoint = endpoint
         self._reader = reader
+        batching = info.queue
+        self._sequences: Sequences[Asked] | None = None
+        if info.sequencing is not None:
+            self._sequences = Sequences(info.sequencing, info.name, at_once)
         # What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
         # not count it.
         self._batcher: Batcher[Asked] = Batcher(batching.with_room(at_once * batching.max_batch_size), at_once)
@@ -71,7 +78,7 @@ class Intake:
     @property
     def idle(self) -> bool:
         """Whether nothing waits."""
-        return not self._batcher
+        return not self._batcher and not self._sequences
 
     def give_back(self) -> None:
         """Tell frontends what memory of theirs is not used any more."""
@@ -81,25 +88,44 @@ class Intake:
     def take(self) -> Batch[Asked] | float:
         """The next batch. If there is none now: the seconds after which to ask again, if nothing comes before."""
         now = time.monotonic()
+        if self._sequences is not None:
+            return self._take_of_sequences(self._sequences, now)
         for expired in self._batcher.expire(now):
-            del self._asked[expired.request.number]
-            error = InferenceError("Request timeout expired", Code.UNAVAILABLE)
-            expired.request.peer.send(failed(expired.request.number, error))
-            expired.request.end()
+            self._refuse(expired.request, InferenceError("Request timeout expired", Code.UNAVAILABLE))
         found = self._batcher.take(now)
         if isinstance(found, Batch):
             return found
         return max(min(found, self._batcher.next_deadline) - now, 0.0)
 
+    def _take_of_sequences(self, sequences: Sequences[Asked], now: float) -> Batch[Asked] | float:
+        found = sequences.take(now)
+        for turn, error in sequences.refused(now):
+            self._refuse(turn.request, error)
+        if not isinstance(found, SequenceBatch):
+            return max(min(found, sequences.next_deadline) - now, 0.0)
+        for turn, place in zip(found.turns, found.places, strict=True):
+            turn.request.task.turn, turn.request.task.place = turn, place
+        return found
+
+    def _refuse(self, asked: Asked, error: InferenceError) -> None:
+        """One that waits is not computed."""
+        del self._asked[asked.number]
+        asked.peer.send(failed(asked.number, error))
+        asked.end()
+
     def note_done(self, batch: Batch[Asked], seconds: float) -> None:
         """A batch was computed, in so many seconds, whatever came of it."""
         for waiting in batch.requests:
             self._asked.pop(waiting.request.number, None)
-        if self._batcher.note_done(batch, seconds):
-            self._tell_pace()
+        if isinstance(batch, SequenceBatch):
+            assert self._sequences is not None
+            if self._sequences.note_done(batch, seconds):
+                self._tell_pace(self._sequences.cost)
+        elif self._batcher.note_done(batch, seconds):
+            self._tell_pace(self._batcher.cost)
 
-    def _tell_pace(self) -> None:
-        cost, told = self._batcher.cost, self._told
+    def _tell_pace(self, cost: Cost) -> None:
+        told = self._told
         if abs(cost.per_batch - told.per_batch) > PACE_CHANGE * told.per_batch or (
             abs(cost.per_item - told.per_item) > PACE_CHANGE * told.per_item
         ):
@@ -110,8 +136,12 @@ class Intake:
     def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:
         try:
             task = self._reader.read(message, data)
+            asked = Asked(peer, message.number, task)
+            if self._sequences is not None:
+                self._asked[message.number] = self._push(self._sequences, asked, message)
+                return
             self._asked[message.number] = self._batcher.push(
-                Asked(peer, message.number, task),
+                asked,
                 items=task.items,
                 kind=task.kind,
                 now=message.arrived,  # and not now: this process may have been busy
@@ -120,6 +150,20 @@ class Intake:
             )
         except InferenceError as error:
             peer.send(failed(message.number, error))
+
+    def _push(self, sequences: Sequences[Asked], asked: Asked, message: Infer | Call) -> Waiting[Asked]:
+        assert isinstance(message, Infer), "models of sequences take tensors"
+        details = message.details or Details()
+        task = asked.task
+        return sequences.push(
+            asked,
+            sequence=details.sequence,
+            flags=details.flags,
+            items=task.items,
+            kind=task.kind,
+            now=message.arrived,
+            timeout=message.timeout,
+        )
 
     def _hear(self, peer: Peer, message: Request, data: memoryview) -> None:
         """Something that is neither a request nor its end."""
@@ -135,7 +179,11 @@ class Intake:
             return []
         asked = waiting.request
         asked.left = True
-        if self._batcher.cancel(waiting):
+        if self._sequences is not None and isinstance(waiting, Turn):
+            waits = self._sequences.cancel(waiting)
+        else:
+            waits = self._batcher.cancel(waiting)
+        if waits:
             del self._asked[number]
             asked.end()
             return []

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Generic, Optional, TypeVar
+from typing import Any, Generic, Optional, TypeVar
 
 from octavo.hosting.batcher import Batch
 from octavo.hosting.queue import Waiting
@@ -35,6 +35,7 @@ class Course(Generic[T]):
         lane, slot: where it is computed; None while it waits for that. busy: whether a request is being computed.
         ended: whether no more requests are taken for it. next: a sequence of the same name that begins behind it.
         idle_since: when it had its last request, or that was computed.
+        state: what the model has said of it that it wants to be told with the next request.
     """
 
     id: SequenceId
@@ -46,6 +47,12 @@ class Course(Generic[T]):
     ended: bool = False
     next: Optional["Course[T]"] = None
     idle_since: float = 0.0
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def public_id(self) -> SequenceId:
+        """What its model knows it by: those that have no name are numbered."""
+        return abs(self.id) if isinstance(self.id, int) else self.id
 
 
 @dataclass(slots=True)
@@ -53,13 +60,14 @@ class SequenceBatch(Batch[T]):
     """Requests of different sequences of one instance.
 
     Attributes:
-        courses: their sequences.
+        courses: their sequences. turns: the requests.
         places: of each of them in the batch, rising. Where they leave some out, nothing is to be computed that counts.
     """
 
     lane: "Lane[T]"
     courses: list[Course[T]]
     places: list[int]
+    turns: list[Turn[T]]
 
 
 class Lane(ABC, Generic[T]):
@@ -104,14 +112,15 @@ class Lane(ABC, Generic[T]):
         chosen = self.choose(now)
         if isinstance(chosen, float):
             return chosen
-        turns: list[Waiting[T]] = []
+        turns: list[Turn[T]] = []
         for course in chosen:
             turn = course.turns.popleft()
             turn.waits, course.busy = False, True
             turns.append(turn)
             self.note(course, now)
         self.busy = True
-        return SequenceBatch(turns, len(turns), now, self, chosen, self._places(chosen))
+        places = self._places(chosen)
+        return SequenceBatch(list(turns), places[-1] + 1, now, self, chosen, places, turns)
 
     @abstractmethod
     def _places(self, chosen: Iterable[Course[T]]) -> list[int]:

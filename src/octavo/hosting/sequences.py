@@ -56,6 +56,7 @@ class Sequences(Generic[T]):
         *,
         sequence: SequenceId,
         flags: int = 0,
+        items: int = 1,
         kind: Hashable = None,
         now: float,
         timeout: float = 0.0,
@@ -70,6 +71,11 @@ class Sequences(Generic[T]):
             InferenceError: it belongs to no sequence.
         """
         number = next(self._numbers)
+        if items > 1:
+            raise InferenceError(
+                f"inference request to model '{self._model}' must specify batch-size 1 due to requirements of sequence "
+                "batcher"
+            )
         if not sequence:
             if not self._sequencing.iterative:
                 raise InferenceError(

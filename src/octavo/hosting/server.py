@@ -43,7 +43,7 @@ class ModelServer:
         self._instances = instances
         self._serve_batch = self._stream if info.streams else self._compute
         self._watch = Watch(info.execution_timeout, instances)
-        self._intake = Intake(endpoint, computation, info.queue, instances)
+        self._intake = Intake(endpoint, computation, info, instances)
         self._receiving = threading.Lock()
         self._held = False
         self._done: deque[tuple[Batch[Asked], float]] = deque()
@@ -69,7 +69,7 @@ class ModelServer:
                     waiting.request.end()
                 self._intake.give_back()
                 if self._held:
-                    self._endpoint.wake()  # whoever is made to wait for others need not do so when an instance is free
+                    self._endpoint.wake()  # nobody needs to wait for others, or for an earlier one
         except BaseException:
             log.exception("a defect of Octavo; the process ends")
             os._exit(1)
@@ -82,7 +82,7 @@ class ModelServer:
             self._intake.receive(wait)
             self._note_done()
             found = self._intake.take()
-            self._held = isinstance(found, float) and found != math.inf
+            self._held = isinstance(found, float) and (found != math.inf or not self._intake.idle)
             if isinstance(found, Batch):
                 return found
             wait = wait_of(found)

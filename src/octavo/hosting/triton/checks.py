@@ -5,9 +5,13 @@ from math import prod
 
 from octavo.errors import ConfigError
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS
+from octavo.hosting.ensemble import check_flow
 from octavo.hosting.options import MAX_INSTANCES
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.backends import ENSEMBLE
+from octavo.hosting.triton.ensembles import ensemble_of
+from octavo.hosting.triton.model_config import config_to_json
+from octavo.hosting.triton.sequence_checks import sequence_troubles
 
 ANY = -1
 TENSORRT = "tensorrt"
@@ -35,8 +39,11 @@ def troubles(config: Config) -> Iterator[str]:
         yield from _instance_troubles(group, config)
     if config.instance_group and all(group.passive for group in config.instance_group):
         yield "instance_group: all of them are passive, so that no request could be computed"
-    if config.WhichOneof("scheduling_choice") == "dynamic_batching":
-        yield from _batching_troubles(config)
+    match config.WhichOneof("scheduling_choice"):
+        case "dynamic_batching":
+            yield from _batching_troubles(config)
+        case "sequence_batching":
+            yield from sequence_troubles(config)
     if config.model_transaction_policy.decoupled and config.response_cache.enable:
         yield (
             f"Response Cache does not currently support model {config.name} with 'decoupled' transaction policy. "
@@ -65,10 +72,6 @@ def _unsupported(config: Config) -> Iterator[str]:
         yield "model_repository_agents is not supported"
     if config.model_metrics.metric_control:
         yield "model_metrics is not supported: histograms have the buckets that they have"
-    if config.WhichOneof("scheduling_choice") == "sequence_batching":
-        yield "sequence_batching is not supported yet"
-    if config.WhichOneof("scheduling_choice") == "ensemble_scheduling":
-        yield "ensemble_scheduling is not supported yet"
     optimization = config.optimization
     for kind in ("gpu", "cpu"):
         for accelerator in getattr(optimization.execution_accelerators, f"{kind}_execution_accelerator"):
@@ -156,8 +159,10 @@ def _ensemble_troubles(config: Config) -> Iterator[str]:
     ):
         if is_there:
             yield f"{field} should not be specified for ensemble '{config.name}'"
-    if not config.ensemble_scheduling.step:
-        yield f"must specify 'step' for ensemble '{config.name}'"
+    try:
+        check_flow(ensemble_of(config_to_json(config), config.name))
+    except ConfigError as error:
+        yield str(error)
 
 
 def _instance_troubles(group: Config, config: Config) -> Iterator[str]:

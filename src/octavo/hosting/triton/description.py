@@ -153,6 +153,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     input: tuple[Tensor, ...] = ()
     output: tuple[Tensor, ...] = ()
     dynamic_batching: DynamicBatching | None = None
+    sequence_batching: dict[str, Any] | None = None
     instance_group: tuple[Group, ...] = ()
     parameters: dict[str, Parameter] = {}
     model_warmup: tuple[Warmup, ...] = ()
@@ -167,7 +168,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def merges(self) -> bool:
         """Whether requests are computed together: only where the configuration says so."""
-        return self.dynamic_batching is not None and self.max_batch_size > 0
+        return (self.dynamic_batching or self.sequence_batching) is not None and self.max_batch_size > 0
 
     def batching(self) -> Batching:
         """How its requests wait and are brought together."""

@@ -12,13 +12,15 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.loaded import Loaded
 from octavo.hosting.runtime import RuntimeOptions
 from octavo.hosting.runtime_computation import RuntimeComputation
+from octavo.hosting.sequence_computation import SequenceComputation
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.agreement import check_agreement, complete, names_in_model
 from octavo.hosting.triton.backends import PYTHON, backend_named
-from octavo.hosting.triton.configured_runtime import ConfiguredRuntime
+from octavo.hosting.triton.configured_runtime import ConfiguredRuntime, input_specs, output_specs
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.normal_form import normal_form
 from octavo.hosting.triton.placement import devices_of, gpus_here, shares_of
+from octavo.hosting.triton.sequence_batching import SequenceBatching, sequence_batching_of, with_sequence_tensors
 from octavo.hosting.triton.warmup import warm_up
 
 
@@ -42,10 +44,13 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
     if model.completes:
         complete(config, runtime)
         described = Description.of(config)
-    names = names_in_model(described, runtime)
-    check_agreement(described, runtime, names)
-    configured = ConfiguredRuntime(runtime, described, names, Path(model.folder))
-    computation = RuntimeComputation(configured, start.name, batched=configured.batches, merges=described.merges)
+    sequences = sequence_batching_of(config)
+    whole = with_sequence_tensors(described, sequences)
+    names = names_in_model(whole, runtime)
+    check_agreement(whole, runtime, names)
+    configured = ConfiguredRuntime(runtime, whole, names, Path(model.folder))
+    inner = RuntimeComputation(configured, start.name, batched=configured.batches, merges=described.merges)
+    computation = inner if sequences is None else _of_sequences(inner, described, sequences, model)
     warm_up(computation, described, Path(model.folder), streams=False)
     shares = shares_of(devices, concurrent=runtime.concurrent)
     batching = described.batching()
@@ -53,10 +58,12 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         name=start.name,
         runtime=backend.runtime,
         platform=described.platform or backend.name,
-        inputs=configured.inputs,
-        outputs=configured.outputs,
+        inputs=input_specs(described),
+        outputs=output_specs(described, Path(model.folder)),
         batching=batching if configured.batches else None,
         queue=batching,
+        sequencing=None if sequences is None else sequences.sequencing(described.max_batch_size),
+        details=sequences is not None,
         instances=len(devices),
         at_once=len(devices),
         processes=len(shares),
@@ -64,6 +71,18 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         config=normal_form(config, gpus=gpus),
     )
     return Loaded(computation=computation, info=info, at_once=shares[start.number - 1].instances)
+
+
+def _of_sequences(
+    inner: RuntimeComputation, described: Description, sequences: SequenceBatching, model: RepositoryModel
+) -> SequenceComputation:
+    batched = described.max_batch_size > 0
+    return SequenceComputation(
+        inner,
+        sequences.inputs(described.max_batch_size),
+        [each.state(Path(model.folder), batched=batched) for each in sequences.state],
+        [each.name for each in described.output],
+    )
 
 
 def _options(described: Description, device: str, config: HostingConfig) -> RuntimeOptions:

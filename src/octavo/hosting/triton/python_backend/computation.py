@@ -7,14 +7,18 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from octavo.hosting.computation import Answer, Task
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.sequence_inputs import ControlTensor, SequenceInputs
 from octavo.hosting.tensors import Place, from_bytes
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.python_backend.model import PythonModel
 from octavo.hosting.triton.python_backend.request import RELEASE_RESCHEDULE, IncomingRequest
 from octavo.hosting.triton.python_backend.reshapes import Reshapes
 from octavo.hosting.triton.python_backend.response import InferenceResponse
+from octavo.hosting.triton.python_backend.sender import InferenceResponseSender
 from octavo.hosting.triton.python_backend.tensor import Tensor
 from octavo.hosting.wire import Call, Infer
 
@@ -28,12 +32,15 @@ class PythonComputation:
 
     Args:
         instance: what Triton calls this instance of it.
+        sequences: makes the control tensors, of a model of sequences.
 
     Attributes:
         decoupled: whether requests may have any number of responses.
     """
 
-    def __init__(self, model: PythonModel, description: Description, instance: str) -> None:
+    def __init__(
+        self, model: PythonModel, description: Description, instance: str, sequences: SequenceInputs | None = None
+    ) -> None:
         self._model = model
         self._instance = instance
         self._batched = description.max_batch_size > 0
@@ -42,6 +49,7 @@ class PythonComputation:
         self._ragged = {each.name for each in description.input if each.allow_ragged_batch}
         self._outputs = {each.name for each in description.output}
         self._reshapes = Reshapes(description)
+        self._sequences = sequences
         self.decoupled = description.model_transaction_policy.decoupled
 
     def wait_with(self, wait: Callable[["Future[Any]"], None]) -> None:
@@ -81,6 +89,27 @@ class PythonComputation:
     def stream(self, task: Task) -> Iterator[Answer]:
         """Its server sends what it streams."""
         raise AssertionError("responses of a Python model are sent by the model")
+
+    def execute_sequences(self, requests: list[IncomingRequest], tasks: Sequence[Task]) -> list[Result]:
+        """As `execute`, of requests of sequences. Places of the batch that none of them has get one that does not
+        count: its READY is false."""
+        assert self._sequences is not None
+        rows: list[IncomingRequest] = []
+        for request, task in zip(requests, tasks, strict=True):
+            rows += [self._empty(request, self._sequences.of(None)) for _ in range(len(rows), task.place)]
+            assert task.turn is not None
+            request.take_turn(task.turn, [Tensor.of(*each) for each in self._sequences.of(task.turn)])
+            rows.append(request)
+        results = self.execute(rows)
+        return [results[task.place] for task in tasks]
+
+    def _empty(self, request: IncomingRequest, controls: Sequence[ControlTensor]) -> IncomingRequest:
+        """A request that nobody has made, with tensors of the shapes of another one's."""
+        given = [each for each in request.inputs() if each.name() in self._places]
+        tensors = [Tensor.of(each.name(), each.datatype, np.zeros_like(each.array)) for each in given]
+        empty = IncomingRequest([*tensors, *(Tensor.of(*each) for each in controls)], request.names, 0.0, None)
+        empty.find = partial(Nowhere, decoupled=self.decoupled)
+        return empty
 
     def execute(self, requests: list[IncomingRequest]) -> list[Result]:
         """Compute a batch. None stands for a request that is answered by its response sender, or not yet."""
@@ -149,6 +178,27 @@ class PythonComputation:
         return InferenceError(
             f"Failed to process the request(s) for model '{self._instance}', message: {said:.4000}", Code.INTERNAL
         )
+
+
+class Nowhere:
+    """Where a request has come from that nobody has made. What its model says to it is dropped."""
+
+    def __init__(self, *, decoupled: bool) -> None:
+        self._decoupled = decoupled
+
+    def is_cancelled(self) -> bool:
+        """Nobody cancels it."""
+        return False
+
+    def sender(self) -> InferenceResponseSender:
+        """As that of others."""
+        return InferenceResponseSender(self, decoupled=self._decoupled)
+
+    def send(self, response: InferenceResponse | None, *, final: bool) -> None:
+        """Drop a response."""
+
+    def fail(self, error: InferenceError) -> None:
+        """Nobody waits for it."""
 
 
 class ResponseError(Exception):

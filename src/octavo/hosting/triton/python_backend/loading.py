@@ -16,6 +16,7 @@ from octavo.hosting.triton.placement import gpus_here, resolved_groups
 from octavo.hosting.triton.python_backend.computation import PythonComputation
 from octavo.hosting.triton.python_backend.model import PythonModel
 from octavo.hosting.triton.python_backend.server import MOST_OPEN, PythonServer, slots_of
+from octavo.hosting.triton.sequence_batching import sequence_batching_of
 from octavo.hosting.triton.warmup import warm_up
 
 RUNTIME = "python"
@@ -48,7 +49,11 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
             "model_name": description.name,
         }
     )
-    computation = PythonComputation(model, description, name)
+    sequences = sequence_batching_of(config)
+    if sequences is not None and sequences.state:
+        raise ConfigError("sequence_batching.state is not supported: a Python model keeps the states of its sequences")
+    controls = None if sequences is None else sequences.inputs(description.max_batch_size)
+    computation = PythonComputation(model, description, name, controls)
     if not decoupled:
         warm_up(computation, description, Path(source.folder), streams=False)
     batching = description.batching()
@@ -60,6 +65,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         outputs=output_specs(description, Path(source.folder)),
         batching=batching if description.max_batch_size else None,
         queue=batching,
+        sequencing=None if sequences is None else sequences.sequencing(description.max_batch_size),
         instances=len(groups),
         at_once=len(groups) * (MOST_OPEN if decoupled else 1),
         processes=len(groups),

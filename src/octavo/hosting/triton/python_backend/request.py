@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.lanes import Turn
 from octavo.hosting.triton.python_backend.errors import TritonModelException
 from octavo.hosting.triton.python_backend.host import required
 from octavo.hosting.triton.python_backend.parameters import checked, text
@@ -225,6 +226,14 @@ class IncomingRequest(InferenceRequest):
             assert self.find is not None
             self._origin = self.find()
         return self._origin
+
+    def take_turn(self, turn: Turn[Any], controls: Sequence[Tensor]) -> None:
+        """It is computed as a request of a sequence, for which the model has control tensors."""
+        names = {each.name() for each in controls}
+        self._inputs = [*(each for each in self._inputs if each.name() not in names), *controls]
+        course, was = turn.of, self._details or Details()
+        if course is not None and (was.sequence, was.flags) != (course.public_id, turn.flags):
+            self._details = Details(was.id, course.public_id, turn.flags, was.parameters)
 
     def trace(self) -> InferenceTrace:
         """What traces it."""

@@ -14,6 +14,7 @@ from octavo.hosting.endpoint import Endpoint, Peer
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.intake import Asked, Intake, send_answers
+from octavo.hosting.lanes import SequenceBatch, Turn
 from octavo.hosting.queue import Waiting
 from octavo.hosting.running import Running
 from octavo.hosting.server import ModelServer
@@ -67,6 +68,8 @@ class PythonServer(ModelServer):
         return super()._next()
 
     def _note_done(self) -> None:
+        for waiting, _ in self._again:
+            self._intake.keep(waiting)
         super()._note_done()
         while self._again:
             self._intake.push_again(*self._again.pop(0))
@@ -108,7 +111,10 @@ class PythonServer(ModelServer):
                 request.find = partial(OpenRequest, self, waiting, request.names, begun)
             requests.append(request)
         self._last_peer, self._computing = batch.requests[0].request.peer, requests
-        results = self._python.execute(requests)
+        if isinstance(batch, SequenceBatch):
+            results = self._python.execute_sequences(requests, [each.request.task for each in batch.requests])
+        else:
+            results = self._python.execute(requests)
         self._computing = ()
         seconds = time.monotonic() - began
         if self._open or None in results:
@@ -178,14 +184,22 @@ class PythonIntake(Intake):
     def __init__(
         self, endpoint: Endpoint, computation: PythonComputation, info: HostedInfo, going_on: dict[int, OpenRequest]
     ) -> None:
-        super().__init__(endpoint, computation, info.queue, 1)
+        super().__init__(endpoint, computation, info, 1)
         self._open = going_on
         self.calls: Calls | None = None
+
+    def keep(self, waiting: Waiting[Asked]) -> None:
+        """A request is to be computed again, before it is said that its batch is done: its sequence goes on."""
+        if self._sequences is not None and isinstance(waiting, Turn):
+            self._sequences.again(waiting, time.monotonic())
 
     def push_again(self, waiting: Waiting[Asked], request: IncomingRequest) -> None:
         """A request is to be computed again, with others."""
         asked = waiting.request
         asked.task.content = request
+        if isinstance(waiting, Turn):
+            self._asked[asked.number] = waiting
+            return
         try:
             self._asked[asked.number] = self._batcher.push(
                 asked, items=asked.task.items, kind=asked.task.kind, now=time.monotonic(), priority=waiting.level

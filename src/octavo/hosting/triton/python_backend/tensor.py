@@ -129,6 +129,11 @@ class Tensor:
         return Part(self._name, self._datatype, array.shape, len(data)), data
 
     @property
+    def datatype(self) -> Datatype:
+        """As the protocol names it."""
+        return self._datatype
+
+    @property
     def array(self) -> NDArray[Any]:
         """As `as_numpy`; of BF16 the bits."""
         return self._array
