@@ -1,12 +1,13 @@
 """What a frontend can ask of any hosted model: of one that processes compute, and of one that is made of others."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Outputs, Statistics
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.pending import Pending, Result
+from octavo.hosting.wire import Family
 from octavo.worker.control import WorkerState
 
 
@@ -34,6 +35,11 @@ class ModelClient(ABC):
     @abstractmethod
     def info(self) -> HostedInfo | None:
         """What it is, once it is loaded."""
+
+    @property
+    def figures(self) -> Sequence[Family]:
+        """Those of the model's own, of each of its processes."""
+        return ()
 
     @property
     @abstractmethod

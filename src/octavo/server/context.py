@@ -14,6 +14,7 @@ from octavo.server.body import LargeBodies
 from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
 from octavo.server.inference.collector import HostedCollector
+from octavo.server.inference.model_figures import ModelFiguresCollector
 from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.keys import PriorityRange
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
@@ -57,6 +58,7 @@ class Server:
         self.registry: CollectorRegistry = new_registry()
         self.registry.register(EngineCollector(deployments))
         self.registry.register(HostedCollector(deployments))
+        self.registry.register(ModelFiguresCollector(deployments))
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
         self.generation_metrics = GenerationMetrics(self.registry)

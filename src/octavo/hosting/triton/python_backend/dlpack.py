@@ -67,7 +67,7 @@ def from_capsule(capsule: Any) -> tuple[NDArray[Any], bool]:
     bfloat16 = content.code == _BFLOAT
     if bfloat16:
         content.code = _UINT
-    return np.from_dlpack(_Exporter(capsule)), bfloat16
+    return np.asarray(_Writable(np.from_dlpack(_Exporter(capsule)))), bfloat16
 
 
 def _content(capsule: Any) -> _Tensor:
@@ -83,6 +83,15 @@ def _is_contiguous(content: _Tensor) -> bool:
             return False
         expected *= content.shape[axis]
     return True
+
+
+class _Writable:
+    """The memory of an array that numpy takes for read-only: capsules cannot say that it is not, and it is not."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array  # as long as this is there
+        place, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (place, False)}
 
 
 class _Exporter:
