@@ -80,8 +80,9 @@ class Pending:
     def end(self) -> None:
         """Tell what was settled."""
         self.ended = True
-        if self.on_end is not None:
-            self.on_end(self)
+        on_end, self.on_end = self.on_end, None  # or a result would be held by a cycle, and its block lent, for long
+        if on_end is not None:
+            on_end(self)
         self._wake()
 
     def only(self) -> Result:

@@ -5,6 +5,7 @@ A page's header Origin, which `through` sends, has a request go through the appl
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import re
@@ -22,6 +23,7 @@ import uvloop
 
 from octavo.deployments import Deployments
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.pending import Pending
 from octavo.server.app import create_app
 from octavo.server.body import SMALL_BYTES
 from octavo.server.context import TENSOR_BODIES_HELD, Server
@@ -418,3 +420,33 @@ def test_a_client_that_does_not_read_and_leaves(caplog: pytest.LogCaptureFixture
             assert len(server.server.in_flight._work) == 1
         eventually(lambda: not server.server.in_flight._work)
         eventually(lambda: f"{INFER} 200" in caplog.text)
+
+
+@pytest.mark.parametrize("sent", [SAME["json"], SAME["binary"], SAME["a prediction"], SAME["no json"]])
+def test_nothing_is_left_for_the_garbage_collector(sent: bytes) -> None:
+    """It comes late, and until then what a cycle holds is held: blocks of a model's process, say."""
+    with running() as server, connect(server.url) as connection:
+        for _ in range(3):
+            connection.sendall(sent)
+            read_answer(connection, "POST")
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(100):
+                connection.sendall(sent)
+                while not connection.recv(1 << 16).endswith((b"]}", b"}", bytes(8))):
+                    pass
+            assert gc.collect() < 100
+        finally:
+            gc.enable()
+
+
+def test_a_connection_that_waits_keeps_no_result() -> None:
+    with running() as server, connect(server.url) as connection:
+        connection.sendall(request())
+        assert read_answer(connection, "POST").status == 200
+
+        def is_held() -> bool:
+            return any(type(each) is Pending and each.loop is server.loop for each in gc.get_objects())
+
+        eventually(lambda: not is_held())

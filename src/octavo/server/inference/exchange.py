@@ -260,6 +260,7 @@ class Exchange:
     def _end(self) -> None:
         """Nothing is sent any more."""
         self.response_complete = True
+        self._pending = self._task = None  # a connection that waits for the next request keeps no result
         way, context = self._way, self._call.context
         self._connection.leaving.discard(self.leave)
         way.server.in_flight.leave(self)
