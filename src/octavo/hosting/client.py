@@ -18,9 +18,10 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
+from octavo.hosting.probes import Probes
 from octavo.hosting.sequence_routing import explained, instance_of, sequence_of, still_to_begin
 from octavo.hosting.tensors import Buffer, Place
-from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Reply, parts_of
+from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply, parts_of
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -45,6 +46,7 @@ class HostedClient(ModelClient):
         super().__init__()
         self._on_culprit = on_culprit
         self._calls = calls
+        self._probes = Probes()
         self._instances: dict[str, Instance] = {}
         self._waiting: deque[Pending] = deque()
         self._ordered: deque[Pending] = deque()
@@ -76,6 +78,12 @@ class HostedClient(ModelClient):
     def pending(self) -> int:
         """Requests that wait or are computed."""
         return self._admission.requests
+
+    async def confirms(self) -> bool:
+        """As `ModelClient.confirms`."""
+        if self.info is None or not self.info.probes:
+            return True
+        return await self._probes.all_ready(self._instances.values())
 
     async def ready(self) -> HostedInfo:
         """As `ModelClient.ready`."""
@@ -233,6 +241,8 @@ class HostedClient(ModelClient):
                 self._admission.pace = reply
             elif isinstance(reply, Figures):
                 instance.figures = reply.families
+            elif isinstance(reply, Probed):
+                self._probes.on_probed(reply)
             elif self._calls is not None:
                 self._calls.on_message(instance, reply, data)
             return

@@ -23,6 +23,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         instances: that compute at once, in `processes` processes. at_once: batches that these compute.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
+        probes: whether its code is to be asked whether it is ready.
         details: whether it wants to know what requests say beside their tensors.
         body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
         result: of one request, or of each piece if it streams, as JSON.
@@ -48,6 +49,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     processes: int = 1
     execution_timeout: float = 0.0
     streams: bool = False
+    probes: bool = False
     details: bool = False
     body: dict[str, Any] | None = None
     result: dict[str, Any] | None = None

@@ -46,6 +46,10 @@ class ModelClient(ABC):
     def pending(self) -> int:
         """Requests that wait or are computed."""
 
+    async def confirms(self) -> bool:
+        """Whether the model's code says that it is ready, if it says anything of it."""
+        return True
+
     @abstractmethod
     async def ready(self) -> HostedInfo:
         """Wait until the model takes requests.

@@ -252,6 +252,19 @@ class Managed(msgspec.Struct, frozen=True, array_like=True, tag=15):
     error: str = ""
 
 
+class Probe(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Does the model's code say that it is ready? `Probed` answers."""
+
+    call: int
+
+
+class Probed(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """What the model's code says."""
+
+    call: int
+    ready: bool
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A block of whoever says so can be opened at a path. A size of 0 is one that is there no more."""
 
@@ -266,8 +279,8 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
     numbers: tuple[int, ...]
 
 
-Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Managed
-Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage
+Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Managed | Probe
+Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage | Probed
 
 _encoder = msgspec.msgpack.Encoder()
 T = TypeVar("T")

@@ -294,6 +294,29 @@ def test_figures_of_a_model_s_own(models: Running) -> None:
     assert (sizes.bounds, sizes.buckets, sizes.value) == ((1.0, 10.0), (1, 1, 1), 105.5)
 
 
+def test_a_model_says_whether_it_is_ready(models: Running) -> None:
+    client = models.model("readies")
+
+    async def tell(ready: bool, **parameters: bool) -> None:
+        await infer(client, {"ready": np.array([ready])}, details=Details(parameters=dict(parameters)))
+
+    async def scenario() -> None:
+        assert await client.confirms()
+        await tell(False)
+        assert not await client.confirms()
+        computing = asyncio.create_task(tell(True, wait=True))
+        while not await client.confirms():  # it is asked while it computes
+            assert not computing.done()
+        await computing
+        await tell(True, **{"break": True})
+        assert not await client.confirms()
+        await tell(True)
+        assert await client.confirms()
+
+    models.run(scenario())
+    assert models.run(models.model("everything").confirms())
+
+
 # --- any number of responses ------------------------------------------------------------------------------------------
 
 

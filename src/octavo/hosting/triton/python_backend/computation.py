@@ -60,6 +60,19 @@ class PythonComputation:
         """Whether that is where the model's asynchronous code runs."""
         return self._model.runs_in(loop)
 
+    @property
+    def checks_readiness(self) -> bool:
+        """Whether the model's code says whether it is ready."""
+        return self._model.checks_readiness
+
+    def is_ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            return self._model.is_ready()
+        except BaseException as error:
+            log.error("is_ready of %s failed", self._instance, exc_info=error)
+            return False
+
     def read(self, message: Infer | Call, data: memoryview) -> Task:
         """Make a request of what a frontend sends. Raises InferenceError: it is to blame."""
         assert isinstance(message, Infer), "frontends know that it takes no bodies"

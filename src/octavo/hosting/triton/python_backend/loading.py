@@ -71,6 +71,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         processes=len(groups),
         execution_timeout=start.config.execution_timeout,
         streams=decoupled,
+        probes=model.checks_readiness,
         details=True,
         config=config,
     )

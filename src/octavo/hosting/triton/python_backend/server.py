@@ -3,8 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from octavo.hosting.triton.python_backend.metrics import registry
 from octavo.hosting.triton.python_backend.open_requests import Begun, OpenRequest
 from octavo.hosting.triton.python_backend.request import RELEASE_ALL, RELEASE_RESCHEDULE, IncomingRequest
 from octavo.hosting.triton.python_backend.response import InferenceResponse
-from octavo.hosting.wire import Answered, Figures, Managed, Refused, Request
+from octavo.hosting.wire import Answered, Figures, Managed, Probe, Probed, Refused, Request
 
 MOST_OPEN = 1024
 """Requests that have not had their last response when `execute` has returned; others wait meanwhile."""
@@ -61,6 +61,18 @@ class PythonServer(ModelServer):
         here.host = calls
         computation.wait_with(self._wait)
         registry.on_change = endpoint.wake
+        self._readiness = ThreadPoolExecutor(1, "readiness") if info.probes else None
+        self._intake.on_probe = self._probe
+
+    def run(self) -> None:
+        """Serve for ever."""
+        if self._readiness is not None:  # which is asked for also while a batch is computed
+            threading.Thread(target=self.listening.wait, args=(lambda: False,), name="listener", daemon=True).start()
+        super().run()
+
+    def _probe(self, peer: Peer, probe: Probe) -> None:
+        assert self._readiness is not None
+        self._readiness.submit(lambda: peer.send(Probed(probe.call, self._python.is_ready())))
 
     def _next(self) -> Batch[Asked]:
         while len(self._open) >= MOST_OPEN:
@@ -187,6 +199,7 @@ class PythonIntake(Intake):
         super().__init__(endpoint, computation, info, 1)
         self._open = going_on
         self.calls: Calls | None = None
+        self.on_probe: Callable[[Peer, Probe], None] = lambda peer, probe: None
 
     def keep(self, waiting: Waiting[Asked]) -> None:
         """A request is to be computed again, before it is said that its batch is done: its sequence goes on."""
@@ -208,7 +221,9 @@ class PythonIntake(Intake):
             request.origin.fail(error)
 
     def _hear(self, peer: Peer, message: Request, data: memoryview) -> None:
-        if isinstance(message, Answered | Refused | Managed) and self.calls is not None:
+        if isinstance(message, Probe):
+            self.on_probe(peer, message)
+        elif isinstance(message, Answered | Refused | Managed) and self.calls is not None:
             self.calls.on_message(message, data)
 
     def _leave(self, peer: Peer) -> list[Asked]:
