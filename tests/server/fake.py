@@ -236,6 +236,13 @@ def served(engine: FakeEngine, **changes: object) -> Deployment:
 
 @contextlib.contextmanager
 def running(settings: ServerSettings, *models: Deployment) -> Iterator[str]:
+    """As `running_all`."""
+    with running_all(settings, Deployments(models)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def running_all(settings: ServerSettings, deployments: Deployments) -> Iterator[str]:
     """Run the real server on a free port, in a thread with a loop of its own. Yields its URL."""
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -244,7 +251,7 @@ def running(settings: ServerSettings, *models: Deployment) -> Iterator[str]:
 
     def run() -> None:
         with runner, contextlib.suppress(asyncio.CancelledError):
-            runner.run(serve(settings, Deployments(models), listener))
+            runner.run(serve(settings, deployments, listener))
 
     def stop() -> None:
         for task in asyncio.all_tasks(loop):

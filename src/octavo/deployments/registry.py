@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from octavo.deployments.deployment import Deployment
 from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.model_client import ModelClient
 
 AnyDeployment = Deployment | HostedDeployment
 
@@ -34,7 +35,10 @@ class Deployments:
 
     Attributes:
         uses: of the requests that are there.
+        as_tensors: makes of a language model one that is asked with tensors, streaming or not; None if nothing does.
     """
+
+    as_tensors: Callable[[Deployment, bool], ModelClient] | None = None
 
     def __init__(self, deployments: Iterable[AnyDeployment] = ()) -> None:
         self.uses: set[Use] = set()

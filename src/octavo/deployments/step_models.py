@@ -1,9 +1,24 @@
-"""The models that ensembles are made of: whatever is offered under their names."""
+"""The models that ensembles are made of, and that other models ask: whatever is offered under their names."""
 
+from dataclasses import dataclass
+
+from octavo.deployments.deployment import Deployment
 from octavo.deployments.hosted import HostedDeployment
 from octavo.deployments.registry import Deployments, Use
 from octavo.hosting.ensemble import LATEST, EnsembleStep
 from octavo.hosting.ensemble_client import StepModel
+from octavo.hosting.model_client import ModelClient
+
+STREAM = "stream"
+"""The input of a language model by which its text is wanted in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A language model that is asked with tensors."""
+
+    deployment: Deployment
+    client: ModelClient
 
 
 class OfferedModels:
@@ -11,17 +26,25 @@ class OfferedModels:
 
     def __init__(self, deployments: Deployments) -> None:
         self._deployments = deployments
+        self._language: dict[tuple[str, bool], LanguageModel] = {}
 
-    def find(self, step: EnsembleStep) -> HostedDeployment | None:
+    def find(self, step: EnsembleStep) -> StepModel | None:
         """The model of a step, if it is offered in that version."""
         found = self._deployments.get(step.model)
-        if not isinstance(found, HostedDeployment) or step.version not in (LATEST, int(found.version)):
+        if isinstance(found, HostedDeployment):
+            return found if step.version in (LATEST, int(found.version)) else None
+        if found is None or self._deployments.as_tensors is None:
             return None
-        return found
+        streams = STREAM in step.inputs
+        known = self._language.get((step.model, streams))
+        if known is None or known.deployment is not found:
+            known = LanguageModel(found, self._deployments.as_tensors(found, streams))
+            self._language[step.model, streams] = known
+        return known
 
     def hold(self, model: StepModel) -> Use:
         """Keep a model until a request has ended."""
-        assert isinstance(model, HostedDeployment), "as `find` has found it"
+        assert isinstance(model, HostedDeployment | LanguageModel), "as `find` has found it"
         use = self._deployments.begin()
-        use.choose(model)
+        use.choose(model if isinstance(model, HostedDeployment) else model.deployment)
         return use

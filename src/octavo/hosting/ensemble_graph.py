@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from octavo.hosting.batching import Batching
 from octavo.hosting.ensemble import Ensemble, EnsembleStep
@@ -81,6 +82,7 @@ class Graph:
             streams=streams,
             details=True,
             ensemble=ensemble,
+            config=_complete(ensemble, streams=streams),
         )
         self._sources = {
             tensor: number for number, step in enumerate(ensemble.steps) for tensor in step.outputs.values()
@@ -145,6 +147,13 @@ class Graph:
         if number is None or set(self.step(number).outputs.values()) != set(outputs):
             return None
         return None if any(readers[each] or each in self.outputs for each in outputs) else number
+
+
+def _complete(ensemble: Ensemble, *, streams: bool) -> dict[str, Any] | None:
+    """Its configuration with what its models make of it."""
+    if ensemble.config is None:
+        return None
+    return {**ensemble.config, "model_transaction_policy": {"decoupled": streams}}
 
 
 def _shapes(

@@ -12,8 +12,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from octavo.deployments.choice import Delta, join
+from octavo.deployments.deployment import Deployment
 from octavo.deployments.prepare import Prepared, prepare
 from octavo.deployments.request import GenerationRequest
+from octavo.engine.config import ModelInfo
 from octavo.errors import InvalidRequest
 from octavo.grammar.compiler import GrammarBusy, NotCompiled
 from octavo.server.body import JsonRoute
@@ -45,6 +47,9 @@ B = TypeVar("B", bound=Body)
 
 Parse = Callable[[], GenerationRequest]
 """Makes a request in no API's words of one API's body. Raises ApiError for fields that do not go together."""
+
+Admit = Callable[[str], tuple[Deployment, ModelInfo]]
+"""Finds the model for a new generation. Raises ApiError: there is none, or not now."""
 
 
 def dialect_routes(server: Server, dialects: Sequence[Dialect[B]]) -> APIRouter:
@@ -122,18 +127,21 @@ async def _answer(server: Server, dialect: Dialect[B], http: Request, body: B) -
     )
 
 
-async def prepare_request(server: Server, parse: Parse, context: RequestContext, *, size: int) -> Prepared:
+async def prepare_request(
+    server: Server, parse: Parse, context: RequestContext, *, size: int, admit: Admit | None = None
+) -> Prepared:
     """A request that is ready for the engine; its grammar is compiled first, if it has one that is not known.
 
     Args:
         size: bytes of all that the prompt is made of.
+        admit: finds the model that a request names; `Server.admit` without it.
 
     Raises:
         ApiError, InvalidRequest: it cannot be served, or not now.
     """
     while True:
         try:
-            return await _attempt(server, parse, context, brief=size <= BRIEF_BYTES)
+            return await _attempt(server, parse, context, admit or server.admit, brief=size <= BRIEF_BYTES)
         except NotCompiled as missing:
             left = None if missing.timeout is None else context.started + missing.timeout - time.perf_counter()
             try:
@@ -147,22 +155,22 @@ async def prepare_request(server: Server, parse: Parse, context: RequestContext,
                 raise unavailable(message, RETRY_COMPILING) from error
 
 
-async def _attempt(server: Server, parse: Parse, context: RequestContext, *, brief: bool) -> Prepared:
+async def _attempt(server: Server, parse: Parse, context: RequestContext, admit: Admit, *, brief: bool) -> Prepared:
     """One that is brief is prepared on the event loop, which costs half as much as a thread, unless its chat template
     has more to do."""
     if brief:
         try:
-            return _prepare(server, parse, context, BRIEF_WORK)
+            return _prepare(server, parse, context, admit, BRIEF_WORK)
         except InvalidRequest as error:
             if not isinstance(error.__cause__, TemplateOutOfWork):
                 raise
-    return await off_loop(_prepare, server, parse, context, WORK_LIMIT)
+    return await off_loop(_prepare, server, parse, context, admit, WORK_LIMIT)
 
 
-def _prepare(server: Server, parse: Parse, context: RequestContext, work: int) -> Prepared:
+def _prepare(server: Server, parse: Parse, context: RequestContext, admit: Admit, work: int) -> Prepared:
     request = parse()
     request = replace(request, priority=server.priority(request.priority, context.priorities))
-    deployment, info = server.admit(request.model)
+    deployment, info = admit(request.model)
     try:
         return prepare(request, deployment, info, server.seed, work=work)
     except NotCompiled as missing:

@@ -27,6 +27,7 @@ from octavo.server.hosts import ANY
 from octavo.server.inference.app import InferenceMiddleware
 from octavo.server.inference.http import ROOT
 from octavo.server.inference.http import ErrorFormat as InferenceErrors
+from octavo.server.inference.language_model import LanguageModelClient
 from octavo.server.middleware import (
     REQUEST_ID_HEADERS,
     WARNING_HEADER,
@@ -55,6 +56,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
     settings = settings.with_keys()
     settings.validate()
     server = Server(settings, deployments)
+    deployments.as_tensors = lambda deployment, streams: LanguageModelClient(server, deployment, streams=streams)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.allowed_hosts and ANY not in settings.allowed_hosts:
         middleware.append(Middleware(HostMiddleware, allowed=settings.allowed_hosts))

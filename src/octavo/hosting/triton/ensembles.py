@@ -60,6 +60,7 @@ def ensemble_of(config: dict[str, Any], name: str) -> Ensemble:
         steps=tuple(_step(each) for each in described.ensemble_scheduling.step),
         max_batch_size=described.max_batch_size,
         max_inflight_requests=described.ensemble_scheduling.max_inflight_requests,
+        config=config,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.batching import Batching, QueuePolicy
 from octavo.hosting.datatypes import Datatype
+from octavo.hosting.ensemble import Ensemble
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import ANY, TensorSpec
 
@@ -24,8 +25,8 @@ def model_config(deployment: HostedDeployment, info: HostedInfo) -> dict[str, An
     backend = _BACKENDS.get(info.runtime, info.runtime)
     config: dict[str, Any] = {
         "name": deployment.name,
-        "platform": "" if info.platform == backend else info.platform,
-        "backend": backend,
+        "platform": "" if info.platform == backend and info.ensemble is None else info.platform,
+        "backend": backend if info.ensemble is None else "",
         "runtime": "",
         "version_policy": {"latest": {"num_versions": 1}},
         "max_batch_size": info.max_batch_size,
@@ -41,10 +42,13 @@ def model_config(deployment: HostedDeployment, info: HostedInfo) -> dict[str, An
             "eager_batching": False,
         },
     }
-    if info.batching is not None:
+    if info.ensemble is not None:
+        del config["optimization"]
+        config["ensemble_scheduling"] = _ensemble_scheduling(info.ensemble)
+    elif info.batching is not None:
         config["dynamic_batching"] = _dynamic_batching(info.batching)
     config |= {
-        "instance_group": [_instances(deployment, info)],
+        "instance_group": [] if info.ensemble is not None else [_instances(deployment, info)],
         "default_model_filename": "",
         "cc_model_filenames": {},
         "metric_tags": {},
@@ -89,6 +93,20 @@ def _output(spec: TensorSpec) -> dict[str, Any]:
         "is_shape_tensor": False,
         "is_non_linear_format_io": False,
     }
+
+
+def _ensemble_scheduling(ensemble: Ensemble) -> dict[str, Any]:
+    steps = [
+        {
+            "model_name": each.model,
+            "model_version": each.version,
+            "input_map": dict(each.inputs),
+            "output_map": dict(each.outputs),
+            "model_namespace": "",
+        }
+        for each in ensemble.steps
+    ]
+    return {"step": steps, "max_inflight_requests": ensemble.max_inflight_requests}
 
 
 def _dynamic_batching(batching: Batching) -> dict[str, Any]:
