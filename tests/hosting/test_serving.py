@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import orjson
 import pytest
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import BodyCall, Inference
+from octavo.hosting.pending import Pending
 from tests.hosting.served import Served, ask, encoded, eventually, infer, serving
 
 
@@ -496,6 +498,24 @@ def test_replies_in_the_order_of_the_requests(served: Served) -> None:
         await asyncio.gather(slow, *others)
         assert order == [0.2, 0.0, 0.01]
         assert client.pending == 0
+
+    served.run(scenario())
+
+
+def test_who_leaves_while_his_answer_waits_for_others_is_not_told_of_it(served: Served) -> None:
+    client = served.model("patient", preserve_ordering=True)
+
+    async def scenario() -> None:
+        told: list[Pending] = []
+        calls = [
+            client.begin_call(BodyCall(media_type="application/json", body=orjson.dumps({"seconds": each})), told.append)
+            for each in (0.2, 0.0)
+        ]
+        await eventually(lambda: client.pending == 1)
+        assert calls[1].settled
+        client.leave(calls[1])
+        await eventually(lambda: calls[1].ended)
+        assert told == [calls[0]]
 
     served.run(scenario())
 

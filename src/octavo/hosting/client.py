@@ -208,11 +208,11 @@ class HostedClient(ModelClient):
 
     def leave(self, pending: Pending) -> None:
         """Nobody reads what comes of a request any more; of one that has ended, that is so already."""
+        pending.on_end = None  # also if it is settled, and waits for its turn to be told so
         if not pending.settled:
             self.statistics.failure += 1
             self.statistics.canceled += 1
             self._drop(pending)
-            pending.on_end = None
             self._end(pending)
 
     def _drop(self, pending: Pending) -> None:

@@ -398,8 +398,8 @@ def test_the_end_of_the_server(begun: list[bool]) -> None:
     assert begun == [True, False]
 
 
-def test_a_second_signal_does_not_wait() -> None:
-    with running() as server, connect(server.url) as connection:
+def test_a_second_signal_does_not_wait(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), running() as server, connect(server.url) as connection:
         server.models["FP32"].hold = asyncio.Event()
         connection.sendall(request())
         eventually(lambda: server.models["FP32"].waiting == 1)
@@ -408,6 +408,8 @@ def test_a_second_signal_does_not_wait() -> None:
         answer = read_answer(connection, "POST")
         assert answer.status == 503
         assert "shutting down" in json.loads(seen(answer)[2])["error"]
+        server.thread.join(10)
+    assert len([each for each in caplog.records if each.name == "octavo.access"]) == 1
 
 
 def test_a_client_that_does_not_read_and_leaves(caplog: pytest.LogCaptureFixture) -> None:

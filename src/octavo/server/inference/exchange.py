@@ -145,6 +145,7 @@ class Exchange:
                 self._call.context.status = CLIENT_GONE
             if self._task is None and self._pending is None:
                 self._call.context.refusal = LEFT_EARLY
+            self._end()
             self._give_up()
 
     def cancel(self) -> None:
@@ -154,11 +155,11 @@ class Exchange:
             self._give_up()
 
     def _give_up(self) -> None:
+        """What was begun is not wanted any more."""
         if self._task is not None:
             self._task.cancel()
         if self._pending is not None:
             self._deployment.client.leave(self._pending)
-        self._end()
 
     # What is answered
 
