@@ -1,11 +1,13 @@
 """Blocks of shared memory: large tensors are not in what goes through the socket, and come back when nobody looks."""
 
+import os
 import sys
+from collections import deque
 
 import numpy as np
 import pytest
 
-from octavo.hosting.blocks import LEAST_BYTES, Lender
+from octavo.hosting.blocks import LEAST_BYTES, Borrower, Lender
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.tensors import Encoded, Place
 from octavo.hosting.wire import Infer, Part, Reader, Returned, Writer, requests
@@ -66,6 +68,49 @@ def test_a_block_that_came_back_is_lent_again_without_a_word() -> None:
     [(_, view)] = reader.feed(again)
     assert bytes(view[:3]) == b"bbb"
     assert b"/proc/" not in again
+
+
+def test_two_threads_may_ask_at_once_what_is_to_be_given_back() -> None:
+    class Contended(deque[int]):
+        """When somebody sees that there is something, another thread has taken it already."""
+
+        def __len__(self) -> int:
+            size = super().__len__()
+            self.clear()
+            return size
+
+    reader = Borrower()
+    reader._ended = Contended([1, 2])
+    assert reader.ended() == [1, 2]
+    assert reader.ended() == []
+
+
+def test_a_block_that_was_opened_takes_a_descriptor_of_each_side() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    writer, reader = Writer(), Reader(requests)
+    for _ in range(2):
+        views = [reader.feed(sent(writer, b"a" * LEAST_BYTES)) for _ in range(8)]
+        views.clear()
+        returned = reader.returned()
+        assert returned is not None
+        writer.take_back(returned)
+        assert len(os.listdir("/proc/self/fd")) == before + 2 * 8
+    writer.close()
+    del reader
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_blocks_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.hosting.blocks.MOST_BLOCKS", 4)
+    monkeypatch.setattr("octavo.hosting.blocks.MOST_FREE_BLOCKS", 2)
+    lender = Lender()
+    for _ in range(2):
+        lent = [lender.lend([b"x"], LEAST_BYTES) for _ in range(6)]
+        numbers = [each[0] for each in lent if each is not None]
+        assert [each is None for each in lent] == [False] * 4 + [True] * 2
+        assert [each.number for each in lender.take_back(numbers)] == numbers[2:]
+    assert lender.lend([b"x"], 2 * LEAST_BYTES) is not None  # what is free takes not all the room
+    lender.close()
 
 
 def test_free_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

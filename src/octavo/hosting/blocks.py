@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,9 @@ MOST_BYTES = 2**30
 
 MOST_FREE_BYTES = 2**28
 """That are kept for what comes."""
+
+MOST_BLOCKS, MOST_FREE_BLOCKS = 256, 128
+"""The same in numbers: each block takes descriptors of both processes."""
 
 AVAILABLE = hasattr(os, "memfd_create")
 
@@ -46,9 +50,15 @@ class _Block:
     memory: mmap.mmap
     file: int
 
+    def close_file(self) -> None:
+        """The other side has opened it. The memory has a descriptor of its own."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+
     def close(self) -> None:
         self.memory.close()
-        os.close(self.file)
+        self.close_file()
 
 
 class Lender:
@@ -58,7 +68,7 @@ class Lender:
         self._lent: dict[int, _Block] = {}
         self._free: dict[int, list[_Block]] = {}
         self._free_bytes = 0
-        self._bytes = 0
+        self._bytes = self._blocks = 0
         self._number = 0
 
     def lend(self, buffers: Sequence[Buffer], size: int) -> tuple[int, list[News]] | None:
@@ -74,7 +84,7 @@ class Lender:
         if free:
             block = free.pop()
             self._free_bytes -= room
-        elif self._bytes + room > MOST_BYTES:
+        elif self._bytes + room > MOST_BYTES or self._blocks >= MOST_BLOCKS:
             return None
         else:
             try:
@@ -97,11 +107,13 @@ class Lender:
         for number in numbers:
             block = self._lent.pop(number)
             room = len(block.memory)
-            if self._free_bytes + room > MOST_FREE_BYTES:
+            if self._free_bytes + room > MOST_FREE_BYTES or self._blocks - len(self._lent) > MOST_FREE_BLOCKS:
                 self._bytes -= room
+                self._blocks -= 1
                 block.close()
                 news.append(News(number, "", 0))
             else:
+                block.close_file()
                 self._free_bytes += room
                 self._free.setdefault(room, []).append(block)
         return news
@@ -122,6 +134,7 @@ class Lender:
             os.close(file)
             raise
         self._number += 1
+        self._blocks += 1
         self._bytes += room
         return _Block(self._number, memory, file)
 
@@ -159,8 +172,9 @@ class Borrower:
         return lease.data
 
     def ended(self) -> list[int]:
-        """The blocks that nobody looks at any more."""
+        """The blocks that nobody looks at any more. Any thread may ask."""
         numbers = []
-        while self._ended:
-            numbers.append(self._ended.popleft())
+        with suppress(IndexError):  # other threads may ask, too
+            while True:
+                numbers.append(self._ended.popleft())
         return numbers

@@ -81,8 +81,8 @@ class Intake:
         return not self._batcher and not self._sequences
 
     def give_back(self) -> None:
-        """Tell frontends what memory of theirs is not used any more."""
-        for peer in self._endpoint.peers:
+        """Tell frontends what memory of theirs is not used any more. Any thread may do so."""
+        for peer in self._endpoint.peers.copy():  # which another one changes
             peer.give_back()
 
     def take(self) -> Batch[Asked] | float:

@@ -19,6 +19,7 @@ from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.python_backend.environment import PARAMETER, environment_of
 from octavo.worker.control import Failed, Ready, raw
+from octavo.worker.files import raise_file_limit
 from octavo.worker.process import Parent
 
 try:
@@ -77,6 +78,7 @@ def main() -> int:
     """Serve a model in this process."""
     parent = Parent()
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {sys.argv[2]}: %(message)s")
+    raise_file_limit()
     return work(parent, sys.argv[1].removeprefix("ipc://"))
 
 

@@ -25,10 +25,9 @@ from octavo.server.inference.direct import DirectWay
 from octavo.server.listener import BACKLOG
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
+from octavo.worker.files import raise_file_limit
 
 log = logging.getLogger("octavo.server")
-
-MAX_FILES = 65536
 
 RESERVED_FILES = 64
 """File descriptors that are never left to clients."""
@@ -38,14 +37,6 @@ TICKS_PER_SECOND = 10
 
 CLOSING_SECONDS = 5
 """For clients to read the last bytes of what ended."""
-
-
-def raise_file_limit() -> None:
-    """Every connection is an open file, and the usual limit of 1024 is one that a process may raise itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def settings_on(listener: socket.socket, settings: ServerSettings) -> ServerSettings:
