@@ -507,10 +507,9 @@ def test_who_leaves_while_his_answer_waits_for_others_is_not_told_of_it(served: 
 
     async def scenario() -> None:
         told: list[Pending] = []
-        calls = [
-            client.begin_call(BodyCall(media_type="application/json", body=orjson.dumps({"seconds": each})), told.append)
-            for each in (0.2, 0.0)
-        ]
+        bodies = [orjson.dumps({"seconds": each}) for each in (0.2, 0.0)]
+        asked = [BodyCall(media_type="application/json", body=each) for each in bodies]
+        calls = [client.begin_call(each, told.append) for each in asked]
         await eventually(lambda: client.pending == 1)
         assert calls[1].settled
         client.leave(calls[1])
