@@ -8,6 +8,7 @@ import pytest
 from octavo.cli.configuration import SERVE_SETTINGS
 from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import default_words
+from octavo.deployments.repository_settings import RepositorySettings
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import EngineConfig
 from octavo.hosting.config import HostingConfig
@@ -247,7 +248,9 @@ def row(each: Setting) -> str:
     return f"| `{each.name}` | {default_words(each)} | {each.help}{values} |"
 
 
-@pytest.mark.parametrize("owner", [ServerSettings, KeySettings, DeploymentSettings, EngineConfig, HostingConfig])
+@pytest.mark.parametrize(
+    "owner", [ServerSettings, RepositorySettings, KeySettings, DeploymentSettings, EngineConfig, HostingConfig]
+)
 def test_the_documentation_has_every_setting_as_it_is(owner: type) -> None:
     page = Path(__file__).parents[2].joinpath("docs/configuration.md").read_text()
     rows = [row(each) for each in settings_of(owner).values()]
@@ -258,3 +261,24 @@ def test_a_quantity_may_be_of_any_size() -> None:
     for text, size in {"64k": 64_000, "512MiB": 512 * 2**20, "1.5g": 1_500_000_000, "1TiB": 2**40}.items():
         lines = shown("m", "--kv-cache-memory-bytes", text)
         assert f"kv_cache_memory_bytes = {size}  # --kv-cache-memory-bytes" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--allow-client-shm=true"], "true"),
+        (["--allow-client-shm=1"], "true"),
+        (["--allow-client-shm", "true"], "true"),
+        (["--allow-client-shm=False"], "false"),
+        (["--allow-client-shm", "false"], "false"),
+        (["--no-allow-client-shm"], "false"),
+        (["--allow-client-shm"], "true"),
+    ],
+)
+def test_switches_may_have_values_as_tritons_have(words: list[str], expected: str) -> None:
+    for arguments in ([*words, "m"], ["m", *words]):
+        assert any(line.startswith(f"allow_client_shm = {expected}  # ") for line in shown(*arguments))
+
+
+def test_a_switch_has_no_other_value() -> None:
+    assert "does not take a value" in refusal("serve", "--allow-client-shm=maybe")

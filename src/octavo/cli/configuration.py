@@ -18,8 +18,10 @@ from octavo.deployments.hosted_settings import (
     is_hosted,
     resolve_hosted,
 )
+from octavo.deployments.repository_settings import RepositorySettings
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
 from octavo.errors import ConfigError
+from octavo.hosting.config import HostingConfig
 from octavo.server.keys import ApiKey, read_named_keys
 from octavo.server.settings import ServerSettings
 from octavo.settings import (
@@ -54,9 +56,13 @@ class Selection:
 SERVE_SETTINGS: Mapping[str, Setting] = {
     **settings_of(Selection),
     **settings_of(ServerSettings),
+    **settings_of(RepositorySettings),
     **EVERY_SETTING,
 }
 """Every setting of `octavo serve`, by name."""
+
+OF_REPOSITORIES = ("execution_timeout", "runtime_threads", "trust_pickle")
+"""Settings of hosted models that hold for those of repositories, too: nothing in their configurations says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +70,22 @@ class Configuration:
     """Everything that `octavo serve` is told.
 
     Attributes:
-        server: how the server behaves; the keys that files hold are read. deployments: at least one.
+        server: how the server behaves; the keys that files hold are read. deployments: at least one, or else there is
+            a repository.
+        repository: where models are that have configurations of their own. hosting: what holds for all of them.
         sources: the command line and the environment, which hold for deployments that come later, too.
-        server_values, deployment_values: the same, and where each was written; the latter in the deployments' order.
+        server_values, repository_values, deployment_values: the same, and where each was written; the latter in the
+            deployments' order.
         warnings: what is probably not meant.
     """
 
     server: ServerSettings
+    repository: RepositorySettings
+    hosting: HostingConfig
     deployments: tuple[AnySettings, ...]
     sources: tuple[Source, ...]
     server_values: Values
+    repository_values: Values
     deployment_values: tuple[Values, ...]
     warnings: tuple[str, ...]
 
@@ -95,11 +107,12 @@ def configure(
     tables = _read_file(file) if file is not None else {}
     where = f"{file}: "
     server, server_values = _server(tables.get("server", {}), f"{where}server.", sources)
+    repository, repository_values = _repository(tables.get("repository", {}), f"{where}repository.", sources)
     named = _named_models(models, selection["model"])
     described = {name: _deployment_table(table, where, name) for name, table in tables.get("deployments", {}).items()}
-    if not named and not described:
+    if not named and not described and not repository.model_repository:
         named = {DEFAULT_MODEL: None}
-    if len(named) + len(described) != 1:
+    if len(named) + len(described) + len(repository.model_repository) != 1 or repository.model_repository:
         _require_one_model(sources)
     deployments: list[tuple[AnySettings, Values]] = []
     for called, origin in named.items():
@@ -119,7 +132,7 @@ def configure(
         _require_kind(settings, table, place)
         values["model"] = Value(model, f"{place}model")
         deployments.append((settings, values))
-    _require_users(sources[0], [settings for settings, _ in deployments])
+    _require_users(sources[0], [settings for settings, _ in deployments], repository=bool(repository.model_repository))
     require_distinct_names([settings for settings, _ in deployments])
     warnings = [
         f"nothing reads the environment variable {name}; did you mean {match}?"
@@ -127,9 +140,12 @@ def configure(
     ]
     return Configuration(
         server,
+        repository,
+        resolve(settings_of(HostingConfig).values(), *sources).build(HostingConfig, model=""),
         tuple(settings for settings, _ in deployments),
         sources,
         server_values,
+        repository_values,
         tuple(values for _, values in deployments),
         tuple(warnings),
     )
@@ -163,8 +179,12 @@ def _require_kind(settings: AnySettings, table: Mapping[str, object], place: str
             raise ConfigError(f"{place}{name} is a setting of {_kind(hosted=not hosted)}, and {settings.model} is none")
 
 
-def _require_users(flags: Source, deployments: Sequence[AnySettings]) -> None:
-    """Refuse flags that no deployment uses. Raises ConfigError."""
+def _require_users(flags: Source, deployments: Sequence[AnySettings], *, repository: bool) -> None:
+    """Refuse flags that no deployment uses. Raises ConfigError.
+
+    Args:
+        repository: whether there is one, whose models use some.
+    """
     for hosted, own, others in (
         (True, HOSTED_SETTINGS, DEPLOYMENT_SETTINGS),
         (False, DEPLOYMENT_SETTINGS, HOSTED_SETTINGS),
@@ -172,8 +192,11 @@ def _require_users(flags: Source, deployments: Sequence[AnySettings]) -> None:
         if any(isinstance(each, HostedSettings) is hosted for each in deployments):
             continue
         for name, described in own.items():
-            if name not in others and (found := flags(described)):
-                raise ConfigError(f"{found[1]} is about {_kind(hosted=hosted)}, and none is served")
+            if name in others or (repository and hosted and name in OF_REPOSITORIES) or not (found := flags(described)):
+                continue
+            if repository and hosted:
+                raise ConfigError(f"{found[1]} is not about models of a repository: their configurations say it")
+            raise ConfigError(f"{found[1]} is about {_kind(hosted=hosted)}, and none is served")
 
 
 def _kind(*, hosted: bool) -> str:
@@ -203,7 +226,7 @@ def choose_model(argument: str | None, option: str | None = None) -> str:
 
 def environment_of_a_model(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables for a server of our own with one model: without those that say what to serve, where and to whom."""
-    others = {**settings_of(Selection), **settings_of(ServerSettings)}
+    others = {**settings_of(Selection), **settings_of(ServerSettings), **settings_of(RepositorySettings)}
     names = {each.variable for each in others.values()} | {DEPLOYMENT_SETTINGS["served_model_name"].variable}
     return {name: value for name, value in environment.items() if name not in names}
 
@@ -231,13 +254,26 @@ def _server(table: object, where: str, sources: Sequence[Source]) -> tuple[Serve
     return settings, values
 
 
+def _repository(table: object, where: str, sources: Sequence[Source]) -> tuple[RepositorySettings, Values]:
+    table = _table(table, where.rstrip("."))
+    known = settings_of(RepositorySettings)
+    require_known(table, known, where)
+    values = resolve(known.values(), *sources, from_table(table, where))
+    settings: RepositorySettings = values.build(RepositorySettings)
+    try:
+        settings.validate()
+    except ConfigError as error:
+        raise values.explain(error) from None
+    return settings, values
+
+
 def _read_file(path: str) -> dict[str, Any]:
     try:
         tables = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, RuntimeError, ValueError) as error:  # a TOMLDecodeError is a ValueError
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot read {path}: {reason}") from None
-    require_known(tables, ("server", "deployments"), f"{path}: ")
+    require_known(tables, ("server", "repository", "deployments"), f"{path}: ")
     if not isinstance(tables.get("deployments", {}), dict):
         raise ConfigError(f"{path}: deployments must be tables, [deployments.NAME]")
     return tables
@@ -291,6 +327,9 @@ def _require_one_model(sources: Sequence[Source]) -> None:
 def show(configuration: Configuration) -> Iterator[str]:
     """The effective settings as the lines of a TOML file, each with where it was written. Keys are not shown."""
     yield from _show_table("[server]", settings_of(ServerSettings), configuration.server_values)
+    if configuration.repository.model_repository:
+        yield ""
+        yield from _show_table("[repository]", settings_of(RepositorySettings), configuration.repository_values)
     for settings, values in zip(configuration.deployments, configuration.deployment_values, strict=True):
         yield ""
         own = HOSTED_SETTINGS if isinstance(settings, HostedSettings) else DEPLOYMENT_SETTINGS

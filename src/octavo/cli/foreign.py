@@ -1,4 +1,4 @@
-"""Flags of vLLM's that `octavo serve` does not have, and what to do instead."""
+"""Flags of vLLM's and Triton's that `octavo serve` does not have, and what to do instead."""
 
 ALWAYS_SO = "leave it out: that is always so"
 
@@ -18,5 +18,28 @@ FOREIGN_FLAGS = {
     "--swap-space": "leave it out: what has no room is computed again",
     "--tokenizer": "leave it out: the model's own is used",
     "--trust-remote-code": "leave it out: code of a model's repository is never run",
+    # Triton's
+    "--strict-model-config": "--disable-auto-complete-config says the same",
+    "--metrics-port": "metrics are at /metrics of --port",
+    "--metrics-address": "metrics are at /metrics of --port",
+    "--allow-metrics": "leave it out: metrics are at /metrics of --port",
+    "--allow-gpu-metrics": "leave it out: metrics of GPUs are those of their own exporter",
+    "--allow-cpu-metrics": "leave it out: metrics of CPUs are those of the machine's own exporter",
+    "--allow-http": "leave it out: HTTP is always there",
+    "--allow-grpc": "--grpc-port 0 is none",
+    "--grpc-address": "gRPC listens where --host says",
+    "--log-verbose": "--log-level debug says more",
+    "--log-info": "--log-level says what is logged",
+    "--log-warning": "--log-level says what is logged",
+    "--log-error": "--log-level says what is logged",
+    "--http-thread-count": "leave it out; --api-workers is how many processes speak HTTP",
+    "--http-max-input-size": "--max-tensor-body-bytes is the same",
+    "--backend-directory": "leave it out: backends are extras of Octavo's, such as octavo[onnx]",
+    "--backend-config": "leave it out: configurations of models say it",
+    "--pinned-memory-pool-byte-size": "leave it out: no pool is needed",
+    "--cuda-memory-pool-byte-size": "leave it out: no pool is needed",
+    "--buffer-manager-thread-count": "leave it out: no threads are needed",
+    "--rate-limit": "leave it out: instances are as many as their groups say",
+    "--min-supported-compute-capability": "leave it out: the runtimes say which GPUs they can use",
+    "--model-namespacing": "leave it out: a model's name is in one repository",
 }
-"""What those do who come with a command line of vLLM's."""

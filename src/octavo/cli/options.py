@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -58,13 +58,39 @@ class Context(click.Context):
 
 
 class Command(click.Command):
-    """A command."""
+    """A command. Switches may have their value behind them, as in --reload=false."""
 
     context_class = Context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read what was given."""
+        switches = {each.opts[0]: each.secondary_opts[0] for each in self.params if each.secondary_opts}
+        return super().parse_args(ctx, list(_plain_switches(args, switches)))
 
     def get_short_help_str(self, limit: int = 45) -> str:
         """What the list of commands says of it: all of its first paragraph."""
         return (self.help or "").partition("\n\n")[0]
+
+
+def _plain_switches(args: list[str], switches: Mapping[str, str]) -> Iterator[str]:
+    """--flag for --flag=true and --flag true, and what switches it off for false."""
+    words = iter(args)
+    for word in words:
+        name, given, value = word.partition("=")
+        if word == "--":
+            yield from (word, *words)
+        elif name not in switches:
+            yield word
+        elif given:
+            yield {**dict.fromkeys(_ON, name), **dict.fromkeys(_OFF, switches[name])}.get(value.lower(), word)
+        else:
+            following = next(words, None)
+            yield switches[name] if following == "false" else name
+            if following is not None and following not in ("true", "false"):
+                yield from _plain_switches([following, *words], switches)
+
+
+_ON, _OFF = ("true", "1"), ("false", "0")
 
 
 class Group(click.Group):

@@ -12,15 +12,16 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from octavo.cli.configuration import Configuration
 from octavo.cli.console import counting, fetch
 from octavo.deployments.control import Table
+from octavo.deployments.entries import Entries, hosted_facts
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
-from octavo.deployments.manager import DeploymentManager, engine_info, hosted_facts
+from octavo.deployments.manager import DeploymentManager, engine_info
 from octavo.deployments.reloading import reload_when_changed
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DeploymentSettings
@@ -33,6 +34,9 @@ from octavo.worker.control import Stop, WorkerState, WorkerStatus, raw
 from octavo.worker.folder import PrivateFolder
 from octavo.worker.launcher import LocalLauncher
 from octavo.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:  # with protobuf and numpy, which who serves no repository need not load
+    from octavo.deployments.repository import Repository
 
 log = logging.getLogger("octavo.server")
 
@@ -52,6 +56,7 @@ def serve_models(configuration: Configuration) -> None:
     started = time.monotonic()
     settings = configuration.server
     hosted = any(isinstance(each, HostedSettings) for each in configuration.deployments)
+    hosted = hosted or bool(configuration.repository.places)
     # A port in use is found before a long download, but nobody waits at it meanwhile.
     _listen(settings, hosted).close()
     deployments = _located(configuration.deployments)
@@ -113,6 +118,7 @@ class ServerProcesses:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._loaded = False
+        self._repository: Repository | None = None
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -131,9 +137,12 @@ class ServerProcesses:
             self._start()
             ready = await _unless(self._stop, self._until_ready(started))
             if ready:
-                reloading = asyncio.create_task(reload_when_changed(self._manager))
+                following = [asyncio.create_task(reload_when_changed(self._manager))]
+                if self._repository is not None and self._configuration.repository.model_control_mode == "poll":
+                    following.append(asyncio.create_task(self._repository.poll()))
                 await _unless(self._stop, self._watch_frontends())
-                reloading.cancel()
+                for each in following:
+                    each.cancel()
             await self._drain()
         finally:
             await self._supervisor.stop()
@@ -143,16 +152,22 @@ class ServerProcesses:
 
     def _start(self) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
+        self._entries = Entries(self._supervisor, self._configure)
+        settings = self._configuration.repository
+        if settings.model_repository:
+            from octavo.deployments.repository import Repository
+
+            self._repository = Repository(self._entries, settings, self._configuration.hosting)
         self._manager = DeploymentManager(
-            self._supervisor,
+            self._entries,
             self._deployments,
             sources=self._configuration.sources,
             locate=fetch,
-            configure=self._configure,
+            repository=self._repository,
         )
         for name in self._frontends:
-            self._supervisor.add(frontend_spec(name, self._frontend_configuration(self._manager.table)))
-        self._manager.watch(self._frontends)
+            self._supervisor.add(frontend_spec(name, self._frontend_configuration(self._entries.table)))
+        self._entries.watch(self._frontends)
 
     async def _handle(self, frontend: str, payload: msgspec.Raw) -> msgspec.Raw:
         return await self._manager.handle(frontend, payload)
@@ -186,8 +201,9 @@ class ServerProcesses:
     async def _until_ready(self, started: float) -> None:
         """Show how far loading is, then what is served where."""
         progress: dict[str, tuple[int, int]] = {}
-        engines = {entry.worker: entry.settings.name for entry in self._manager.table.entries}
-        with counting(f"loading {', '.join(each.model for each in self._deployments)}") as report:
+        engines = {entry.worker: entry.settings.name for entry in self._entries.table.entries}
+        models = [*(each.model for each in self._deployments), *self._configuration.repository.model_repository]
+        with counting(f"loading {', '.join(models)}") as report:
 
             def note(status: WorkerStatus) -> None:
                 if status.name in engines:
@@ -195,27 +211,42 @@ class ServerProcesses:
                     report(sum(done for done, _ in progress.values()), sum(total for _, total in progress.values()))
 
             unsubscribe = self._supervisor.subscribe(note)
+            repository = asyncio.create_task(self._load_repository())
             try:
                 names = (*engines, *self._frontends)
                 for settled in asyncio.as_completed([self._supervisor.settled(name) for name in names]):
                     status = await settled
                     if status.state is WorkerState.FAILED:
                         raise ServerFailed(str(status.failure))
+                await repository
             finally:
+                repository.cancel()
                 unsubscribe()
         # Whoever reads that a model is ready may ask for it at once: every frontend knows it.
         await asyncio.gather(*map(self._supervisor.synced, self._frontends))
         self._loaded = True
-        for entry in self._manager.table.entries:
-            status, name = self._supervisor.status(entry.worker), entry.settings.name
-            where, grpc = address_of(self._listeners.http), self._listeners.grpc
-            if grpc is not None and entry.hosted is not None:
-                where += f" and {grpc_address_of(grpc)} (gRPC)"
-            log.info("%s is ready on %s after %.1f s", name, where, time.monotonic() - started)
+        http, grpc = address_of(self._listeners.http), self._listeners.grpc
+        both = http if grpc is None else f"{http} and {grpc_address_of(grpc)} (gRPC)"
+        seconds = time.monotonic() - started
+        for entry in self._entries.table.entries:
+            status, name = self._entries.status(entry), entry.settings.name
             if entry.hosted is None:
+                log.info("%s is ready on %s after %.1f s", name, http, seconds)
                 _log_engine(name, engine_info(status))
-            else:
+            elif entry.hosted.hosting.repository is None:
+                log.info("%s is ready on %s after %.1f s", name, both, seconds)
                 _log_hosted(hosted_facts(status))
+        if self._repository is not None:
+            ready, total = self._repository.counts
+            log.info("%d of %d models of the repository are ready on %s after %.1f s", ready, total, both, seconds)
+
+    async def _load_repository(self) -> None:
+        """Raises ServerFailed: a model cannot be loaded, and that is to end the server."""
+        if self._repository is None:
+            return
+        failures = await self._repository.start()
+        if failures and self._configuration.repository.exit_on_error:
+            raise ServerFailed(f"failed to load all models: {'; '.join(failures)}")
 
     async def _watch_frontends(self) -> None:
         """Wait until a frontend cannot be kept alive. An engine that cannot is told to clients by the frontends."""

@@ -5,6 +5,7 @@ what it has made of it: which deployments it has opened or is still using. What 
 frontend that was asked to the supervisor.
 """
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +13,14 @@ import msgspec
 
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.settings import DeploymentSettings
+from octavo.hosting.config import ENSEMBLE
+
+NOT_CONTROLLED = "explicit model load / unload is not allowed if polling is enabled"
+"""Why no model is loaded or unloaded, in Triton's words for a repository that clients do not control."""
+
+
+UNLOADED = "unloaded"
+"""Triton's reason for what clients have unloaded."""
 
 
 class Role(StrEnum):
@@ -49,6 +58,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         assert settings is not None
         return settings
 
+    @property
+    def composed(self) -> bool:
+        """Whether it is made of other deployments, and has no process of its own."""
+        return self.hosted is not None and self.hosted.hosting.runtime == ENSEMBLE
+
     @classmethod
     def of(cls, worker: str, version: int, role: Role, settings: AnySettings) -> "Entry":
         """An entry of either kind."""
@@ -57,11 +71,29 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return cls(worker=worker, version=version, role=role, language=settings)
 
 
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of a repository that is not offered, or a version of one.
+
+    Attributes:
+        version: empty for all. state: by Triton's names; empty if nobody has wanted it yet. reason: why it is so.
+    """
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """All deployments, those first that were there first. The revision grows with every change."""
+    """All deployments, those first that were there first. The revision grows with every change.
+
+    Attributes:
+        listed: the models of repositories that are not among them.
+    """
 
     revision: int
     entries: tuple[Entry, ...]
+    listed: tuple[Listed, ...] = ()
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied", kw_only=True):
@@ -88,6 +120,26 @@ class Unload(msgspec.Struct, frozen=True, tag="unload"):
     """Offer a deployment no longer, and end it when its last request has ended."""
 
     name: str
+
+
+class LoadModel(msgspec.Struct, frozen=True, tag="load_model", kw_only=True):
+    """Load a model of a repository, or load it again.
+
+    Attributes:
+        config: a `ModelConfig` as JSON in the place of its own. folder: one with files in the place of its own; whoever
+            loads the model removes it.
+    """
+
+    name: str
+    config: str | None = None
+    folder: str | None = None
+
+
+class UnloadModel(msgspec.Struct, frozen=True, tag="unload_model", kw_only=True):
+    """Offer a model of a repository no longer. Attributes: dependents: and those that its ensemble asks, neither."""
+
+    name: str
+    dependents: bool = False
 
 
 class Describe(msgspec.Struct, frozen=True, tag="describe"):
@@ -122,8 +174,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
 
 
-Wish = Load | Unload | Describe
+Wish = Load | Unload | Describe | LoadModel | UnloadModel
 Message = Applied | Wish
+
+Administer = Callable[[Wish], Awaitable[Outcome]]
+"""Does what somebody wishes, and says what came of it."""
 
 _messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 _tables: msgspec.json.Decoder[Table] = msgspec.json.Decoder(Table)

@@ -32,6 +32,7 @@ class Deployment:
     engine: EngineClient
     max_model_len: int
     created: int
+    version: str = "1"
     aliases: tuple[str, ...] = ()
     root: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)

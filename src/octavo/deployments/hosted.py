@@ -15,7 +15,7 @@ class HostedDeployment:
     Attributes:
         name: the name in replies and metrics. aliases: other names that requests may use.
         root: where it came from. created: seconds since the epoch.
-        version: the one version that there is, as the Open Inference Protocol has it.
+        version: a number, as the Open Inference Protocol has it: "1" where nothing says another.
         client: asks the processes that compute it.
     """
 
@@ -35,6 +35,7 @@ class HostedDeployment:
             created=int(time.time()),
             aliases=settings.names[1:],
             root=settings.model,
+            version=settings.hosting.repository.version if settings.hosting.repository else "1",
         )
 
     @property

@@ -1,30 +1,29 @@
-"""The supervisor's table of deployments: loading, replacing and unloading them while the server runs."""
+"""What administrators do with deployments while a server runs: loading, replacing and unloading them."""
 
-import asyncio
-import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from octavo.deployments.control import (
+    NOT_CONTROLLED,
     Applied,
     Describe,
     Description,
     Entry,
     Load,
+    LoadModel,
     Outcome,
     Role,
-    Table,
     Unload,
+    UnloadModel,
     Wish,
     decode_message,
 )
+from octavo.deployments.entries import Entries, Refused, hosted_facts
 from octavo.deployments.hosted_settings import (
     HOSTED_SETTINGS,
     AnySettings,
@@ -35,70 +34,44 @@ from octavo.deployments.hosted_settings import (
 )
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
+from octavo.deployments.threads import in_thread
 from octavo.engine.config import ModelInfo
-from octavo.engine.launch import engine_spec
 from octavo.errors import OctavoError
-from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.settings import Source, from_table, require_known
 from octavo.worker.control import WorkerState, WorkerStatus, raw
-from octavo.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:  # with protobuf and numpy, which who serves no repository need not load
+    from octavo.deployments.repository import Repository
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-
-class Refused(OctavoError):
-    """An administrator's wish that cannot be fulfilled; `status` is HTTP's."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
 
 class DeploymentManager:
-    """Owns the engines of a server and tells its frontends which of them to offer.
+    """Does what frontends ask their supervisor for.
 
     Args:
+        entries: what is served. repository: of models, if there is one.
         deployments: from the start on; where their models lie is known.
         sources: the command line and the environment, which hold for deployments that come later, too.
         locate: finds a model on this machine, or fetches it. Called in a thread. Raises OctavoError.
-        configure: called with every new table, for what frontends that start later are to be told.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
+        entries: Entries,
         deployments: Sequence[AnySettings],
         *,
         sources: Sequence[Source],
         locate: Callable[[str], Path],
-        configure: Callable[[Table], None],
+        repository: "Repository | None" = None,
     ) -> None:
-        self._supervisor = supervisor
+        self._entries = entries
+        self._repository = repository
         self._sources = [_without_names(source) for source in sources]
         self._locate = locate
-        self._configure = configure
-        self._revision = 0
-        self._versions: dict[str, int] = {}
-        self._entries: dict[str, Entry] = {}
-        self._processes: dict[str, list[str]] = {}
-        self._applied: dict[str, Applied | None] = {}
-        self._news = asyncio.Condition()
         self._changing: str | None = None
-        self._retirements: set[asyncio.Task[None]] = set()
         for settings in deployments:
-            self._start(settings, Role.OFFERED)
-
-    @property
-    def table(self) -> Table:
-        """All deployments as they are now."""
-        return Table(revision=self._revision, entries=tuple(self._entries.values()))
-
-    def watch(self, frontends: Sequence[str]) -> None:
-        """These are the frontends that must have applied a table before it holds."""
-        self._applied = dict.fromkeys(frontends)
-        self._supervisor.subscribe(self._note_status)
+            entries.start(settings, Role.OFFERED)
 
     # --- what frontends say -------------------------------------------------------------------------------------------
 
@@ -106,7 +79,7 @@ class DeploymentManager:
         """Answer a frontend."""
         message = decode_message(payload)
         if isinstance(message, Applied):
-            await self._note_applied(frontend, message)
+            await self._entries.note_applied(frontend, message)
             return raw(None)
         try:
             return raw(await self._fulfil(message))
@@ -116,8 +89,11 @@ class DeploymentManager:
             return raw(Outcome(error=str(error), status=400))
 
     async def _fulfil(self, wish: Wish) -> Outcome:
+        if isinstance(wish, LoadModel | UnloadModel):
+            await self._control(wish)
+            return Outcome()
         if isinstance(wish, Describe):
-            return Outcome(deployments=tuple(map(self._describe, self._entries.values())))
+            return Outcome(deployments=tuple(map(self._describe, self._entries)))
         if self._changing is not None:
             raise Refused(f"{self._changing} is being changed; wait until that is done", 409)
         self._changing = wish.name
@@ -130,56 +106,46 @@ class DeploymentManager:
         finally:
             self._changing = None
 
-    async def _note_applied(self, frontend: str, applied: Applied) -> None:
-        async with self._news:
-            self._applied[frontend] = applied
-            self._news.notify_all()
-
-    def _note_status(self, status: WorkerStatus) -> None:
-        """A frontend that has died uses nothing; its heir says what it has made of the table."""
-        if status.name in self._applied and status.state is not WorkerState.READY:
-            self._applied[status.name] = None
-        entry = self._entries.get(status.name)
-        if entry is not None and entry.hosted is not None and status.state is WorkerState.READY:
-            asyncio.get_running_loop().call_soon(self._start_others, entry)
+    async def _control(self, wish: LoadModel | UnloadModel) -> None:
+        """Raises Refused: the repository does not do it."""
+        if self._repository is None:
+            raise Refused(NOT_CONTROLLED, 503)
+        if isinstance(wish, LoadModel):
+            await self._repository.load(wish)
+        else:
+            await self._repository.unload(wish)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     async def _load(self, wish: Load) -> Description:
         settings = self._resolve(wish)
         predecessor = self._offered(wish.name)
-        offered = [entry.settings for entry in self._entries.values() if entry.role is Role.OFFERED]
+        offered = [entry.settings for entry in self._entries if entry.role is Role.OFFERED]
         require_distinct_names([*(each for each in offered if each.name != wish.name), settings])
         staying, leaving = self._running(predecessor)
         located: AnySettings
         if isinstance(settings, HostedSettings):
             located = settings.located()
         else:
-            path = await _in_thread(lambda: self._locate(wish.model))
-            [located] = await _in_thread(lambda: divide([settings.located(path)], staying, leaving))
+            path = await in_thread(lambda: self._locate(wish.model))
+            [located] = await in_thread(lambda: divide([settings.located(path)], staying, leaving))
         return self._describe(await self._offer(located, predecessor))
 
     async def _offer(self, settings: AnySettings, predecessor: Entry | None) -> Entry:
         """Load a version and offer it, in the place of another one if there is one. Raises Refused: it cannot be."""
         name = settings.name
-        entry = self._start(settings, Role.PREPARED)
+        entry = self._entries.start(settings, Role.PREPARED)
         try:
-            status = await self._supervisor.settled(entry.worker)
-            if status.state is not WorkerState.READY:
-                raise Refused(f"{name} could not be loaded: {status.failure or 'the server is stopping'}", 500)
-            await self._publish()
-            if failures := [each.failures[entry.worker] for each in self._answers() if entry.worker in each.failures]:
-                raise Refused(f"{name} could not be opened: {failures[0]}", 500)
+            try:
+                await self._entries.loaded(entry)
+            except Refused as error:
+                raise Refused(f"{name} could not be loaded: {error}", 500) from None
+            await self._entries.offer([entry], [] if predecessor is None else [predecessor])
         except Exception:
-            await self._discard(entry.worker)
+            await self._entries.discard(entry.worker)
             raise
-        entry = self._assign(entry, Role.OFFERED)
-        if predecessor is not None:
-            self._put_before(entry, predecessor)
-            self._retire(predecessor)
-        await self._publish()
         log.info("%s is served, version %d: %s", name, entry.version, settings.model)
-        return entry
+        return self._entries.get(entry.worker) or entry
 
     async def reload(self, worker: str) -> bool:
         """Load the code of a hosted model again and offer it in the place of what is there; if it cannot be loaded,
@@ -200,11 +166,11 @@ class DeploymentManager:
         """The files of the code that is to be loaded again when they change, by the workers that have loaded it, each
         with when it had been written."""
         found = {}
-        for worker, entry in self._entries.items():
+        for entry in self._entries:
             if entry.role is Role.OFFERED and entry.hosted is not None and entry.hosted.hosting.reload:
-                status = self._supervisor.status(worker)
+                status = self._entries.status(entry)
                 if status.state is WorkerState.READY:
-                    found[worker] = hosted_facts(status)["sources"]
+                    found[entry.worker] = hosted_facts(status)["sources"]
         return found
 
     def _resolve(self, wish: Load) -> AnySettings:
@@ -222,92 +188,17 @@ class DeploymentManager:
         entry = self._offered(name)
         if entry is None:
             raise Refused(f"there is no deployment {name!r}", 404)
-        if sum(each.role is Role.OFFERED for each in self._entries.values()) == 1:
+        if sum(each.role is Role.OFFERED for each in self._entries) == 1:
             raise Refused(f"{name} is the only deployment; load another one first", 409)
-        description = self._describe(self._retire(entry))
-        await self._publish()
+        description = self._describe(self._entries.retire(entry))
+        await self._entries.publish()
         log.info("%s is no longer served", name)
         return description
 
-    def _start(self, settings: AnySettings, role: Role) -> Entry:
-        version = self._versions[settings.name] = self._versions.get(settings.name, 0) + 1
-        # No other process has a name of this form.
-        entry = Entry.of(f"{settings.name} v{version}", version, role, settings)
-        self._entries[entry.worker] = entry
-        self._processes[entry.worker] = [entry.worker]
-        if isinstance(settings, HostedSettings):
-            self._supervisor.add(hosting_spec(entry.worker, settings.name, settings.hosting))
-        else:
-            self._supervisor.add(engine_spec(entry.worker, settings.engine))
-        return entry
-
-    def _start_others(self, entry: Entry) -> None:
-        """Start the other processes of a hosted model: how many there are is known when the first one is loaded."""
-        started = self._processes.get(entry.worker)
-        if started is None or entry.hosted is None:  # it has been discarded meanwhile
-            return
-        for worker in workers_of(entry.worker, hosted_facts(self._supervisor.status(entry.worker))["processes"]):
-            if worker not in started:
-                started.append(worker)
-                self._supervisor.add(hosting_spec(worker, entry.settings.name, entry.hosted.hosting))
-
-    def _assign(self, entry: Entry, role: Role) -> Entry:
-        entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
-        return entry
-
-    def _put_before(self, entry: Entry, other: Entry) -> None:
-        """Give an entry another one's place in the table: the first is the one that requests without a name get."""
-        del self._entries[entry.worker]
-        entries = list(self._entries.values())
-        entries.insert(entries.index(other), entry)
-        self._entries = {each.worker: each for each in entries}
-
-    def _retire(self, entry: Entry) -> Entry:
-        retirement = asyncio.create_task(self._end_when_unused(entry.worker, self._revision + 1))
-        self._retirements.add(retirement)
-        retirement.add_done_callback(self._retirements.discard)
-        return self._assign(entry, Role.RETIRING)
-
-    async def _end_when_unused(self, worker: str, revision: int) -> None:
-        """Wait until no frontend uses a version any more, from a table on, and end its engine."""
-
-        def unused(applied: Applied | None) -> bool:
-            return applied is not None and applied.revision >= revision and worker not in applied.workers
-
-        async with self._news:
-            await self._news.wait_for(lambda: all(map(unused, self._applied.values())))
-        await self._discard(worker)
-
-    async def _discard(self, worker: str) -> None:
-        """End the processes of a deployment that nobody uses."""
-        del self._entries[worker]
-        processes = self._processes.pop(worker)
-        self._announce()
-        with contextlib.suppress(KeyError):  # the whole server ends
-            await asyncio.gather(*map(self._supervisor.remove, processes))
-
-    def _announce(self) -> None:
-        """Tell the frontends of the table as it is now."""
-        self._revision += 1
-        self._configure(self.table)
-        self._supervisor.notify(raw(self.table))
-
-    async def _publish(self) -> None:
-        """Tell the frontends of the table, and wait until all of them have done what it says."""
-        self._announce()
-        revision = self._revision
-        async with self._news:
-            await self._news.wait_for(
-                lambda: all(each is not None and each.revision >= revision for each in self._applied.values())
-            )
-
     # --- how things are -----------------------------------------------------------------------------------------------
 
-    def _answers(self) -> Iterator[Applied]:
-        return filter(None, self._applied.values())
-
     def _offered(self, name: str) -> Entry | None:
-        found = (each for each in self._entries.values() if each.settings.name == name and each.role is Role.OFFERED)
+        found = (each for each in self._entries if each.settings.name == name and each.role is Role.OFFERED)
         return next(found, None)
 
     def _running(self, predecessor: Entry | None) -> tuple[dict[str, ModelInfo], dict[str, ModelInfo]]:
@@ -318,17 +209,19 @@ class DeploymentManager:
         """
         staying: dict[str, ModelInfo] = {}
         leaving: dict[str, ModelInfo] = {}
-        for worker, entry in self._entries.items():
-            status = self._supervisor.status(worker)
+        for entry in self._entries:
+            if entry.language is None:
+                continue
+            status = self._entries.status(entry)
             if status.state is WorkerState.LOADING:
-                raise Refused(f"{worker} is still loading; wait until it is ready", 409)
-            if entry.language is not None and status.state in (WorkerState.READY, WorkerState.RESTARTING):
+                raise Refused(f"{entry.worker} is still loading; wait until it is ready", 409)
+            if status.state in (WorkerState.READY, WorkerState.RESTARTING):
                 stays = entry.role is Role.OFFERED and entry is not predecessor
-                (staying if stays else leaving)[worker] = engine_info(status)
+                (staying if stays else leaving)[entry.worker] = engine_info(status)
         return staying, leaving
 
     def _describe(self, entry: Entry) -> Description:
-        status = self._supervisor.status(entry.worker)
+        status = self._entries.status(entry)
         loaded = status.state in (WorkerState.READY, WorkerState.RESTARTING)
         state = str(status.state)
         if entry.role is not Role.OFFERED and loaded:
@@ -342,7 +235,7 @@ class DeploymentManager:
             progress=status.progress if state == "loading" else None,
             failure=status.failure,
             engine=asdict(engine_info(status)) if loaded and entry.language else None,
-            hosting=hosted_facts(status) if loaded and entry.hosted else None,
+            hosting=hosted_facts(status) if loaded and entry.hosted and not entry.composed else None,
         )
 
 
@@ -351,35 +244,6 @@ def _without_names(source: Source) -> Source:
     return lambda wanted: None if wanted.name == "served_model_name" else source(wanted)
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Do something that takes long in a thread that does not keep the process from ending, as those of a pool do."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(settling: Callable[[], None]) -> None:
-        if not done.done():
-            settling()
-
-    def run() -> None:
-        try:
-            result = work()
-        except Exception as error:
-            settling = partial(done.set_exception, error)
-        else:
-            settling = partial(done.set_result, result)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, settling)
-
-    threading.Thread(target=run, name="deployments", daemon=True).start()
-    return await done
-
-
 def engine_info(status: WorkerStatus) -> ModelInfo:
     """What an engine said of itself when it was ready."""
     return msgspec.json.decode(status.payload, type=ModelInfo)
-
-
-def hosted_facts(status: WorkerStatus) -> dict[str, Any]:
-    """What a hosted model's process said of itself when it was ready: `octavo.hosting.info.HostedInfo`, which is not
-    imported here, for it takes numpy."""
-    return msgspec.json.decode(status.payload, type=dict[str, Any])

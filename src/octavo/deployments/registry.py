@@ -1,8 +1,9 @@
 """The deployments of a server by name, and which of them requests are using."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from octavo.deployments.control import Listed
 from octavo.deployments.deployment import Deployment
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.model_client import ModelClient
@@ -36,9 +37,11 @@ class Deployments:
     Attributes:
         uses: of the requests that are there.
         as_tensors: makes of a language model one that is asked with tensors, streaming or not; None if nothing does.
+        listed: the models of repositories that are not offered, with why.
     """
 
     as_tensors: Callable[[Deployment, bool], ModelClient] | None = None
+    listed: Sequence[Listed] = ()
 
     def __init__(self, deployments: Iterable[AnyDeployment] = ()) -> None:
         self.uses: set[Use] = set()
@@ -49,7 +52,12 @@ class Deployments:
     def offer(self, deployments: Iterable[AnyDeployment]) -> None:
         """Offer these from now on, and no others."""
         self._offered = tuple(deployments)  # the first serves requests that name none
-        self._by_name = {name: each for each in self._offered for name in (each.name, *each.aliases)}
+        versions: dict[str, dict[str, AnyDeployment]] = {}
+        for each in self._offered:
+            for name in (each.name, *each.aliases):
+                versions.setdefault(name, {})[each.version] = each
+        self._versions = versions
+        self._by_name = {name: found[max(found, key=int)] for name, found in versions.items()}
         for subscriber in self._subscribers:
             subscriber(self._offered)
 
@@ -72,8 +80,12 @@ class Deployments:
         return [each for each in self._offered if isinstance(each, HostedDeployment)]
 
     def get(self, name: str) -> AnyDeployment | None:
-        """The deployment of that name or alias."""
+        """The deployment of that name or alias, in its latest version."""
         return self._by_name.get(name)
+
+    def versions(self, name: str) -> Mapping[str, AnyDeployment]:
+        """Every version of a name or alias."""
+        return self._versions.get(name, {})
 
     def begin(self) -> Use:
         """A request has arrived, and may choose any of the deployments that are offered now."""

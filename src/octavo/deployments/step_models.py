@@ -32,7 +32,9 @@ class OfferedModels:
         """The model of a step, if it is offered in that version."""
         found = self._deployments.get(step.model)
         if isinstance(found, HostedDeployment):
-            return found if step.version in (LATEST, int(found.version)) else None
+            if step.version != LATEST:
+                found = self._deployments.versions(step.model).get(str(step.version))
+            return found if isinstance(found, HostedDeployment) else None
         if found is None or self._deployments.as_tensors is None:
             return None
         streams = STREAM in step.inputs

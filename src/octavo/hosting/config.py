@@ -18,6 +18,9 @@ DEFAULT_BATCH_SIZE = 32
 PYTHON = "python"
 """The runtime of somebody's own code."""
 
+ENSEMBLE = "ensemble"
+"""The runtime of what other models compute."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryModel:

@@ -1,6 +1,5 @@
 """Administration: which deployments a server has, while it runs. Guarded by keys of its own."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -8,13 +7,10 @@ from fastapi import APIRouter
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
-from octavo.deployments.control import Describe, Load, Outcome, Unload, Wish
+from octavo.deployments.control import Administer, Describe, Load, Outcome, Unload, Wish
 from octavo.server.body import JsonRoute
 from octavo.server.errors import ERROR_RESPONSES, ApiError
 from octavo.server.schema.base import Body
-
-Administer = Callable[[Wish], Awaitable[Outcome]]
-"""Does what an administrator wants, and says what came of it."""
 
 
 class LoadRequest(Body):

@@ -8,8 +8,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from octavo import __version__
 from octavo.deployments import Deployments
+from octavo.deployments.control import Administer
 from octavo.errors import InvalidRequest
-from octavo.server.admin import Administer, admin_routes
+from octavo.server.admin import admin_routes
 from octavo.server.answer import dialect_routes
 from octavo.server.application import Application
 from octavo.server.context import Server
@@ -55,7 +56,7 @@ def create_app(settings: ServerSettings, deployments: Deployments, administer: A
     """
     settings = settings.with_keys()
     settings.validate()
-    server = Server(settings, deployments)
+    server = Server(settings, deployments, administer)
     deployments.as_tensors = lambda deployment, streams: LanguageModelClient(server, deployment, streams=streams)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.allowed_hosts and ANY not in settings.allowed_hosts:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry
 
 from octavo.deployments import AnyDeployment, Deployment, Deployments
+from octavo.deployments.control import Administer
 from octavo.deployments.prepare import SEED_BITS
 from octavo.deployments.settings import MAX_NAME
 from octavo.engine.client import EngineState
@@ -36,10 +37,17 @@ LISTED = 10
 
 
 class Server:
-    """The state behind the routes."""
+    """The state behind the routes.
 
-    def __init__(self, settings: ServerSettings, deployments: Deployments) -> None:
+    Args:
+        administer: does what changes which models there are; None if nothing does.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, deployments: Deployments, administer: Administer | None = None
+    ) -> None:
         self.settings = settings
+        self.administer = administer
         self.deployments = deployments
         self.in_flight = InFlight()
         self.entrance = Entrance()

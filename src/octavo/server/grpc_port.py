@@ -30,7 +30,7 @@ class GrpcPort:
         self._failed = False
 
     def open_when_needed(self) -> None:
-        """Open it when the first hosted model is offered."""
+        """Open it when the first hosted model is offered, or at once if it listens already: clients may load one."""
         self._server.deployments.subscribe(self._look)
 
     def drain(self) -> None:
@@ -45,7 +45,8 @@ class GrpcPort:
         self._listener.close()
 
     def _look(self, deployments: Iterable[AnyDeployment]) -> None:
-        hosted = any(isinstance(each, HostedDeployment) for each in deployments)
+        listens = self._listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        hosted = listens or any(isinstance(each, HostedDeployment) for each in deployments)
         if not hosted or self._failed or self._open is not None:
             return
         from octavo.server.grpc.server import GrpcServer

@@ -17,7 +17,11 @@ from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
 from octavo.hosting.calls import Calls
 from octavo.hosting.client import HostedClient
+from octavo.hosting.config import ENSEMBLE
+from octavo.hosting.ensemble_client import EnsembleClient
 from octavo.hosting.launch import workers_of
+from octavo.hosting.triton.ensembles import ensemble_of
+from octavo.hosting.triton.normal_form import normal_form
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
 
@@ -84,6 +88,7 @@ class Offering:
                 if entry.worker not in self._opened and entry.worker not in self._failures:
                     await self._open(entry.worker, entry.settings)
             offered = (entry.worker for entry in wanted if entry.role is Role.OFFERED)
+            self._deployments.listed = table.listed
             self._deployments.offer(self._opened[worker] for worker in offered if worker in self._opened)
             for worker in self._opened.keys() - workers - self._leaving:
                 self._leaving.add(worker)
@@ -93,7 +98,8 @@ class Offering:
 
     async def _open(self, worker: str, settings: AnySettings) -> None:
         if isinstance(settings, HostedSettings):
-            self._opened[worker] = self._open_hosted(worker, settings)
+            opens = self._open_composed if settings.hosting.runtime == ENSEMBLE else self._open_hosted
+            self._opened[worker] = opens(worker, settings)
             return
         engine = EngineClient(
             stall_timeout=settings.stall_timeout, on_culprit=partial(self._link.culprit_found, worker)
@@ -106,6 +112,13 @@ class Offering:
         except Exception as error:  # a defect of ours: others wait to hear of it
             log.exception("cannot open %s", settings.name)
             self._failures[worker] = f"{type(error).__name__}; the log says where"
+
+    def _open_composed(self, worker: str, settings: HostedSettings) -> HostedDeployment:
+        """Of what other models compute."""
+        model = settings.hosting.repository
+        assert model is not None
+        ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name)
+        return HostedDeployment.of(settings, EnsembleClient(ensemble, OfferedModels(self._deployments)))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
         calls = Calls(OfferedModels(self._deployments))

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from octavo import __version__
 from octavo.deployments import AnyDeployment, HostedDeployment
+from octavo.deployments.control import UNLOADED
 from octavo.engine.client import EngineState
 from octavo.server.context import Server
 from octavo.server.errors import error_body, unavailable
@@ -68,6 +69,24 @@ def readiness_problem(model: AnyDeployment) -> Problem | None:
     return liveness_problem(model)
 
 
+def server_problem(server: Server) -> Problem | None:
+    """Why the server would not take all work that it is there for; None if it would."""
+    if server.in_flight.draining:
+        return Problem("draining", "The server is shutting down.")
+    return next(filter(None, map(readiness_problem, server.deployments)), None) or repository_problem(server)
+
+
+def repository_problem(server: Server) -> Problem | None:
+    """Why a model of a repository is missing that nobody has unloaded; None if none is, or if that does not matter."""
+    if not server.settings.strict_readiness:
+        return None
+    for each in server.deployments.listed:
+        if each.state and each.reason != UNLOADED:
+            why = f": {each.reason.rstrip('.')}" if each.reason else ""
+            return Problem(each.state.lower(), f"The model '{each.name}' is {each.state.lower()}{why}.")
+    return None
+
+
 def _probe(
     server: Server, find: Callable[[AnyDeployment], Problem | None], good: str, of_all: Problem | None = None
 ) -> Response:
@@ -95,7 +114,7 @@ def operation_routes(server: Server) -> APIRouter:
     async def ready() -> Response:
         """Whether the server would take new work."""
         draining = Problem("draining", "The server is shutting down.") if server.in_flight.draining else None
-        return _probe(server, readiness_problem, "ready", draining)
+        return _probe(server, readiness_problem, "ready", draining or repository_problem(server))
 
     @router.get("/version")
     async def version() -> Response:

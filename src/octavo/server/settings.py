@@ -19,8 +19,10 @@ class ServerSettings:
         keys: further API keys, with what is to be known of each.
     """
 
-    host: str = setting("127.0.0.1", help="Address to listen on; 0.0.0.0 is all.")
-    port: int = setting(8000, help="Port to listen on; 0 is any free one.", least=0, most=65535)
+    host: str = setting("127.0.0.1", help="Address to listen on; 0.0.0.0 is all.", aliases=("--http-address",))
+    port: int = setting(
+        8000, help="Port to listen on; 0 is any free one.", least=0, most=65535, aliases=("--http-port",)
+    )
     uds: str | None = setting(
         None, help="Path of a Unix socket, instead of host and port.", metavar="PATH", without="none"
     )
@@ -116,6 +118,7 @@ class ServerSettings:
         help="Seconds that requests in flight may go on after the signal to stop.",
         least=0,
         most=MAX_SECONDS,
+        aliases=("--exit-timeout-secs",),
     )
     api_workers: int = setting(1, help="Processes that speak HTTP, all of them on the one address.", least=1, most=256)
     store: str | None = setting(
@@ -132,6 +135,9 @@ class ServerSettings:
     )
     store_max_age: int = setting(
         30 * 24 * 3600, help="Seconds after which a stored response is gone.", least=1, most=MAX_SECONDS
+    )
+    strict_readiness: bool = setting(
+        True, help="Be ready only if all models of repositories are, but for those that clients have unloaded."
     )
     log_level: str = setting(
         "info", help="What is logged to standard error.", choices=("debug", "info", "warning", "error")

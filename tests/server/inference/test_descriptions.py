@@ -86,8 +86,8 @@ def test_the_index_says_why_a_model_is_not_there() -> None:
     well, ill = (identity(name, {"IN": (Datatype.FP32, (1,))}) for name in ("well", "ill"))
     fake(ill).state, fake(ill).failure = WorkerState.FAILED, "no such file"
     assert repository_index([well, ill]) == [
-        {"name": "well", "version": "1", "state": "READY"},
         {"name": "ill", "version": "1", "state": "UNAVAILABLE", "reason": "no such file"},
+        {"name": "well", "version": "1", "state": "READY"},
     ]
     assert [each["name"] for each in repository_index([well, ill], ready=True)] == ["well"]
     with pytest.raises(InferenceError, match="not at ready state: no such file") as found:

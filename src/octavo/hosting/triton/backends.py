@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.errors import ConfigError
+from octavo.hosting.config import ENSEMBLE
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.layout import ModelFolder
 
 PYTHON = "python"
-ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from math import prod
 
 from octavo.errors import ConfigError
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS
+from octavo.hosting.config import ENSEMBLE
 from octavo.hosting.ensemble import check_flow
 from octavo.hosting.options import MAX_INSTANCES
 from octavo.hosting.triton import Config
-from octavo.hosting.triton.backends import ENSEMBLE
 from octavo.hosting.triton.ensembles import ensemble_of
 from octavo.hosting.triton.model_config import config_to_json
 from octavo.hosting.triton.sequence_checks import sequence_troubles

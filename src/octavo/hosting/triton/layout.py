@@ -54,11 +54,14 @@ class ModelFolder:
         return self.path / str(number)
 
     def stamps(self) -> Mapping[str, int]:
-        """When each file and folder in it was written last, with all that it holds; "" is the folder itself."""
-        stamps = {"": _written(self.path)}
-        for entry in _entries(self.path):
-            stamps[entry.name] = _newest(Path(entry.path))
-        return stamps
+        """All of its files, each with when it was written last; what Python writes beside code is no change."""
+        found = {}
+        for root, folders, files in os.walk(self.path):
+            folders[:] = [each for each in folders if each != "__pycache__"]
+            for each in files:
+                file = os.path.join(root, each)
+                found[os.path.relpath(file, self.path)] = _written(file)
+        return found
 
     def __str__(self) -> str:
         return str(self.path)
@@ -138,20 +141,9 @@ def _folders(folder: Path) -> list[str]:
     return [entry.name for entry in _entries(folder) if entry.is_dir()]
 
 
-def _written(path: Path) -> int:
-    """When something was written last, in nanoseconds; 0 if it is just being replaced."""
+def _written(file: str) -> int:
+    """When a file was written last, in nanoseconds; 0 if it is just being replaced."""
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(file).st_mtime_ns
     except OSError:
         return 0
-
-
-def _newest(path: Path) -> int:
-    """When anything in a file or folder was written last."""
-    newest = _written(path)
-    if path.is_dir():
-        for root, folders, files in os.walk(path):
-            # Python writes there what it has compiled, which changes nothing.
-            folders[:] = [each for each in folders if each != "__pycache__"]
-            newest = max([newest, *(_written(Path(root, each)) for each in (*folders, *files))])
-    return newest

@@ -1,19 +1,21 @@
 """From a model's folder to what is to be served of it, before anything starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
 
 from octavo.errors import ConfigError
-from octavo.hosting.config import HostingConfig, RepositoryModel
+from octavo.hosting.config import ENSEMBLE, HostingConfig, RepositoryModel
 from octavo.hosting.triton import Config
-from octavo.hosting.triton.backends import ENSEMBLE, backend_named, complete_backend, model_file
+from octavo.hosting.triton.backends import backend_named, complete_backend, model_file
 from octavo.hosting.triton.checks import check_config
 from octavo.hosting.triton.layout import ModelFolder, chosen_versions
 from octavo.hosting.triton.model_config import config_to_json, read_config
 from octavo.protos.messages import ModelConfig
+
+_NOTHING = HostingConfig(model="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +35,17 @@ class PlannedModel:
 
 
 def plan_model(
-    folder: ModelFolder, *, config_name: str = "", completes: bool = True, override: Config | None = None
+    folder: ModelFolder,
+    *,
+    base: HostingConfig = _NOTHING,
+    config_name: str = "",
+    completes: bool = True,
+    override: Config | None = None,
 ) -> PlannedModel:
     """Read what a folder says.
 
     Args:
+        base: what holds for all models, whatever their folders say.
         config_name: of the configuration among its `configs` that is meant, if there is one.
         completes: whether what a configuration leaves open is taken from the model; without it, it must be written.
         override: a configuration in the place of the folder's.
@@ -45,7 +53,7 @@ def plan_model(
     Raises:
         ConfigError: the folder has no model that can be served; the message is one line that says why.
     """
-    config = _written(folder, config_name, completes) if override is None else _copy(override)
+    config = _written(folder, config_name, completes) if override is None else override
     complete_backend(config, folder)
     check_config(config)
     if not completes:
@@ -55,11 +63,11 @@ def plan_model(
     for number in chosen_versions(folder, config):
         model = RepositoryModel(folder=str(folder.path), version=str(number), config=written, completes=completes)
         if config.platform == ENSEMBLE:
-            versions[number] = HostingConfig(model=str(folder.path), runtime=ENSEMBLE, repository=model)
+            versions[number] = replace(base, model=str(folder.path), runtime=ENSEMBLE, repository=model)
         else:
             file = model_file(config, folder.version(number))
             runtime = backend_named(config.backend).runtime
-            versions[number] = HostingConfig(model=str(file), runtime=runtime, repository=model)
+            versions[number] = replace(base, model=str(file), runtime=runtime, repository=model)
     steps = tuple(dict.fromkeys(each.model_name for each in config.ensemble_scheduling.step))
     return PlannedModel(name=folder.name, config=config, versions=versions, steps=steps)
 
@@ -81,12 +89,6 @@ def _written(folder: ModelFolder, config_name: str, completes: bool) -> Config:
 def _short(file: Path, folder: ModelFolder) -> str:
     """A file as people know it: from its repository on."""
     return str(file.relative_to(folder.path.parent))
-
-
-def _copy(config: Config) -> Config:
-    copied = ModelConfig()
-    copied.CopyFrom(config)
-    return copied
 
 
 def _require_tensors(config: Config) -> None:

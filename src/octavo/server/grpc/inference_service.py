@@ -1,13 +1,14 @@
 """`inference.GRPCInferenceService` but for inference itself: health, metadata, and the extensions of Triton."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
 from octavo.deployments.hosted import HostedDeployment
-from octavo.hosting.errors import InferenceError
+from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.tensors import Buffer
 from octavo.protos.messages import message, service
 from octavo.server.context import Server
@@ -17,7 +18,8 @@ from octavo.server.grpc.infer import Inferences
 from octavo.server.grpc.infer_stream import InferenceStreams
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference import metadata
-from octavo.server.inference.lookup import find, is_ready, loaded
+from octavo.server.inference.control import load_model, read_parameters, unload_model
+from octavo.server.inference.lookup import find, is_ready, loaded, statistics_of, versions_of
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
 
@@ -47,8 +49,6 @@ class InferenceService:
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
-            "RepositoryModelLoad": self._refuse_control,
-            "RepositoryModelUnload": self._refuse_control,
             "SystemSharedMemoryStatus": self._shared_memory_status,
             "SystemSharedMemoryRegister": self._register_shared_memory,
             "SystemSharedMemoryUnregister": self._unregister_shared_memory,
@@ -59,6 +59,8 @@ class InferenceService:
             "LogSettings": self._log_settings,
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
+        for name, control in (("RepositoryModelLoad", self._load_model), ("RepositoryModelUnload", self._unload_model)):
+            methods[f"/{NAME}/{name}"] = _later(name, control)
         methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
         methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._streams.stream, works=True)
         return methods
@@ -67,11 +69,19 @@ class InferenceService:
         return find(self._server.deployments, request.name, request.version)
 
     def _model_ready(self, request: Any) -> Mapping[str, Any]:
-        return {"ready": is_ready(self._find(request))}
+        try:
+            return {"ready": is_ready(self._find(request))}
+        except InferenceError as error:
+            if error.code is Code.NOT_FOUND and any(
+                each.name == request.name for each in self._server.deployments.listed
+            ):
+                return {"ready": False}
+            raise
 
     def _model_metadata(self, request: Any) -> Mapping[str, Any]:
         deployment = self._find(request)
-        return metadata.model_metadata(deployment, loaded(deployment))
+        versions = versions_of(self._server.deployments, request.name)
+        return metadata.model_metadata(deployment, loaded(deployment), versions)
 
     def _model_config(self, request: Any) -> Mapping[str, Any]:
         deployment = self._find(request)
@@ -79,16 +89,26 @@ class InferenceService:
 
     def _model_statistics(self, request: Any) -> Mapping[str, Any]:
         """Of one model, or of all."""
-        models = [self._find(request)] if request.name else self._server.deployments.hosted
+        deployments = self._server.deployments
+        models = deployments.hosted
+        if request.name:
+            models = statistics_of(deployments, request.name, request.version)
         return {"model_stats": [model_stats(each) for each in models]}
 
     def _repository_index(self, request: Any) -> Mapping[str, Any]:
         _refuse_repository(request)
-        return {"models": metadata.repository_index(self._server.deployments.hosted, ready=request.ready)}
+        deployments = self._server.deployments
+        return {"models": metadata.repository_index(deployments.hosted, deployments.listed, ready=request.ready)}
 
-    def _refuse_control(self, request: Any) -> Mapping[str, Any]:
+    async def _load_model(self, request: Any) -> None:
         _refuse_repository(request)
-        raise RpcError(Status.UNAVAILABLE, metadata.REPOSITORY_IS_FIXED)
+        parameters = {name: _value(each) for name, each in request.parameters.items()}
+        await load_model(self._server, request.model_name, read_parameters(parameters))
+
+    async def _unload_model(self, request: Any) -> None:
+        _refuse_repository(request)
+        dependents = request.parameters["unload_dependents"].bool_param
+        await unload_model(self._server, request.model_name, dependents=dependents)
 
     def _shared_memory_status(self, request: Any) -> Mapping[str, Any]:
         return {"regions": {each["name"]: each for each in self._server.shared_memory.status(request.name)}}
@@ -128,6 +148,41 @@ def _kind(value: object) -> str:
 def _refuse_repository(request: Any) -> None:
     if request.repository_name:
         raise RpcError(Status.UNIMPLEMENTED, "'repository_name' specification is not supported")
+
+
+def _value(parameter: Any) -> object:
+    """Of a `ModelRepositoryParameter`."""
+    return getattr(parameter, parameter.WhichOneof("parameter_choice") or "string_param")
+
+
+def _later(name: str, do: Callable[[Any], Awaitable[None]]) -> Method:
+    """A method that does something that takes long, and answers that it is done. It goes on if its caller leaves."""
+    method = service(NAME).methods_by_name[name]
+    request_class = message(method.input_type.full_name)
+
+    async def follow(call: Call, request: Any) -> None:
+        try:
+            await do(request)
+            call.answer([b""])
+        except InferenceError as error:
+            call.fail(rpc_error(error))
+        except Exception as error:
+            call.fail(error)
+
+    def unary(call: Call, written: Buffer) -> None:
+        try:
+            request = request_class.FromString(written)
+        except DecodeError:
+            raise RpcError(Status.INVALID_ARGUMENT, f"the request is no {method.input_type.full_name}") from None
+        task = asyncio.create_task(follow(call, request))
+        _following.add(task)
+        task.add_done_callback(_following.discard)
+
+    return Method(unary=unary)
+
+
+_following: set[asyncio.Task[None]] = set()
+"""Held until they have ended."""
 
 
 def _unary(name: str, answer: Answer) -> Method:

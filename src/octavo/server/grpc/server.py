@@ -12,7 +12,7 @@ from octavo.server.grpc.health_service import HealthService
 from octavo.server.grpc.inference_service import InferenceService
 from octavo.server.grpc.reflection_service import ReflectionService
 from octavo.server.http2.connection import READ_BYTES, Connection, Limits
-from octavo.server.operations import readiness_problem
+from octavo.server.operations import server_problem
 
 log = logging.getLogger("octavo.server")
 
@@ -59,7 +59,7 @@ class GrpcServer:
             connection.abort()
 
     def _is_ready(self) -> bool:
-        return not self._server.in_flight.draining and not any(map(readiness_problem, self._server.deployments))
+        return server_problem(self._server) is None
 
     def _connect(self) -> Connection:
         return Connection(self._calls, self._limits, self._open, self._connections.discard, self._read)

@@ -103,10 +103,15 @@ def _check_origin(call: Call) -> None:
 async def read_object(call: Call) -> dict[str, object]:
     """A small JSON object; an empty body is an empty one. Raises ApiError: it is none."""
     data = await read_body(call)
-    if not data:
-        return {}
     if len(data) > SMALL_BYTES:
         raise too_large(SMALL_BYTES)
+    return read_json_object(data)
+
+
+def read_json_object(data: bytes) -> dict[str, object]:
+    """The JSON object of a body; an empty body is an empty one. Raises ApiError: it is none."""
+    if not data:
+        return {}
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -17,23 +17,44 @@ def find(deployments: Deployments, name: str, version: str = "") -> HostedDeploy
         InferenceError: there is no such model, or not in this version.
     """
     found = deployments.get(name)
+    if isinstance(found, HostedDeployment) and (not version or version == found.version):
+        return found
     if not isinstance(found, HostedDeployment):
-        raise unknown(name)
-    if version and version != found.version:
-        if not version.isdecimal():
-            raise InferenceError(
-                f"failed to get model version from specified version string '{version:.100}', version should be an "
-                "integral value > 0"
-            )
+        raise unknown(name, _reason(deployments, name))
+    if not version.isdecimal():
+        raise InferenceError(
+            f"failed to get model version from specified version string '{version:.100}', version should be an "
+            "integral value > 0"
+        )
+    other = deployments.versions(name).get(version)
+    if not isinstance(other, HostedDeployment):
         raise InferenceError(
             f"Request for unknown model: '{name:.300}' version {version:.100} is not found", Code.NOT_FOUND
         )
-    return found
+    return other
 
 
-def unknown(name: str) -> InferenceError:
-    """The error for a name that no model has."""
-    return InferenceError(f"Request for unknown model: '{name:.300}' is not found", Code.NOT_FOUND)
+def versions_of(deployments: Deployments, name: str) -> list[HostedDeployment]:
+    """All versions of a model, the lowest first."""
+    found = [each for each in deployments.versions(name).values() if isinstance(each, HostedDeployment)]
+    return sorted(found, key=lambda each: int(each.version))
+
+
+def statistics_of(deployments: Deployments, name: str, version: str = "") -> list[HostedDeployment]:
+    """Those whose statistics are asked for. Raises InferenceError: there is no such model, or not in this version."""
+    found = find(deployments, name, version)
+    return [found] if version else versions_of(deployments, name)
+
+
+def _reason(deployments: Deployments, name: str) -> str:
+    """Why a model of a repository is not offered."""
+    return next((each.reason for each in deployments.listed if each.name == name and each.reason), "")
+
+
+def unknown(name: str, reason: str = "") -> InferenceError:
+    """The error for a name that no model has that is offered, with the reason if there is one."""
+    what = f"has no available versions: {reason}" if reason else "is not found"
+    return InferenceError(f"Request for unknown model: '{name:.300}' {what}", Code.NOT_FOUND)
 
 
 def loaded(deployment: HostedDeployment) -> HostedInfo:

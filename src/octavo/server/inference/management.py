@@ -1,15 +1,16 @@
 """What is asked about the server and its models, and the few things that clients may change."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.server.errors import invalid
-from octavo.server.inference.body import read_object
+from octavo.server.inference.body import read_body, read_json_object, read_object
+from octavo.server.inference.control import load_model, read_parameters, unload_model
 from octavo.server.inference.http import PLAIN, Call
-from octavo.server.inference.lookup import find, is_ready, loaded
+from octavo.server.inference.lookup import find, is_ready, loaded, statistics_of, versions_of
 from octavo.server.inference.metadata import (
     LOG_SETTINGS,
-    REPOSITORY_IS_FIXED,
     TRACE_SETTINGS,
     model_metadata,
     repository_index,
@@ -17,7 +18,7 @@ from octavo.server.inference.metadata import (
 )
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
-from octavo.server.operations import readiness_problem
+from octavo.server.operations import server_problem
 
 CUDA_IS_ABSENT = "failed to register CUDA shared memory region: '{}', GPUs not supported"
 
@@ -34,23 +35,20 @@ async def live(call: Call) -> None:
 
 async def ready(call: Call) -> None:
     """Whether the server takes new work, for all of its models."""
-    if call.server.in_flight.draining:
-        raise invalid("The server is shutting down.")
-    for each in call.server.deployments:
-        if problem := readiness_problem(each):
-            raise invalid(problem.sentence)
+    if problem := server_problem(call.server):
+        raise invalid(problem.sentence)
     await call.reply((), PLAIN)
 
 
 async def list_models(call: Call) -> None:
     """The names, as KServe lists them."""
-    await call.reply_json({"models": [each.name for each in call.server.deployments.hosted]})
+    await call.reply_json({"models": list(dict.fromkeys(each.name for each in call.server.deployments.hosted))})
 
 
 async def about_model(call: Call) -> None:
     """What a model takes and gives."""
     model = find(call.server.deployments, call.name, call.version)
-    await call.reply_json(model_metadata(model, loaded(model)))
+    await call.reply_json(model_metadata(model, loaded(model), versions_of(call.server.deployments, call.name)))
 
 
 async def model_ready(call: Call) -> None:
@@ -72,8 +70,8 @@ async def configuration(call: Call) -> None:
 
 async def statistics(call: Call) -> None:
     """A model's statistics."""
-    model = find(call.server.deployments, call.name, call.version)
-    await call.reply_json({"model_stats": [model_stats(model)]})
+    models = statistics_of(call.server.deployments, call.name, call.version)
+    await call.reply_json({"model_stats": [model_stats(each) for each in models]})
 
 
 async def all_statistics(call: Call) -> None:
@@ -87,12 +85,25 @@ async def index(call: Call) -> None:
     wanted = (await read_object(call)).get("ready", False)
     if not isinstance(wanted, bool):
         raise invalid("Invalid value for 'ready': expected a boolean")
-    await call.reply_json(repository_index(call.server.deployments.hosted, ready=wanted))
+    deployments = call.server.deployments
+    await call.reply_json(repository_index(deployments.hosted, deployments.listed, ready=wanted))
 
 
-async def control(call: Call) -> None:
-    """Refused: which models there are is not for clients to say."""
-    raise InferenceError(REPOSITORY_IS_FIXED, Code.UNAVAILABLE)
+async def load(call: Call) -> None:
+    """Load a model of a repository, or load it again."""
+    body = read_json_object(await read_body(call))
+    await load_model(call.server, call.name, read_parameters(_parameters(body)))
+    await call.reply(())
+
+
+async def unload(call: Call) -> None:
+    """Offer a model of a repository no longer."""
+    parameters = _parameters(await read_object(call))
+    dependents = parameters.get("unload_dependents", False)
+    if not isinstance(dependents, bool):
+        raise invalid("Invalid value for 'unload_dependents': expected a boolean")
+    await unload_model(call.server, call.name, dependents=dependents)
+    await call.reply(())
 
 
 async def show_logging(call: Call) -> None:
@@ -163,6 +174,13 @@ async def register_cuda_memory(call: Call) -> None:
 async def unregister_cuda_memory(call: Call) -> None:
     """Forget a region of a GPU's memory, of which there is never one."""
     await call.reply(())
+
+
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    parameters = body.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise invalid("Unable to parse 'parameters': attempt to access JSON non-object as object")
+    return parameters
 
 
 def _require_region(call: Call, kind: str) -> None:

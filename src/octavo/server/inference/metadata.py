@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from octavo import __version__
+from octavo.deployments.control import Listed
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import TensorSpec
@@ -14,6 +15,7 @@ SERVER_NAME = "octavo"
 EXTENSIONS = (
     "classification",
     "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "system_shared_memory",
@@ -46,20 +48,19 @@ TRACE_SETTINGS: dict[str, Any] = {
 }
 """What the trace extension says: nothing is traced."""
 
-REPOSITORY_IS_FIXED = "explicit model load / unload is not allowed if polling is enabled"
-"""Why no model is loaded or unloaded, in Triton's words for a repository that clients do not control."""
-
 
 def server_metadata() -> dict[str, Any]:
     """Of the server."""
     return {"name": SERVER_NAME, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model_metadata(deployment: HostedDeployment, info: HostedInfo) -> dict[str, Any]:
-    """Of a model: what it takes and gives, with the batch dimension in front if it has one."""
+def model_metadata(
+    deployment: HostedDeployment, info: HostedInfo, versions: Iterable[HostedDeployment] = ()
+) -> dict[str, Any]:
+    """Of a model: what it takes and gives, with the batch dimension in front if it has one, and its versions."""
     return {
         "name": deployment.name,
-        "versions": [deployment.version],
+        "versions": [each.version for each in versions] or [deployment.version],
         "platform": info.platform,
         "inputs": _tensors(info, info.inputs),
         "outputs": _tensors(info, info.outputs),
@@ -80,11 +81,13 @@ _STATES = {
 }
 
 
-def repository_index(deployments: Iterable[HostedDeployment], *, ready: bool = False) -> list[dict[str, str]]:
+def repository_index(
+    deployments: Iterable[HostedDeployment], listed: Iterable[Listed] = (), *, ready: bool = False
+) -> list[dict[str, str]]:
     """Every model's state and, if it is none to use, the reason.
 
     Args:
-        ready: those alone that are.
+        listed: models that are not offered. ready: those alone that are.
     """
     index = []
     for each in deployments:
@@ -95,4 +98,7 @@ def repository_index(deployments: Iterable[HostedDeployment], *, ready: bool = F
         if each.client.failure and state != "READY":
             entry["reason"] = each.client.failure
         index.append(entry)
-    return index
+    for other in () if ready else listed:
+        fields = {"name": other.name, "version": other.version, "state": other.state, "reason": other.reason}
+        index.append({name: value for name, value in fields.items() if value})
+    return sorted(index, key=lambda each: (each["name"], int(each.get("version", "0"))))

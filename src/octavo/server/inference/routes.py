@@ -92,8 +92,8 @@ _OF_MEMORY = {
     )
 }
 
-_LOADING = _post("/v2/repository/models/{model_name}/load", management.control)
-_UNLOADING = _post("/v2/repository/models/{model_name}/unload", management.control)
+_LOADING = _post("/v2/repository/models/{model_name}/load", management.load)
+_UNLOADING = _post("/v2/repository/models/{model_name}/unload", management.unload)
 _V1_PREDICT = _post("/v1/models/{model_name}:predict", predict.predict_v1)
 PREDICT = _post("/v1/models/{model_name}/predict", predict.predict)
 

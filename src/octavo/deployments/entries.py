@@ -1,0 +1,208 @@
+"""The supervisor's table of deployments, the processes behind them, and what frontends have made of it."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from octavo.deployments.control import Applied, Entry, Listed, Role, Table
+from octavo.deployments.hosted_settings import AnySettings, HostedSettings
+from octavo.engine.launch import engine_spec
+from octavo.errors import OctavoError
+from octavo.hosting.launch import hosting_spec, workers_of
+from octavo.worker.control import Notice, WorkerState, WorkerStatus, raw
+from octavo.worker.supervisor import Supervisor
+
+
+class Refused(OctavoError):
+    """A wish that cannot be fulfilled; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Entries:
+    """Starts deployments, has them offered and retired, and ends those that nobody uses.
+
+    Args:
+        configure: called with every new table, for what frontends that start later are to be told.
+
+    Attributes:
+        listed: the models of repositories that are not offered.
+    """
+
+    def __init__(self, supervisor: Supervisor, configure: Callable[[Table], None]) -> None:
+        self.listed: tuple[Listed, ...] = ()
+        self._supervisor = supervisor
+        self._configure = configure
+        self._revision = 0
+        self._numbers: dict[str, int] = {}
+        self._entries: dict[str, Entry] = {}
+        self._processes: dict[str, list[str]] = {}
+        self._applied: dict[str, Applied | None] = {}
+        self._news = asyncio.Condition()
+        self._retirements: set[asyncio.Task[None]] = set()
+
+    @property
+    def table(self) -> Table:
+        """All deployments as they are now."""
+        return Table(revision=self._revision, entries=tuple(self._entries.values()), listed=self.listed)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(tuple(self._entries.values()))
+
+    def get(self, worker: str) -> Entry | None:
+        """The entry that a worker stands for, as it is now."""
+        return self._entries.get(worker)
+
+    def status(self, entry: Entry) -> WorkerStatus:
+        """Where its first process stands. What has none is ready."""
+        if entry.composed:
+            return WorkerStatus(name=entry.worker, state=WorkerState.READY)
+        return self._supervisor.status(entry.worker)
+
+    # --- what frontends say -------------------------------------------------------------------------------------------
+
+    def watch(self, frontends: Sequence[str]) -> None:
+        """These are the frontends that must have applied a table before it holds."""
+        self._applied = dict.fromkeys(frontends)
+        self._supervisor.subscribe(self._note_status)
+
+    async def note_applied(self, frontend: str, applied: Applied) -> None:
+        """A frontend has done what a table says."""
+        if self._applied.get(frontend) is None and applied.revision < self._revision:
+            # Its process was being started when this table was sent, and it was told of an older one.
+            self._supervisor.send(frontend, Notice(raw(self.table)))
+        async with self._news:
+            self._applied[frontend] = applied
+            self._news.notify_all()
+
+    def _note_status(self, status: WorkerStatus) -> None:
+        """A frontend that has died uses nothing; its heir says what it has made of the table."""
+        if status.name in self._applied and status.state is not WorkerState.READY:
+            self._applied[status.name] = None
+        entry = self._entries.get(status.name)
+        if entry is not None and entry.hosted is not None and status.state is WorkerState.READY:
+            asyncio.get_running_loop().call_soon(self._start_others, entry)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def start(self, settings: AnySettings, role: Role) -> Entry:
+        """Start what computes a deployment. Frontends hear of it with the next table."""
+        version = self._numbers[settings.name] = self._numbers.get(settings.name, 0) + 1
+        # No other process has a name of this form.
+        entry = Entry.of(f"{settings.name} v{version}", version, role, settings)
+        self._entries[entry.worker] = entry
+        self._processes[entry.worker] = []
+        if not entry.composed:
+            self._processes[entry.worker].append(entry.worker)
+            if isinstance(settings, HostedSettings):
+                self._supervisor.add(hosting_spec(entry.worker, settings.name, settings.hosting))
+            else:
+                self._supervisor.add(engine_spec(entry.worker, settings.engine))
+        return entry
+
+    async def loaded(self, entry: Entry) -> WorkerStatus:
+        """Wait until a deployment that was started is loaded. Raises Refused: it never will be."""
+        status = self.status(entry)
+        if not entry.composed:
+            status = await self._supervisor.settled(entry.worker)
+        if status.state is not WorkerState.READY:
+            raise Refused(status.failure or "the server is stopping", 500)
+        return status
+
+    async def offer(self, entries: Sequence[Entry], predecessors: Sequence[Entry] = ()) -> None:
+        """Offer what is loaded, and in its place nothing of some others any more.
+
+        Raises:
+            Refused: a frontend cannot open one of them; all is as it was.
+        """
+        # Opened by all frontends first, so that there is always one that takes requests, or if that may fail.
+        if predecessors or any(entry.language for entry in entries):
+            await self.publish()
+            self._require_opened(entries)
+        for entry in entries:
+            offered = self._assign(entry, Role.OFFERED)
+            if predecessors:
+                self._put_before(offered, predecessors[0])
+        for predecessor in predecessors:
+            self.retire(predecessor)
+        await self.publish()
+
+    def _require_opened(self, entries: Sequence[Entry]) -> None:
+        for answer in filter(None, self._applied.values()):
+            for entry in entries:
+                if entry.worker in answer.failures:
+                    raise Refused(f"{entry.settings.name} could not be opened: {answer.failures[entry.worker]}", 500)
+
+    def retire(self, entry: Entry) -> Entry:
+        """Offer a deployment no longer, from the next table on; it ends when its last request has ended."""
+        retirement = asyncio.create_task(self._end_when_unused(entry.worker, self._revision + 1))
+        self._retirements.add(retirement)
+        retirement.add_done_callback(self._retirements.discard)
+        return self._assign(entry, Role.RETIRING)
+
+    async def discard(self, worker: str) -> None:
+        """End the processes of a deployment that nobody uses."""
+        del self._entries[worker]
+        processes = self._processes.pop(worker)
+        self.announce()
+        with contextlib.suppress(KeyError):  # the whole server ends
+            await asyncio.gather(*map(self._supervisor.remove, processes))
+
+    async def publish(self) -> None:
+        """Tell the frontends, and wait until all that are there have done what the table says."""
+        self.announce()
+        revision = self._revision
+        async with self._news:
+            await self._news.wait_for(
+                lambda: all(each is not None and each.revision >= revision for each in self._applied.values())
+            )
+
+    def _start_others(self, entry: Entry) -> None:
+        """Start the other processes of a hosted model: how many there are is known when the first one is loaded."""
+        started = self._processes.get(entry.worker)
+        if started is None or entry.hosted is None:  # it has been discarded meanwhile
+            return
+        workers = workers_of(entry.worker, hosted_facts(self._supervisor.status(entry.worker))["processes"])
+        for number, worker in enumerate(workers, 1):
+            if worker not in started:
+                started.append(worker)
+                self._supervisor.add(hosting_spec(worker, entry.settings.name, entry.hosted.hosting, number))
+
+    def _assign(self, entry: Entry, role: Role) -> Entry:
+        entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
+        return entry
+
+    def _put_before(self, entry: Entry, other: Entry) -> None:
+        """Give an entry another one's place in the table: the first is the one that requests without a name get."""
+        del self._entries[entry.worker]
+        workers = list(self._entries)
+        entries = list(self._entries.values())
+        entries.insert(workers.index(other.worker), entry)
+        self._entries = {each.worker: each for each in entries}
+
+    async def _end_when_unused(self, worker: str, revision: int) -> None:
+        """Wait until no frontend uses a version any more, from a table on, and end its processes."""
+
+        def unused(applied: Applied | None) -> bool:
+            return applied is not None and applied.revision >= revision and worker not in applied.workers
+
+        async with self._news:
+            await self._news.wait_for(lambda: all(map(unused, self._applied.values())))
+        await self.discard(worker)
+
+    def announce(self) -> None:
+        """Tell the frontends of the table as it is now."""
+        self._revision += 1
+        self._configure(self.table)
+        self._supervisor.notify(raw(self.table))
+
+
+def hosted_facts(status: WorkerStatus) -> dict[str, Any]:
+    """What a hosted model's process said of itself when it was ready: `octavo.hosting.info.HostedInfo`, which is not
+    imported here, for it takes numpy."""
+    return msgspec.json.decode(status.payload, type=dict[str, Any])

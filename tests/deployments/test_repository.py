@@ -1,0 +1,380 @@
+"""Model repositories while a server runs: what is served, what is not and why, loading, unloading and polling."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+from octavo.hosting.triton.model_config import config_to_json, read_config
+from tests.hosting.triton.repositories import SCALE, onnx_scale, write_model
+
+ALL_VERSIONS = SCALE + "version_policy { all {} }"
+
+
+@dataclass
+class Server:
+    """A server, with its URL for HTTP and its address for gRPC, and what it has said."""
+
+    url: str
+    grpc: str
+    said: list[str]
+
+
+@contextmanager
+def serving(repository: Path, *flags: str) -> Iterator[Server]:
+    """`octavo serve` of a repository, once it has loaded what it can."""
+    command = [sys.executable, "-m", "octavo", "serve", "--model-repository", str(repository), *flags, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said: list[str] = []
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"ready on (http://\S+) and (\S+) \(gRPC\)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        reading = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+        reading.start()
+        try:
+            yield Server(found[1], found[2], said)
+        finally:
+            process.terminate()
+            process.wait(60)
+            reading.join()
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("repository")
+    write_model(root, "versions", ALL_VERSIONS, v1=onnx_scale(1), v2=onnx_scale(2), v10=onnx_scale(10))
+    write_model(root, "auto", v1=onnx_scale(3))
+    write_model(root, "broken", "max_batch_sise: 3", v1=onnx_scale())
+    write_model(root, "wrong", SCALE.replace("dims: 3", "dims: 4"), v1=onnx_scale())
+    write_model(root, "changing", SCALE, v1=onnx_scale(1))
+    write_model(root, "sent", SCALE, v1=onnx_scale(1))
+    for name, steps in {
+        "chain": ("versions", "auto"),
+        "a": ("b", "auto"),
+        "b": ("a", "auto"),
+        "lame": ("wrong", "auto"),
+    }.items():
+        write_ensemble(root, name, *steps)
+    return root
+
+
+def write_ensemble(root: Path, name: str, *steps: str) -> None:
+    """Models one after the other."""
+    tensors = ["x", *(f"between_{number}" for number in range(len(steps) - 1)), "y"]
+    written = "".join(
+        f'step {{ model_name: "{step}" model_version: -1 input_map {{ key: "x" value: "{taken}" }} '
+        f'output_map {{ key: "y" value: "{given}" }} }}\n'
+        for step, taken, given in zip(steps, tensors, tensors[1:], strict=False)
+    )
+    config = SCALE.replace('backend: "onnxruntime"', 'platform: "ensemble"').replace("_size: 8", "_size: 4")
+    folder = write_model(root, name, f"{config}ensemble_scheduling {{ {written} }}")
+    (folder / "1").mkdir(exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[Server]:
+    flags = ("--model-control-mode=explicit", "--load-model=*", "--api-workers", "2")
+    with serving(repository, *flags) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[triton_http.InferenceServerClient]:
+    with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def grpc(server: Server) -> Iterator[triton_grpc.InferenceServerClient]:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        yield client
+
+
+def factor(url: str, model: str, version: str = "") -> tuple[float, str]:
+    """What a model multiplies by, and the version that says so."""
+    path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
+    body = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 1, 1]}]}
+    answer = httpx.post(f"{url}{path}/infer", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outputs"][0]["data"][0], answer.json()["model_version"]
+
+
+def index(url: str) -> dict[tuple[str, str], tuple[str, str]]:
+    found = httpx.post(f"{url}/v2/repository/index").json()
+    return {(each["name"], each.get("version", "")): (each.get("state", ""), each.get("reason", "")) for each in found}
+
+
+# --- what is served ---------------------------------------------------------------------------------------------------
+
+
+def test_every_version_answers_and_the_highest_without_one(server: Server) -> None:
+    assert factor(server.url, "versions") == (10.0, "10")
+    for version in ("1", "2", "10"):
+        assert factor(server.url, "versions", version) == (float(version), version)
+    missing = httpx.get(f"{server.url}/v2/models/versions/versions/7")
+    assert missing.status_code == 404
+    assert missing.json() == {"error": "Request for unknown model: 'versions' version 7 is not found"}
+
+
+def test_versions_have_statistics_metrics_and_metadata_of_their_own(
+    server: Server, http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    factor(server.url, "versions", "2")
+    assert http.get_model_metadata("versions")["versions"] == ["1", "2", "10"]
+    assert list(grpc.get_model_metadata("versions").versions) == ["1", "2", "10"]
+    stats = http.get_inference_statistics("versions")["model_stats"]
+    assert [each["version"] for each in stats] == ["1", "2", "10"]
+    assert [each.version for each in grpc.get_inference_statistics("versions").model_stats] == ["1", "2", "10"]
+    only = http.get_inference_statistics("versions", "2")["model_stats"]
+    assert [each["version"] for each in only] == ["2"]
+    metrics = httpx.get(f"{server.url}/metrics").text
+    for version in ("1", "2", "10"):
+        assert f'nv_inference_request_success{{model="versions",version="{version}"}}' in metrics
+
+
+def test_a_broken_model_says_why_and_the_others_are_served(server: Server) -> None:
+    found = index(server.url)
+    for version in ("1", "2", "10"):
+        assert found["versions", version] == ("READY", "")
+    state, why = found["broken", ""]
+    assert state == "UNAVAILABLE"
+    assert "broken/config.pbtxt, line 1: max_batch_sise: there is no such field" in why
+    state, why = found["wrong", "1"]
+    assert state == "UNAVAILABLE"
+    assert "the model expects 2 dimensions (shape [-1,3])" in why
+    answer = httpx.post(f"{server.url}/v2/models/wrong/infer", json={"inputs": []})
+    assert answer.status_code == 404
+    assert "'wrong' has no available versions: model 'wrong', tensor 'x'" in answer.json()["error"]
+    assert httpx.get(f"{server.url}/v2/models/wrong/ready").status_code == 400
+
+
+def test_the_server_is_not_ready_while_a_model_is_broken(
+    server: Server, http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    assert http.is_server_live()
+    assert not http.is_server_ready()
+    assert not grpc.is_server_ready()
+    ready = httpx.get(f"{server.url}/ready")
+    assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+
+
+def test_the_configuration_is_the_complete_one(http: triton_http.InferenceServerClient) -> None:
+    config = http.get_model_config("auto")
+    assert (config["max_batch_size"], config["backend"]) == (4, "onnxruntime")
+    assert config["input"][0]["dims"] == [3]
+
+
+def test_ensembles_are_served(server: Server, http: triton_http.InferenceServerClient) -> None:
+    assert factor(server.url, "chain") == (30.0, "1")
+    config = http.get_model_config("chain")
+    assert (config["platform"], config["ensemble_scheduling"]["step"][0]["model_name"]) == ("ensemble", "versions")
+    found = index(server.url)
+    assert found["chain", "1"] == ("READY", "")
+    assert "ensemble 'lame' depends on 'wrong' which has no loaded version" in found["lame", ""][1]
+    assert any("circular dependency between ensembles" in found[name, ""][1] for name in "ab")
+
+
+# --- control ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_models_are_unloaded_and_loaded(protocol: str, server: Server, request: pytest.FixtureRequest) -> None:
+    client: Any = request.getfixturevalue(protocol)
+    client.unload_model("auto")
+    eventually(lambda: not client.is_model_ready("auto"))
+    assert index(server.url)["auto", "1"] == ("UNAVAILABLE", "unloaded")
+    client.load_model("auto")
+    assert client.is_model_ready("auto")
+    assert factor(server.url, "auto") == (3.0, "1")
+    assert index(server.url)["auto", "1"] == ("READY", "")
+
+
+def test_unloading_an_ensemble_with_what_came_with_it(server: Server, http: triton_http.InferenceServerClient) -> None:
+    http.unload_model("chain")
+    assert factor(server.url, "auto") == (3.0, "1")
+    http.load_model("chain")
+    http.unload_model("chain", unload_dependents=True)
+    assert factor(server.url, "auto") == (3.0, "1"), "somebody has named it"
+    http.unload_model("auto")
+    http.load_model("chain")
+    assert factor(server.url, "chain") == (30.0, "1")
+    http.unload_model("chain", unload_dependents=True)
+    assert index(server.url)["auto", "1"] == ("UNAVAILABLE", "unloaded")
+    http.load_model("auto")
+    http.load_model("chain")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_model_that_is_not_there_is_not_loaded(protocol: str, request: pytest.FixtureRequest) -> None:
+    client: Any = request.getfixturevalue(protocol)
+    with pytest.raises(InferenceServerException, match="failed to load 'nope', failed to poll from model repository"):
+        client.load_model("nope")
+    with pytest.raises(InferenceServerException, match="must not contain path traversal characters"):
+        client.load_model("..")
+    client.unload_model("nope")
+
+
+def test_a_change_is_loaded_and_no_request_is_lost_meanwhile(
+    server: Server, repository: Path, http: triton_http.InferenceServerClient
+) -> None:
+    stop, seen = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen.append(factor(server.url, "changing"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for number in (2, 3):
+            write_model(repository, "changing", SCALE, v1=onnx_scale(number))
+            http.load_model("changing")
+            assert factor(server.url, "changing") == (float(number), "1")
+        write_model(repository, "changing", v2=onnx_scale(7))
+        http.load_model("changing")
+        assert factor(server.url, "changing") == (7.0, "2")
+    finally:
+        stop.set()
+        asking.join()
+    assert {each for each, _ in seen} <= {1.0, 2.0, 3.0, 7.0}
+    assert [each for each, _ in seen] == sorted(each for each, _ in seen)
+    found = index(server.url)
+    assert ("changing", "1") not in found
+    assert found["changing", "2"] == ("READY", "")
+
+
+def test_what_is_served_stays_if_its_successor_cannot_be_loaded(
+    server: Server, repository: Path, http: triton_http.InferenceServerClient
+) -> None:
+    before = factor(server.url, "sent")
+    folder = write_model(repository, "sent", v1=b"no model at all")
+    with pytest.raises(InferenceServerException, match="load failed for model 'sent': version 1 is at UNAVAILABLE"):
+        http.load_model("sent")
+    (folder / "config.pbtxt").write_text("max_batch_size: many")
+    with pytest.raises(InferenceServerException, match="line 1: max_batch_size: couldn't parse"):
+        http.load_model("sent")
+    assert factor(server.url, "sent") == before
+    assert index(server.url)["sent", "1"] == ("READY", "")
+    write_model(repository, "sent", SCALE, v1=onnx_scale(1))
+    http.load_model("sent")
+
+
+def test_configurations_and_files_of_clients(
+    server: Server, repository: Path, http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    config = config_to_json(read_config(SCALE + 'name: "sent"', "test"))
+    config["max_batch_size"] = 2
+    http.load_model("sent", config=json.dumps(config))
+    assert http.get_model_config("sent")["max_batch_size"] == 2
+    for number, client in ((21, http), (22, grpc)):
+        client.load_model("sent", config=json.dumps(config), files={"file:4/model.onnx": onnx_scale(number)})
+        assert factor(server.url, "sent") == (float(number), "4")
+    http.load_model("sent")
+    assert factor(server.url, "sent") == (1.0, "1"), "without files it is the repository's again"
+    assert http.get_model_config("sent")["max_batch_size"] == 8
+    fresh = {**config, "name": "fresh"}
+    http.load_model("fresh", config=json.dumps(fresh), files={"file:1/model.onnx": onnx_scale(5)})
+    assert factor(server.url, "fresh") == (5.0, "1")
+    http.unload_model("fresh")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"config": 3}, "Config parameter 'config' must have string type"),
+        ({"config": "{"}, "the config of the request is no JSON"),
+        ({"config": '{"max_batch_sise": 3}'}, "max_batch_sise: there is no such field"),
+        ({"file:1/model.onnx": "AAAA"}, "Load parameter 'config' must be specified for model file override"),
+        ({"config": "{}", "file:1/model.onnx": "?"}, "must have bytes type for its value"),
+        ({"config": "{}", "file:../x": "AAAA"}, "must stay within model directory"),
+        ({"config": "{}", "file:": "AAAA"}, "must stay within model directory"),
+        ({"other": 1}, "Unrecognized load parameter 'other'"),
+        (3, "Unable to parse 'parameters'"),
+    ],
+)
+def test_what_clients_may_not_load(server: Server, parameters: object, message: str) -> None:
+    before = factor(server.url, "sent")
+    answer = httpx.post(f"{server.url}/v2/repository/models/sent/load", json={"parameters": parameters})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]
+    assert factor(server.url, "sent") == before
+
+
+def test_files_of_clients_are_removed_when_they_are_used_no_more(server: Server, tmp_path: Path) -> None:
+    config = json.dumps(config_to_json(read_config(SCALE, "test")))
+    data = base64.b64encode(b"no model").decode()
+    before = set(Path("/tmp").glob("octavo-model-*"))
+    parameters = {"config": config, "file:1/model.onnx": data}
+    answer = httpx.post(f"{server.url}/v2/repository/models/none/load", json={"parameters": parameters})
+    assert answer.status_code == 400
+    eventually(lambda: set(Path("/tmp").glob("octavo-model-*")) <= before)
+
+
+# --- the other modes --------------------------------------------------------------------------------------------------
+
+
+def test_polling_follows_the_folders(tmp_path: Path) -> None:
+    write_model(tmp_path, "first", SCALE, v1=onnx_scale(1))
+    flags = ("--model-control-mode", "poll", "--repository-poll-secs", "0.1")
+    with serving(tmp_path, *flags) as server:
+        refused = httpx.post(f"{server.url}/v2/repository/models/first/load")
+        assert refused.status_code == 503
+        assert refused.json()["error"] == "explicit model load / unload is not allowed if polling is enabled"
+        write_model(tmp_path, "second", SCALE, v1=onnx_scale(2))
+        eventually(lambda: index(server.url).get(("second", "1")) == ("READY", ""))
+        write_model(tmp_path, "first", v1=onnx_scale(9))
+        eventually(lambda: factor(server.url, "first") == (9.0, "1"))
+        (tmp_path / "first" / "config.pbtxt").write_text("nonsense")
+        time.sleep(0.5)
+        assert factor(server.url, "first") == (9.0, "1")
+        shutil.rmtree(tmp_path / "second")
+        eventually(lambda: ("second", "1") not in index(server.url))
+
+
+def test_a_server_whose_models_cannot_all_be_loaded_may_end(tmp_path: Path) -> None:
+    from tests.cli.command import octavo_process
+
+    write_model(tmp_path, "broken", "max_batch_sise: 3", v1=onnx_scale())
+    result = octavo_process("serve", "--model-repository", str(tmp_path), "--exit-on-error=true", "--port", "0")
+    assert result.returncode == 1
+    assert "failed to load all models: broken: " in result.stderr
+    assert "max_batch_sise" in result.stderr
+
+
+def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path, "scale", SCALE, v1=onnx_scale(4))
+    with serving(tmp_path, "--model-control-mode", "explicit", "--strict-readiness=false") as server:
+        assert index(server.url) == {("scale", ""): ("", "")}
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+        with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            client.load_model("scale")
+            given = triton_http.InferInput("x", [1, 3], "FP32")
+            given.set_data_from_numpy(np.ones((1, 3), np.float32))
+            assert client.infer("scale", [given]).as_numpy("y")[0, 0] == 4
