@@ -66,6 +66,22 @@ def serve(models: tuple[str, ...], **flags: object) -> None:
     serve_models(configuration)
 
 
+@app.command("check-repository")
+@click.argument("repositories", nargs=-1, required=True, metavar="DIR...")
+@click.option("--model-config-name", metavar="NAME", default="", help="Of the configurations to take, as of serve.")
+@click.option(
+    "--disable-auto-complete-config/--no-disable-auto-complete-config",
+    "strict",
+    default=False,
+    help="Take nothing from models that their configurations do not say.",
+)
+def check_repository(repositories: tuple[str, ...], model_config_name: str, strict: bool) -> None:
+    """List the models of Triton repositories: which will work, which will not, and why. Starts nothing."""
+    from octavo.cli.check_repository import check_repository as run
+
+    run(repositories, config_name=model_config_name, completes=not strict)
+
+
 @app.group()
 def config() -> None:
     """Look at the configuration."""

@@ -53,7 +53,7 @@ def plan_model(
     Raises:
         ConfigError: the folder has no model that can be served; the message is one line that says why.
     """
-    config = _written(folder, config_name, completes) if override is None else override
+    config = written_config(folder, config_name, completes=completes) if override is None else override
     complete_backend(config, folder)
     check_config(config)
     if not completes:
@@ -72,7 +72,8 @@ def plan_model(
     return PlannedModel(name=folder.name, config=config, versions=versions, steps=steps)
 
 
-def _written(folder: ModelFolder, config_name: str, completes: bool) -> Config:
+def written_config(folder: ModelFolder, config_name: str, *, completes: bool) -> Config:
+    """The configuration of a folder; an empty one if there is none. Raises ConfigError: it cannot be read."""
     file = folder.config_file(config_name)
     where = _short(file, folder)
     try:
