@@ -116,7 +116,9 @@ class Calls:
 
     async def _ask(self, asker: Asker, ask: Ask, data: memoryview) -> None:
         found = self._models.find(EnsembleStep(model=ask.model, inputs={}, outputs={}, version=ask.version))
-        if found is None or found.client.info is None or found.client.state in _ENDED:
+        if found is None:
+            raise _not_run(ask, f"Request for unknown model: '{ask.model}' is not found", Code.NOT_FOUND)
+        if found.client.info is None or found.client.state in _ENDED:
             raise _not_run(ask, f"Failed for execute the inference request. Model '{ask.model}' is not ready.")
         use = self._models.hold(found)
         try:

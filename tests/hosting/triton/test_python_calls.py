@@ -62,9 +62,8 @@ def test_all_of_a_request_reaches_the_other(models: Running) -> None:
     [
         (
             "missing",
-            "Model nobody - Error when running inference: Failed for execute the inference request. Model 'nobody' is "
-            "not ready.",
-            "INTERNAL",
+            "Model nobody - Error when running inference: Request for unknown model: 'nobody' is not found",
+            "NOT_FOUND",
         ),
         (
             "input",

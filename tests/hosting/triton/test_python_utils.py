@@ -237,6 +237,10 @@ def test_figures() -> None:
     count.increment(2)
     count.increment(0.5)
     assert count.value() == 2.5
+    again = family.Metric(labels={"a": "b"})
+    again.increment(1)
+    assert count.value() == again.value() == 3.5
+    assert family.Metric(labels={"a": "c"}).value() == 0
     assert "does not support negative increments" in refused(lambda: count.increment(-1))
     assert "Unsupported" in refused(lambda: count.set(1))
     assert "Unsupported" in refused(lambda: count.observe(1))

@@ -47,7 +47,7 @@ def test_histograms_add_up() -> None:
     kind, samples = scraped([Family("size", "Size.", HISTOGRAM, (one,))] * 2)["size"]
     assert kind == "histogram"
     assert samples == {
-        ("size_bucket", "b", "1.0"): 2,
+        ("size_bucket", "b", "1"): 2,
         ("size_bucket", "b", "2.5"): 2,
         ("size_bucket", "b", "+Inf"): 6,
         ("size_count", "b"): 6,

@@ -5,7 +5,6 @@ from itertools import accumulate
 
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from octavo.deployments import Deployments
 from octavo.hosting.wire import Family, Sample
@@ -41,7 +40,7 @@ def _metric(families: list[Family]) -> Iterator[Metric]:
     if first.kind == HISTOGRAM:
         histogram = HistogramMetricFamily(name, text)
         for sample in samples.values():
-            bounds = [*map(floatToGoString, sample.bounds), "+Inf"]
+            bounds = [*(f"{each:.15g}" for each in sample.bounds), "+Inf"]  # as Triton writes them
             counts = accumulate(sample.buckets)
             for bound, count in zip(bounds, counts, strict=True):
                 histogram.add_sample(f"{name}_bucket", {**sample.labels, "le": bound}, count)

@@ -5,6 +5,7 @@ A frontend does it. While a thread waits for what comes of it, it hears what fro
 
 import asyncio
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,7 @@ class Calls:
         self._peers = peers
         self._numbers = itertools.count(1)
         self._calls: dict[int, Call] = {}
+        self._process = os.getpid()
         self._threads = ThreadPoolExecutor(MOST_WAITING, "async_exec")
 
     # --- other models -------------------------------------------------------------------------------------------------
@@ -216,6 +218,8 @@ class Calls:
         call.put(InferenceResponse(error=TritonError.of(error)), last=True)
 
     def _begin(self) -> Call:
+        if os.getpid() != self._process:
+            raise TritonModelException("a process that a model has forked cannot ask models; its threads can")
         peers = self._peers()
         if not peers:
             raise TritonModelException("no model can be asked: the server's processes have ended")

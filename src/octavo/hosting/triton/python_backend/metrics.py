@@ -1,7 +1,6 @@
 """`pb_utils.MetricFamily`: figures of a model's own, which the server shows among its metrics."""
 
 import bisect
-import json
 import re
 import threading
 import time
@@ -44,6 +43,7 @@ class _Registry:
         self.on_change: Callable[[], None] = lambda: None
         self.changing = threading.Lock()
         self._families: weakref.WeakSet[MetricFamily] = weakref.WeakSet()
+        self._figures: weakref.WeakValueDictionary[tuple[object, ...], Figure] = weakref.WeakValueDictionary()
 
     def add(self, family: "MetricFamily") -> None:
         for each in self._families:
@@ -53,6 +53,14 @@ class _Registry:
                 )
         self._families.add(family)
         self.used = True
+
+    def figure(self, name: str, labels: dict[str, str], bounds: tuple[float, ...]) -> "Figure":
+        """The figure of that name with these labels, which is one however often it is asked for."""
+        key = (name, *sorted(labels.items()))
+        found = self._figures.get(key)
+        if found is None:
+            found = self._figures[key] = Figure(labels, bounds)
+        return found
 
     def note(self) -> None:
         """Something has changed."""
@@ -64,9 +72,12 @@ class _Registry:
         """What all families say now."""
         with self.changing:
             self.changed = False
+            found: dict[str, tuple[MetricFamily, set[Figure]]] = {}
+            for each in self._families:
+                found.setdefault(each.name, (each, set()))[1].update(metric.figure for metric in each.metrics)
             return tuple(
-                Family(each.name, each.description, each.kind.value, tuple(metric.sample() for metric in each.metrics))
-                for each in self._families
+                Family(name, family.description, family.kind.value, tuple(each.sample() for each in figures))
+                for name, (family, figures) in found.items()
             )
 
 
@@ -120,7 +131,7 @@ class MetricFamily:
             if not isinstance(name, str) or not isinstance(value, str) or _LABEL.fullmatch(name) is None:
                 raise TritonModelException(f"Error when creating Metric: {name!r}: {value!r} is no label")
         with registry.changing:
-            metric = Metric(self.kind, dict(labels or {}), bounds)
+            metric = Metric(self.kind, registry.figure(self.name, dict(labels or {}), bounds))
             self.metrics.add(metric)
             registry.note()
         return metric
@@ -131,6 +142,31 @@ class MetricFamily:
         registry.note()
 
 
+class Figure:
+    """What a metric counts. Attributes: value: the sum of a histogram's."""
+
+    def __init__(self, labels: dict[str, str], bounds: tuple[float, ...]) -> None:
+        self.labels = labels
+        self.value = 0.0
+        self._bounds = bounds
+        self._buckets = [0] * (len(bounds) + 1)
+        self._changed = time.time()
+
+    def set(self, value: float) -> None:
+        """Change it."""
+        self.value, self._changed = float(value), time.time()
+        registry.note()
+
+    def observe(self, value: float) -> None:
+        """Count a value of a histogram."""
+        self._buckets[bisect.bisect_left(self._bounds, value)] += 1
+        self.set(self.value + value)
+
+    def sample(self) -> Sample:
+        """What is shown of it."""
+        return Sample(self.labels, self.value, self._changed, self._bounds, tuple(self._buckets))
+
+
 class Metric:
     """A figure. Made by `MetricFamily.Metric`.
 
@@ -138,14 +174,10 @@ class Metric:
         live: whether its family is there.
     """
 
-    def __init__(self, kind: MetricKind, labels: dict[str, str], bounds: tuple[float, ...]) -> None:
+    def __init__(self, kind: MetricKind, figure: Figure) -> None:
         self.live = True
+        self.figure = figure
         self._kind = kind
-        self._labels = labels
-        self._bounds = bounds
-        self._buckets = [0] * (len(bounds) + 1)
-        self._value = 0.0
-        self._changed = time.time()
 
     def increment(self, value: float) -> None:
         """Add to a counter or gauge. Raises TritonModelException: a histogram's, or less than 0 to a counter."""
@@ -156,38 +188,27 @@ class Metric:
                 f"{about}: TRITONSERVER_METRIC_KIND_COUNTER does not support negative increments"
             )
         with registry.changing:
-            self._note(self._value + float(value))
+            self.figure.set(self.figure.value + value)
 
     def set(self, value: float) -> None:
         """Set a gauge. Raises TritonModelException: it is none."""
         self._require("Failed to set metric value", MetricKind.GAUGE)
         with registry.changing:
-            self._note(float(value))
+            self.figure.set(value)
 
     def observe(self, value: float) -> None:
         """Add an observation to a histogram. Raises TritonModelException: it is none."""
         self._require("Failed to observe metric value", MetricKind.HISTOGRAM)
         with registry.changing:
-            self._buckets[bisect.bisect_left(self._bounds, value)] += 1
-            self._note(self._value + float(value))
+            self.figure.observe(value)
 
     def value(self) -> float:
         """Of a counter or gauge, as this process knows it. Raises TritonModelException: a histogram's."""
         self._require("Failed to get metric value", MetricKind.COUNTER, MetricKind.GAUGE)
-        return self._value
-
-    def sample(self) -> Sample:
-        """What is shown of it."""
-        return Sample(self._labels, self._value, self._changed, self._bounds, tuple(self._buckets))
-
-    def _note(self, value: float) -> None:
-        self._value, self._changed = value, time.time()
-        registry.note()
+        return self.figure.value
 
     def _require(self, about: str, *kinds: MetricKind) -> None:
         if not self.live:
             raise TritonModelException(f"{about}: {_GONE}")
         if self._kind not in kinds:
-            raise TritonModelException(
-                f"{about}: Unsupported TRITONSERVER_MetricKind: it is a {self._kind.name} {json.dumps(self._labels)}"
-            )
+            raise TritonModelException(f"{about}: Unsupported TRITONSERVER_MetricKind: it is a {self._kind.name}")

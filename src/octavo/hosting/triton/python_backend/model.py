@@ -149,6 +149,7 @@ def _import(file: Path) -> ModuleType:
     sys.modules[UTILS] = utils
     here.folder = str(file.parent)
     sys.path += [str(file.parent), str(file.parent.parent)]
+    sys.argv[:] = [""]  # what this process was told is nothing to the model's code, which may look there
     try:
         return importlib.import_module(f"{file.parent.name}.{file.stem}")
     except (Exception, SystemExit) as error:
