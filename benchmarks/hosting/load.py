@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import quantiles
 from typing import cast
 
@@ -114,13 +115,11 @@ class Client(asyncio.BaseProtocol):
             self.transport.close()
 
 
-async def load(
-    port: int, client: Callable[[bytes, Clock], Client], request: bytes, clients: int, clock: Clock
-) -> Answers:
-    """Send a request from so many clients until the clock ends them. Raises LoadError."""
+async def load(port: int, client: Callable[[bytes, Clock], Client], requests: Sequence[bytes], clock: Clock) -> Answers:
+    """Send requests, each again and again from a client of its own, until the clock ends them. Raises LoadError."""
     loop = asyncio.get_running_loop()
     cpu = time.process_time()
-    made = [loop.create_connection(lambda: client(request, clock), "127.0.0.1", port) for _ in range(clients)]
+    made = [loop.create_connection(partial(client, each, clock), "127.0.0.1", port) for each in requests]
     try:
         async with asyncio.timeout_at(loop.time() + clock.begins - time.perf_counter() + PATIENCE):
             await asyncio.gather(*[each.ended for _, each in await asyncio.gather(*made)])

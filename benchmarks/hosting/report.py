@@ -55,9 +55,10 @@ class Results:
     def ratio(self, row: Row, system: str) -> float | None:
         """Octavo's figure over another's: the median of the rounds' ratios."""
         cells = self.figures[row]
-        pairs = zip(cells.get(OURS, []), cells.get(system, []), strict=False)
-        ratios = [ours / theirs for ours, theirs in pairs if theirs]
-        return median(ratios) if ratios and system != OURS else None
+        ours = next((each for each in cells if each.startswith(OURS)), OURS)
+        pairs = zip(cells.get(ours, []), cells.get(system, []), strict=False)
+        ratios = [figure / theirs for figure, theirs in pairs if theirs]
+        return median(ratios) if ratios and not system.startswith(OURS) else None
 
     def load(self) -> str:
         """The other work in a phrase."""
@@ -91,7 +92,7 @@ def as_json(results: Results) -> dict[str, object]:
             "workload": row.title,
             "figure": row.figure.name,
             "rounds": cells,
-            "octavo_ratio": {system: results.ratio(row, system) for system in cells if system != OURS},
+            "octavo_ratio": {system: results.ratio(row, system) for system in cells if not system.startswith(OURS)},
         }
         for row, cells in results.figures.items()
     ]

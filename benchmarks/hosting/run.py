@@ -20,13 +20,14 @@ from rich.console import Console
 
 from load import Answers, LoadError
 from report import Figure, Results, as_json, table
-from servers import MODELS, SYSTEMS, TICKS, Server, ServerError
-from workloads import INFERENCE_PROTOCOL, PER_SECOND, WORKLOADS, Workload
+from repository import MODELS
+from servers import SYSTEMS, TICKS, Server, ServerError
+from workloads import INFERENCE_PROTOCOL, PER_SECOND, REPOSITORY, WORKLOADS, Workload
 
 PEERS = Path(__file__).parents[2] / ".peers-hosting"
 REDIRECTED_WIDTH = 160
-START = "start"
-"""The workload that is no requests: servers are started with a model that does nothing."""
+START, START_MANY = "start", "start-many"
+"""The workloads that are no requests: servers are started with a model that does nothing, or a repository of many."""
 READY = Figure("to ready, s", "{:.2f}")
 GAIN = Figure("× unbatched", "{:.1f}")
 T = TypeVar("T")
@@ -52,14 +53,16 @@ class Comparison:
         self._seconds = seconds
         self._mlp = scratch / "mlp.onnx"
 
-    def start(self, rounds: int) -> None:
-        """Start every server again and again, with a model that does nothing."""
+    def start(self, name: str, rounds: int) -> None:
+        """Start every server again and again."""
+        systems = [each for each in self._systems if name == START or each in REPOSITORY]
         for number in range(rounds):
-            for system in _rotated(self._systems, number):
+            for system in _rotated(systems, number):
+                model = "many" if name == START_MANY else "identity" if system in INFERENCE_PROTOCOL else "upper"
                 with ExitStack() as stack:
-                    server = self._server(stack, system, "identity" if system in INFERENCE_PROTOCOL else "upper")
+                    server = self._server(stack, system, model)
                     if server is not None:
-                        self.results.add(START, READY, system, server.ready_seconds)
+                        self.results.add(name, READY, system, server.ready_seconds)
 
     def ask(self, works: Sequence[Workload], rounds: int) -> None:
         """Have all servers that workloads need, and ask them in turn."""
@@ -134,8 +137,8 @@ def main() -> int:
         comparison = Comparison(arguments.systems, arguments.peers, Path(scratch), arguments.seconds)
         try:
             for name in arguments.workloads:
-                if name == START:
-                    comparison.start(arguments.rounds)
+                if name in (START, START_MANY):
+                    comparison.start(name, arguments.rounds)
                 else:
                     comparison.ask(WORKLOADS[name], arguments.rounds)
         except KeyboardInterrupt:
@@ -149,7 +152,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = [*WORKLOADS, START]
+    names = [*WORKLOADS, START, START_MANY]
     parser.add_argument("--workloads", nargs="+", choices=names, default=names, help="which (all)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="which (all)")
     parser.add_argument("--rounds", type=int, default=5, help="(%(default)s)")

@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MODELS = Path(__file__).with_name("models")
+from repository import MODELS, UNBATCHED, write_repository
+
 READY_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
 TICKS = os.sysconf("SC_CLK_TCK")
-UNBATCHED = "_alone"
-"""How the names of models end that compute one request at a time."""
 
 
 class ServerError(Exception):
@@ -76,17 +75,7 @@ def triton(model: str, place: Place) -> Launch:
     shutil.copytree(package / "backends" / "python", backend)
     version = place.packages().parent.name.removeprefix("python")
     shutil.copy(package / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
-    kind = model.removesuffix(UNBATCHED)
-    code = folder / "models" / model / "1" / "model.py"
-    code.parent.mkdir(parents=True)
-    shutil.copy(MODELS / "triton" / f"{kind}.py", code)
-    (code.parent.parent / "config.pbtxt").write_text(
-        'backend: "python"\n'
-        f"max_batch_size: {8 if kind == 'sleeper' else 32}\n"
-        'input [{ name: "x" data_type: TYPE_FP32 dims: [-1] }]\n'
-        'output [{ name: "output" data_type: TYPE_FP32 dims: [-1] }]\n'
-        "instance_group [{ kind: KIND_CPU }]\n" + ("" if model.endswith(UNBATCHED) else "dynamic_batching {}\n")
-    )
+    write_repository(folder / "models", model)
     options = {
         "model-repository": folder / "models",
         "backend-directory": folder / "backends",
@@ -104,6 +93,14 @@ def triton(model: str, place: Place) -> Launch:
             "MLP": str(place.mlp),
         },
     )
+
+
+def octavo_repository(model: str, place: Place) -> Launch:
+    """Octavo with what Triton serves: the same files."""
+    models = place.scratch / f"octavo-{model}"
+    write_repository(models, model)
+    command = [str(Path(sys.executable).with_name("octavo")), "serve", "--model-repository", str(models)]
+    return Launch([*command, "--port", str(place.port)], {"MLP": str(place.mlp)})
 
 
 def litserve(model: str, place: Place) -> Launch:
@@ -137,6 +134,7 @@ class System:
 SYSTEMS = {
     "octavo": System(octavo, "/ready"),
     "triton": System(triton, "/v2/health/ready"),
+    "octavo-repository": System(octavo_repository, "/v2/health/ready"),
     "litserve": System(litserve, "/health", polls=True),
     "bentoml": System(bentoml, "/readyz"),
     "fastapi": System(fastapi, "/docs"),

@@ -24,7 +24,8 @@ from report import Figure
 from servers import Server
 
 ALL = ("octavo", "triton", "litserve", "bentoml", "fastapi")
-INFERENCE_PROTOCOL = ("octavo", "triton")
+INFERENCE_PROTOCOL = ("octavo", "triton", "octavo-repository")
+REPOSITORY = ("octavo-repository", "triton")
 TEXT = "A sheet folded into sixteen pages."
 
 
@@ -52,7 +53,7 @@ class Workload:
     way: str
     clients: int
     figures: tuple[Figure, ...]
-    systems: tuple[str, ...] = INFERENCE_PROTOCOL
+    systems: tuple[str, ...] = ("octavo", "triton")
     width: int = 16
     unbatched: str = ""
 
@@ -71,8 +72,8 @@ class Workload:
         look: Look | None = None
         if BATCH in self.figures:
             look = _batch_of_json if self._speaks_json(server) else _batch_of_tensor
-        client, request = self._request(server)
-        return uvloop.run(load(server.port + (self.way == "grpc"), client, request, self.clients, Clock(seconds, look)))
+        client, requests = self._requests(server)
+        return uvloop.run(load(server.port + (self.way == "grpc"), client, requests, Clock(seconds, look)))
 
     def read(self, figure: Figure, answers: Answers) -> float:
         """A figure of the answers."""
@@ -87,12 +88,17 @@ class Workload:
     def _speaks_json(self, server: Server) -> bool:
         return self.way == "json" or server.system not in INFERENCE_PROTOCOL
 
-    def _request(self, server: Server) -> tuple[Callable[[bytes, Clock], Client], bytes]:
+    def _requests(self, server: Server) -> tuple[Callable[[bytes, Clock], Client], list[bytes]]:
+        """What each client sends again and again."""
+        if self.model == "accumulator":
+            return SequenceClient, [
+                _sequence_request(self.model, self.values, each + 1) for each in range(self.clients)
+            ]
         if self.way == "grpc":
-            return GrpcClient, _grpc_request(self.model, self.values)
+            return GrpcClient, [_grpc_request(self.model, self.values)] * self.clients
         if self._speaks_json(server):
-            return HttpClient, _json_request(server.system, self.model, self.values)
-        return HttpClient, _http_request(self.model, self.values)
+            return HttpClient, [_json_request(server.system, self.model, self.values)] * self.clients
+        return HttpClient, [_http_request(self.model, self.values)] * self.clients
 
 
 @cache
@@ -101,16 +107,29 @@ def _values(width: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((1, width), np.float32)
 
 
-def _http_request(model: str, values: NDArray[np.float32]) -> bytes:
+def _http_request(model: str, values: NDArray[np.float32], **parameters: object) -> bytes:
     described = {
         "inputs": [
             {"name": "x", "shape": values.shape, "datatype": "FP32", "parameters": {"binary_data_size": values.nbytes}}
         ],
-        "parameters": {"binary_data_output": True},
+        "parameters": {"binary_data_output": True, **parameters},
     }
     head = json.dumps(described).encode()
     header = f"Inference-Header-Content-Length: {len(head)}\r\n"
     return _post(f"/v2/models/{model}/infer", header, head + values.tobytes())
+
+
+def _sequence_request(model: str, values: NDArray[np.float32], sequence: int) -> bytes:
+    """The first request of a sequence; see `SequenceClient`."""
+    return _http_request(model, values, sequence_id=sequence, sequence_start=True)
+
+
+class SequenceClient(HttpClient):
+    """Asks on and on for one sequence."""
+
+    def answered(self, body: Callable[[], bytes]) -> None:
+        self.request = self.request.replace(b'"sequence_start": true', b'"sequence_end": false ')  # which is as long
+        super().answered(body)
 
 
 def _grpc_request(model: str, values: NDArray[np.float32]) -> bytes:
@@ -199,6 +218,9 @@ _MLP = Workload("MLP", "mlp", "http", 32, (PER_SECOND, P50, P99), ("octavo", "tr
 _LARGE = Workload("1 MB", "identity", "http", 0, (PER_SECOND, GIGABYTES, COST), width=250_000)
 _TEXT = Workload("text", "upper", "json", 0, (PER_SECOND, P50, COST), ("octavo", "litserve", "bentoml", "fastapi"))
 
+_ENSEMBLE = Workload("ensemble of three", "ensemble", "http", 0, (PER_SECOND, P50, COST), REPOSITORY)
+_SEQUENCE = Workload("64 sequences", "accumulator", "http", 64, (PER_SECOND, P50, COST), REPOSITORY)
+
 WORKLOADS: dict[str, list[Workload]] = {
     "identity": [*_identity("http"), *_identity("grpc")],
     "sleeper": [
@@ -209,5 +231,8 @@ WORKLOADS: dict[str, list[Workload]] = {
     "mlp": _with_and_without_batching(_MLP, "MLP, unbatched", "mlp_alone", (*_MLP.systems, "fastapi")),
     "large": [*_over_clients(_LARGE, 1, 4), *_over_clients(replace(_LARGE, way="grpc"), 1, 4)],
     "text": _over_clients(_TEXT, 1, 8, 32),
+    "repository": [replace(each, systems=REPOSITORY) for each in (*_identity("http"), *_identity("grpc"))],
+    "ensemble": _over_clients(_ENSEMBLE, 1, 8, 32),
+    "sequence": [_SEQUENCE],
 }
 """What is measured with the same servers, in turn."""
