@@ -63,10 +63,13 @@ class Connection(asyncio.Protocol):
         """Frames, or pieces of them."""
         try:
             received = self._reader.feed(data)
-        except (msgspec.MsgspecError, OSError):
+        except OSError as error:  # memory of a process that has just ended, or no descriptors left
+            log.warning("cannot open the memory of a model's process: %s", error)
+            self._abort()
+            return
+        except msgspec.MsgspecError:
             log.exception("cannot read what a model's process says")
-            assert self._transport is not None
-            self._transport.abort()
+            self._abort()
             return
         while received:
             reply, tensors = received.pop(0)
@@ -78,6 +81,10 @@ class Connection(asyncio.Protocol):
         del tensors
         if returned := self._reader.returned():
             self.send(returned)
+
+    def _abort(self) -> None:
+        assert self._transport is not None
+        self._transport.abort()
 
     def _tell(self, data: bytes) -> None:
         if data and self._transport is not None:

@@ -186,9 +186,9 @@ class Endpoint:
                     return
         except BlockingIOError:
             return
-        except ConnectionError as error:
+        except OSError as error:  # its memory may be gone with it; or there are no descriptors left
             log.warning("a frontend is gone: %s", error)
-        except (msgspec.MsgspecError, OSError):
+        except msgspec.MsgspecError:
             log.exception("a frontend says what nobody understands")
         self.peers.discard(peer)
         peer.close()
