@@ -176,9 +176,8 @@ class HttpProtocol(HttpToolsProtocol):
         """The first bytes of a request."""
         if not self._crowded:
             if data.startswith(LIGHT_HEADS):
+                self._deadline = math.inf
                 if (exchange := self.server_state.direct.recall(self, data)) is not None:
-                    self.cycle = exchange  # type: ignore[assignment]
-                    self._deadline = math.inf
                     exchange.on_end()
                     return
                 self._first = data

@@ -370,6 +370,24 @@ def test_large_bodies_are_bounded_all_together() -> None:
         eventually(lambda: server.server.tensor_bodies._free == free)
 
 
+def test_a_head_that_is_known_with_a_body_that_there_is_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.server.inference.body.SMALL_BYTES", 8)
+    with running(keep_alive_timeout=1) as server:
+        assert ask(server.url, request()).status == 200
+        monkeypatch.setattr(server.server.tensor_bodies, "_free", 0)
+        with connect(server.url) as connection:
+            connection.sendall(request())
+            assert read_answer(connection, "POST").status == 503
+            monkeypatch.undo()
+            connection.sendall(request())
+            assert read_answer(connection, "POST").status == 200
+            monkeypatch.setattr("octavo.server.inference.body.SMALL_BYTES", 8)
+            monkeypatch.setattr(server.server.tensor_bodies, "_free", 0)
+            connection.sendall(request())
+            assert read_answer(connection, "POST").status == 503
+            assert connection.recv(1) == b""  # and it is not kept for ever
+
+
 def test_a_body_that_does_not_go_on(caplog: pytest.LogCaptureFixture) -> None:
     with running(request_body_timeout=0.3) as server, caplog.at_level(logging.INFO), connect(server.url) as connection:
         connection.sendall(request()[:-1])

@@ -81,13 +81,14 @@ class DirectWay:
 
     def recall(self, connection: "HttpProtocol", data: bytes) -> Exchange | None:
         """Begin the request that is all of `data`, if its head has been decided about before; None if it has not, or
-        cannot begin now. The body is handed to the exchange."""
+        cannot begin now. It is the connection's, and has the body."""
         ends = data.find(b"\r\n\r\n") + 4
         request = self._known.get(data[:ends])
         if request is None or len(data) != ends + request.length:
             return None
         exchange = self._enter(connection, request)
         if exchange is not None:
+            connection.cycle = exchange  # type: ignore[assignment]
             exchange.on_body(data[ends:])
         return exchange
 
