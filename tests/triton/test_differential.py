@@ -2,6 +2,7 @@
 
 import json
 import queue
+import re
 import struct
 from typing import Any
 
@@ -100,6 +101,9 @@ REQUESTS: dict[str, tuple[str, str, Any]] = {
 }
 
 DIFFERENT = {
+    "a version that is none": "Triton knows no such path",
+    "statistics of nothing": "they are not found, as all else of such a model",
+    "a number for a text": "it is about 'data', as all such errors",
     "an exception of the model's": "Triton tells clients where in the code it was raised",
     "the server's metadata": "the name and version of the server are its own",
 }
@@ -118,7 +122,7 @@ def ask(server: Served, request: tuple[str, str, Any]) -> httpx.Response:
 
 
 def seen(answer: httpx.Response) -> Any:
-    """What a client reads of it: 500 where it is the client's mistake is Triton's, and its parameters of sequences."""
+    """What a client reads of it, without what Triton's ensembles say of sequences that there are none of."""
     try:
         value = answer.json()
     except ValueError:
@@ -128,12 +132,23 @@ def seen(answer: httpx.Response) -> Any:
     return value
 
 
+_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
+
+
+def say_the_same(ours: str, theirs: str) -> bool:
+    """Triton's words, after which more may be said; it puts the request's id in front of some of them."""
+    return ours.startswith(_REQUEST_ID.sub("", theirs).rstrip(" ."))
+
+
 @pytest.mark.parametrize("name", [name for name in REQUESTS if name not in {**DIFFERENT, **MISTAKES}])
 def test_answers_are_equal(both: Both, name: str) -> None:
     ours, theirs = (ask(each, REQUESTS[name]) for each in both)
-    assert seen(ours) == seen(theirs)
+    if theirs.is_error and "error" in (told := seen(theirs)):
+        assert say_the_same(seen(ours)["error"], told["error"])
+    else:
+        assert seen(ours) == seen(theirs)
     assert ours.is_success == theirs.is_success
-    assert ours.status_code == theirs.status_code or theirs.status_code == 500
+    assert ours.status_code == theirs.status_code or theirs.status_code == 500  # of a client's mistake
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -171,6 +186,8 @@ def test_exceptions_are_named(both: Both) -> None:
 )
 def test_configurations_are_equal(both: Both, model: str) -> None:
     ours, theirs = (each.ask("GET", f"/v2/models/{model}/config").json() for each in both)
+    if "ensemble_scheduling" in ours:
+        assert ours["ensemble_scheduling"].pop("max_inflight_requests") == 0  # Triton 2.51 does not have it yet
     assert ours == theirs
 
 
@@ -313,7 +330,8 @@ def test_errors_of_grpc_are_equal(both: Both, name: str) -> None:
             with pytest.raises(InferenceServerException) as raised:
                 client.infer(model, [given], **more)
             found.append((raised.value.message(), raised.value.status()))
-    assert found[0] == found[1]
+    assert say_the_same(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def test_raw_requests(both: Both) -> None:
