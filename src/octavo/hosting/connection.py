@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
         self._reader: Reader[Reply] = Reader(replies)
         self._writer = Writer()
         self._transport: asyncio.Transport | None = None
+        self._unsent: list[Buffer] = []
 
     @classmethod
     async def open(cls, path: str, owner: Owner) -> "Connection":
@@ -41,13 +42,24 @@ class Connection(asyncio.Protocol):
         return connection
 
     def send(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
-        """Never waits. What the process does not read yet stays here."""
+        """Never waits. What the process does not read yet stays here. What is sent in one turn of the loop goes in one
+        call of the operating system: each may have the other process take this one's place on its core."""
+        self._put(self._writer.frame(message, tensors))
+
+    def _put(self, buffers: Sequence[Buffer]) -> None:
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += buffers
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
         assert self._transport is not None
-        buffers = self._writer.frame(message, tensors)
-        if len(buffers) == 1:
-            self._transport.write(buffers[0])
+        if self._transport.is_closing():
+            return
+        if len(unsent) == 1:
+            self._transport.write(unsent[0])
         else:
-            self._transport.writelines(buffers)
+            self._transport.writelines(unsent)
 
     def close(self) -> None:
         """End it. The owner is not told."""
@@ -88,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     def _tell(self, data: bytes) -> None:
         if data and self._transport is not None:
-            self._transport.write(data)
+            self._put([data])
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""

@@ -7,9 +7,11 @@ from typing import Any
 from octavo.hosting.batching import Batching
 from octavo.hosting.ensemble import Ensemble, EnsembleStep
 from octavo.hosting.ensemble_check import check_models
+from octavo.hosting.inference import Outline
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded
+from octavo.hosting.wire import Part
 
 PLATFORM = "ensemble"
 """Triton's name, for what computes nothing itself."""
@@ -60,6 +62,7 @@ class Graph:
     Attributes:
         info: the ensemble as a model. models: of the steps.
         inputs, outputs: how tensors change their shapes on the way into each step, and to whoever asked.
+        outlines: of requests to each step that were found to fit, by their inputs.
         followers: of each step, those that its results lead to, but not beyond one that has many itself.
 
     Raises:
@@ -96,6 +99,7 @@ class Graph:
         names = {spec.name: spec.name for spec in ensemble.outputs}
         self.outputs = _shapes(names, ensemble.outputs, size > 0, batched)
         self.followers = [self._followers(number) for number in range(len(ensemble.steps))]
+        self.outlines: list[dict[tuple[Part, ...], Outline]] = [{} for _ in ensemble.steps]
         self._plans: dict[tuple[str, ...], Plan] = {}
 
     def plan(self, outputs: tuple[str, ...]) -> Plan:

@@ -15,13 +15,16 @@ from functools import partial
 from octavo.hosting.ensemble_graph import Graph, Plan
 from octavo.hosting.ensemble_turns import Turns
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Inference
+from octavo.hosting.inference import Inference, Outlined
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.tensors import Encoded
 from octavo.hosting.wire import Output, Part, parts_of, tensors_of
 
 log = logging.getLogger(__name__)
+
+KNOWN_OUTLINES = 64
+"""Kinds of requests to each step that are not checked again."""
 
 
 @dataclass(slots=True)
@@ -183,16 +186,31 @@ class Run:
             value = taken[tensor]
             if value is not None:
                 inputs[name] = shapes[name].fit(value) if name in shapes else value
-        inference = replace(self._asked, inputs=inputs, outputs=tuple(step.outputs))
         if self._graph.models[visit.number].streams:
+            inference = replace(self._asked, inputs=inputs, outputs=tuple(step.outputs))
             visit.task = asyncio.get_running_loop().create_task(self._follow(visit, inference))
         else:
             try:
-                visit.pending = self._clients[visit.number].begin(inference, partial(self._on_answer, visit))
+                outlined = self._outlined(visit.number, inputs)
+                visit.pending = self._clients[visit.number].begin(outlined, partial(self._on_answer, visit))
             except InferenceError as error:
                 self._fail(visit, error)
         if self._room is not None:
             self._room.set()
+
+    def _outlined(self, number: int, inputs: Mapping[str, Encoded]) -> Outlined:
+        """The request to a step. Raises InferenceError: it does not fit the model."""
+        known, parts = self._graph.outlines[number], parts_of(inputs)
+        outline = known.get(parts)
+        if outline is None:
+            outputs = tuple(self._graph.step(number).outputs)
+            outline = self._clients[number].outline(replace(self._asked, inputs=inputs, outputs=outputs)).outline
+            if len(known) >= KNOWN_OUTLINES:
+                known.clear()
+            known[parts] = outline
+        asked = self._asked
+        tensors = [each.data for each in inputs.values()]
+        return Outlined(outline, tensors, asked.priority, asked.timeout, asked.details)
 
     def _waits(self, number: int) -> bool:
         """Whether what comes of a step's results waits for a turn."""

@@ -35,9 +35,11 @@ class Turns:
 
     def give_back(self, who: object) -> None:
         """Somebody needs no turn any more, whether it was had or waited for."""
-        if self._waiting.pop(who, None) is not None:
+        if self._waiting and self._waiting.pop(who, None) is not None:
             return
         self._taken -= 1
+        if not self._waiting:
+            return
         if self._letting_in:  # whoever began may have ended at once: that is seen there
             return
         self._letting_in = True

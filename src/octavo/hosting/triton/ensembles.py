@@ -8,6 +8,7 @@ from octavo.errors import ConfigError
 from octavo.hosting.ensemble import LATEST, Ensemble, EnsembleStep
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.triton.description import Tensor
+from octavo.hosting.triton.normal_form import normal_form
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +61,7 @@ def ensemble_of(config: dict[str, Any], name: str) -> Ensemble:
         steps=tuple(_step(each) for each in described.ensemble_scheduling.step),
         max_batch_size=described.max_batch_size,
         max_inflight_requests=described.ensemble_scheduling.max_inflight_requests,
-        config=config,
+        config=_as_triton_has_it(config),
     )
 
 
@@ -71,3 +72,12 @@ def _spec(tensor: Tensor) -> TensorSpec:
 def _step(step: Step) -> EnsembleStep:
     version = step.model_version or LATEST
     return EnsembleStep(model=step.model_name, inputs=step.input_map, outputs=step.output_map, version=version)
+
+
+def _as_triton_has_it(config: dict[str, Any]) -> dict[str, Any]:
+    """All fields, but for one that came later, and says nothing in most configurations."""
+    complete = normal_form(config)
+    scheduling = dict(complete["ensemble_scheduling"])
+    if not scheduling.get("max_inflight_requests"):
+        scheduling.pop("max_inflight_requests", None)
+    return {**complete, "ensemble_scheduling": scheduling}
