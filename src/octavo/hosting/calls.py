@@ -115,7 +115,8 @@ class Calls:
             asker.tell(Refused(ask.call, Code.INTERNAL.value, "The server had an error while processing this request."))
 
     async def _ask(self, asker: Asker, ask: Ask, data: memoryview) -> None:
-        found = self._models.find(EnsembleStep(model=ask.model, inputs={}, outputs={}, version=ask.version))
+        inputs = {each.name: each.name for each in ask.parts}
+        found = self._models.find(EnsembleStep(model=ask.model, inputs=inputs, outputs={}, version=ask.version))
         if found is None:
             raise _not_run(ask, f"Request for unknown model: '{ask.model}' is not found", Code.NOT_FOUND)
         if found.client.info is None or found.client.state in _ENDED:

@@ -22,6 +22,7 @@ from octavo.hosting.ensemble_client import EnsembleClient
 from octavo.hosting.launch import workers_of
 from octavo.hosting.triton.ensembles import ensemble_of
 from octavo.hosting.triton.normal_form import normal_form
+from octavo.server.inference.control import ModelsOwn
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
 
@@ -121,7 +122,7 @@ class Offering:
         return HostedDeployment.of(settings, EnsembleClient(ensemble, OfferedModels(self._deployments)))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
-        calls = Calls(OfferedModels(self._deployments))
+        calls = Calls(OfferedModels(self._deployments), ModelsOwn(self.fulfil))
         client = HostedClient(on_culprit=self._link.culprit_found, calls=calls)
 
         def watch(name: str) -> None:

@@ -133,7 +133,7 @@ def test_models_are_asked_only_while_a_request_is_computed(models: Running) -> N
 
 def test_what_a_model_asks_of_the_server(models: Running) -> None:
     assert said(models, "ready") == [True, False]
-    assert said(models, "loads") == (
+    assert said(models, "loads everything") == (
         "Failed to load model: explicit model load / unload is not allowed if polling is enabled"
     )
 

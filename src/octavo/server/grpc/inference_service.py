@@ -19,7 +19,7 @@ from octavo.server.grpc.infer_stream import InferenceStreams
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference import metadata
 from octavo.server.inference.control import load_model, read_parameters, unload_model
-from octavo.server.inference.lookup import find, is_ready, loaded, statistics_of, versions_of
+from octavo.server.inference.lookup import confirms, find, loaded, statistics_of, versions_of
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
 
@@ -43,7 +43,6 @@ class InferenceService:
         answers: dict[str, Answer] = {
             "ServerLive": lambda _: {"live": True},
             "ServerReady": lambda _: {"ready": self._is_server_ready()},
-            "ModelReady": self._model_ready,
             "ServerMetadata": lambda _: metadata.server_metadata(),
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
@@ -59,8 +58,12 @@ class InferenceService:
             "LogSettings": self._log_settings,
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
-        for name, control in (("RepositoryModelLoad", self._load_model), ("RepositoryModelUnload", self._unload_model)):
-            methods[f"/{NAME}/{name}"] = _later(name, control)
+        for name, do in (
+            ("ModelReady", self._model_ready),
+            ("RepositoryModelLoad", self._load_model),
+            ("RepositoryModelUnload", self._unload_model),
+        ):
+            methods[f"/{NAME}/{name}"] = _later(name, do)
         methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
         methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._streams.stream, works=True)
         return methods
@@ -68,9 +71,9 @@ class InferenceService:
     def _find(self, request: Any) -> HostedDeployment:
         return find(self._server.deployments, request.name, request.version)
 
-    def _model_ready(self, request: Any) -> Mapping[str, Any]:
+    async def _model_ready(self, request: Any) -> Mapping[str, Any]:
         try:
-            return {"ready": is_ready(self._find(request))}
+            return {"ready": await confirms(self._find(request))}
         except InferenceError as error:
             if error.code is Code.NOT_FOUND and any(
                 each.name == request.name for each in self._server.deployments.listed
@@ -100,15 +103,17 @@ class InferenceService:
         deployments = self._server.deployments
         return {"models": metadata.repository_index(deployments.hosted, deployments.listed, ready=request.ready)}
 
-    async def _load_model(self, request: Any) -> None:
+    async def _load_model(self, request: Any) -> Mapping[str, Any]:
         _refuse_repository(request)
         parameters = {name: _value(each) for name, each in request.parameters.items()}
-        await load_model(self._server, request.model_name, read_parameters(parameters))
+        await load_model(self._server.administer, request.model_name, read_parameters(parameters))
+        return {}
 
-    async def _unload_model(self, request: Any) -> None:
+    async def _unload_model(self, request: Any) -> Mapping[str, Any]:
         _refuse_repository(request)
         dependents = request.parameters["unload_dependents"].bool_param
-        await unload_model(self._server, request.model_name, dependents=dependents)
+        await unload_model(self._server.administer, request.model_name, dependents=dependents)
+        return {}
 
     def _shared_memory_status(self, request: Any) -> Mapping[str, Any]:
         return {"regions": {each["name"]: each for each in self._server.shared_memory.status(request.name)}}
@@ -155,15 +160,15 @@ def _value(parameter: Any) -> object:
     return getattr(parameter, parameter.WhichOneof("parameter_choice") or "string_param")
 
 
-def _later(name: str, do: Callable[[Any], Awaitable[None]]) -> Method:
-    """A method that does something that takes long, and answers that it is done. It goes on if its caller leaves."""
+def _later(name: str, do: Callable[[Any], Awaitable[Mapping[str, Any]]]) -> Method:
+    """A method that does something that takes long. It goes on if its caller leaves."""
     method = service(NAME).methods_by_name[name]
-    request_class = message(method.input_type.full_name)
+    request_class, response_class = message(method.input_type.full_name), message(method.output_type.full_name)
 
     async def follow(call: Call, request: Any) -> None:
         try:
-            await do(request)
-            call.answer([b""])
+            fields = await do(request)
+            call.answer([ParseDict(fields, response_class()).SerializeToString()])
         except InferenceError as error:
             call.fail(rpc_error(error))
         except Exception as error:

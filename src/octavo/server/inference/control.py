@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octavo.deployments.control import NOT_CONTROLLED, LoadModel, UnloadModel, Wish
+from octavo.deployments.control import NOT_CONTROLLED, Administer, LoadModel, UnloadModel, Wish
 from octavo.hosting.errors import Code, InferenceError
-from octavo.server.context import Server
 from octavo.server.offload import off_loop
 
 FILE = "file:"
@@ -50,23 +49,38 @@ def read_parameters(parameters: Mapping[str, Any]) -> LoadParameters:
     return LoadParameters(config, files)
 
 
-async def load_model(server: Server, name: str, parameters: LoadParameters) -> None:
+async def load_model(administer: Administer | None, name: str, parameters: LoadParameters) -> None:
     """Load a model, or load it again. Raises InferenceError: it cannot be; what was served is still."""
     folder = await off_loop(_written, parameters.files) if parameters.files else None
-    await _fulfil(server, LoadModel(name=name, config=parameters.config, folder=folder), folder)
+    await _fulfil(administer, LoadModel(name=name, config=parameters.config, folder=folder), folder)
 
 
-async def unload_model(server: Server, name: str, *, dependents: bool) -> None:
+async def unload_model(administer: Administer | None, name: str, *, dependents: bool) -> None:
     """Offer a model no longer. Raises InferenceError: clients do not control this repository."""
-    await _fulfil(server, UnloadModel(name=name, dependents=dependents))
+    await _fulfil(administer, UnloadModel(name=name, dependents=dependents))
 
 
-async def _fulfil(server: Server, wish: Wish, folder: str | None = None) -> None:
-    if server.administer is None:
+class ModelsOwn:
+    """Has models load and unload others. As `octavo.hosting.calls.Repository`."""
+
+    def __init__(self, administer: Administer) -> None:
+        self._administer = administer
+
+    async def load(self, name: str, parameters: Mapping[str, str | bytes]) -> None:
+        """Load a model. Raises InferenceError: it cannot be."""
+        await load_model(self._administer, name, read_parameters(parameters))
+
+    async def unload(self, name: str, *, dependents: bool) -> None:
+        """Unload a model. Raises InferenceError: it cannot be."""
+        await unload_model(self._administer, name, dependents=dependents)
+
+
+async def _fulfil(administer: Administer | None, wish: Wish, folder: str | None = None) -> None:
+    if administer is None:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise InferenceError(NOT_CONTROLLED, Code.UNAVAILABLE)
-    outcome = await server.administer(wish)
+    outcome = await administer(wish)
     if outcome.error is not None:
         raise InferenceError(outcome.error, _CODES.get(outcome.status, Code.INVALID_ARGUMENT))
 

@@ -84,6 +84,12 @@ def _tensors(info: HostedInfo, body: Mapping[str, Any]) -> tuple[dict[str, Encod
     if not isinstance(nested, dict):
         raise invalid("Expected JSON object for keyword: 'parameters'")
     specs = {spec.name: spec for spec in info.inputs}
+    for name, value in nested.items():
+        if name not in specs and not isinstance(value, str | int | float):
+            raise invalid(
+                f"Converting keyword: 'parameters': parameter '{name:.100}' has invalid type. It should be either "
+                "'int', 'bool', or 'string'."
+            )
     inputs, parameters = {}, {}
     for name, value in [*((each, body[each]) for each in body if each != "parameters"), *nested.items()]:
         if name in specs:

@@ -72,3 +72,8 @@ def loaded(deployment: HostedDeployment) -> HostedInfo:
 def is_ready(deployment: HostedDeployment) -> bool:
     """Whether a model would compute a request now."""
     return deployment.client.state is WorkerState.READY
+
+
+async def confirms(deployment: HostedDeployment) -> bool:
+    """The same, and whether the model's own code says so, if it says anything of it."""
+    return is_ready(deployment) and await deployment.client.confirms()

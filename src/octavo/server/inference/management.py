@@ -8,7 +8,7 @@ from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body, read_json_object, read_object
 from octavo.server.inference.control import load_model, read_parameters, unload_model
 from octavo.server.inference.http import PLAIN, Call
-from octavo.server.inference.lookup import find, is_ready, loaded, statistics_of, versions_of
+from octavo.server.inference.lookup import confirms, find, is_ready, loaded, statistics_of, versions_of
 from octavo.server.inference.metadata import (
     LOG_SETTINGS,
     TRACE_SETTINGS,
@@ -54,7 +54,7 @@ async def about_model(call: Call) -> None:
 async def model_ready(call: Call) -> None:
     """Whether a model would compute a request now."""
     try:
-        is_so = is_ready(find(call.server.deployments, call.name, call.version))
+        is_so = await confirms(find(call.server.deployments, call.name, call.version))
     except InferenceError:
         is_so = False
     if not is_so:
@@ -92,7 +92,7 @@ async def index(call: Call) -> None:
 async def load(call: Call) -> None:
     """Load a model of a repository, or load it again."""
     body = read_json_object(await read_body(call))
-    await load_model(call.server, call.name, read_parameters(_parameters(body)))
+    await load_model(call.server.administer, call.name, read_parameters(_parameters(body)))
     await call.reply(())
 
 
@@ -102,7 +102,7 @@ async def unload(call: Call) -> None:
     dependents = parameters.get("unload_dependents", False)
     if not isinstance(dependents, bool):
         raise invalid("Invalid value for 'unload_dependents': expected a boolean")
-    await unload_model(call.server, call.name, dependents=dependents)
+    await unload_model(call.server.administer, call.name, dependents=dependents)
     await call.reply(())
 
 

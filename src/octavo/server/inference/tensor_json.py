@@ -1,7 +1,6 @@
 """The JSON of an inference request, typed, within bounds of depth and number of values."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -123,10 +122,11 @@ def _loads_unique(data: bytes) -> Any:
 
 
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(members)
-    if len(found) < len(members):
-        twice = next(name for name, times in Counter(name for name, _ in members).items() if times > 1)
-        raise invalid(f"input '{twice:.300}' already exists in request")
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise invalid(f"input '{name:.300}' already exists in request")
+        found[name] = value
     return found
 
 

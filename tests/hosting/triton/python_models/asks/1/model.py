@@ -124,7 +124,11 @@ class TritonPythonModel:
 
     def loads(self, rest):
         try:
-            pb_utils.load_model("everything")
+            pb_utils.load_model(rest)
         except pb_utils.TritonModelException as error:
             return str(error)
         return "loaded"
+
+    def unloads(self, rest):
+        pb_utils.unload_model(model_name=rest)
+        return "unloaded"
