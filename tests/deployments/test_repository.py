@@ -70,7 +70,7 @@ def eventually(holds: Callable[[], bool]) -> None:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
     write_model(root, "versions", ALL_VERSIONS, v1=onnx_scale(1), v2=onnx_scale(2), v10=onnx_scale(10))
-    write_model(root, "auto", v1=onnx_scale(3))
+    write_model(root, "auto", 'metric_tags { key: "team" value: "red" }', v1=onnx_scale(3))
     write_model(root, "broken", "max_batch_sise: 3", v1=onnx_scale())
     write_model(root, "wrong", SCALE.replace("dims: 3", "dims: 4"), v1=onnx_scale())
     write_model(root, "changing", SCALE, v1=onnx_scale(1))
@@ -189,6 +189,11 @@ def test_the_configuration_is_the_complete_one(http: triton_http.InferenceServer
     config = http.get_model_config("auto")
     assert (config["max_batch_size"], config["backend"]) == (4, "onnxruntime")
     assert config["input"][0]["dims"] == [3]
+
+
+def test_metrics_have_the_tags_of_the_configuration(server: Server) -> None:
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert 'nv_inference_request_success{model="auto",team="red",version="1"}' in metrics
 
 
 def test_ensembles_are_served(server: Server, http: triton_http.InferenceServerClient) -> None:

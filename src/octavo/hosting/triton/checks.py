@@ -1,5 +1,6 @@
 """Whether a configuration can work, and what of it Octavo does not do: by the field's name, before anything starts."""
 
+import re
 from collections.abc import Iterator
 from math import prod
 
@@ -15,6 +16,8 @@ from octavo.hosting.triton.sequence_checks import sequence_troubles
 
 ANY = -1
 TENSORRT = "tensorrt"
+
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def check_config(config: Config) -> None:
@@ -72,6 +75,9 @@ def _unsupported(config: Config) -> Iterator[str]:
         yield "model_repository_agents is not supported"
     if config.model_metrics.metric_control:
         yield "model_metrics is not supported: histograms have the buckets that they have"
+    for tag in config.metric_tags:
+        if not _LABEL.fullmatch(tag):
+            yield f"metric_tags: '{tag:.100}' is no label; give letters, digits and _, no digit in front"
     optimization = config.optimization
     for kind in ("gpu", "cpu"):
         for accelerator in getattr(optimization.execution_accelerators, f"{kind}_execution_accelerator"):

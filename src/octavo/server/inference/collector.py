@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import GaugeMetricFamily, Metric, UnknownMetricFamily
 from prometheus_client.registry import Collector
 
-from octavo.deployments import Deployments
+from octavo.deployments import Deployments, HostedDeployment
 from octavo.hosting.inference import Statistics
-
-LABELS = ("model", "version")
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], int]], ...] = (
     ("nv_inference_request_success", "Requests that succeeded.", lambda seen: seen.success),
@@ -38,24 +36,27 @@ class HostedCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family after the other, with a sample per model."""
-        models = self._deployments.hosted
+        models = [(each.client, _labels(each)) for each in self._deployments.hosted]
         for name, text, value in _COUNTERS:
-            family = UnknownMetricFamily(name, text, labels=LABELS)
-            for each in models:
-                family.add_metric((each.name, each.version), value(each.client.statistics))
+            family = UnknownMetricFamily(name, text)
+            for client, labels in models:
+                family.add_sample(name, labels, value(client.statistics))
             yield family
-        failures = UnknownMetricFamily(
-            "nv_inference_request_failure", "Requests that failed.", labels=("model", "reason", "version")
-        )
-        for each in models:
-            seen = each.client.statistics
+        failures = UnknownMetricFamily("nv_inference_request_failure", "Requests that failed.")
+        for client, labels in models:
+            seen = client.statistics
             others = seen.failure - seen.rejected - seen.canceled
             for reason, count in (("REJECTED", seen.rejected), ("CANCELED", seen.canceled), ("OTHER", others)):
-                failures.add_metric((each.name, reason, each.version), count)
+                failures.add_sample(failures.name, {**labels, "reason": reason}, count)
         yield failures
-        pending = GaugeMetricFamily(
-            "nv_inference_pending_request_count", "Requests that wait or are computed.", labels=LABELS
-        )
-        for each in models:
-            pending.add_metric((each.name, each.version), each.client.pending)
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait or are computed.")
+        for client, labels in models:
+            pending.add_sample(pending.name, labels, client.pending)
         yield pending
+
+
+def _labels(model: HostedDeployment) -> dict[str, str]:
+    """A model's, with the tags that its configuration gives it."""
+    info = model.client.info
+    tags = (info.config or {}).get("metric_tags", {}) if info is not None else {}
+    return {**tags, "model": model.name, "version": model.version}
