@@ -88,28 +88,29 @@ class Calls:
             case Manage():
                 self._start((asker.name, message.call), self._manage(asker, message, data))
             case Forget():
-                task = self._running.get((asker.name, message.call))
+                task = self._running.pop((asker.name, message.call), None)
                 if task is not None:
                     task.cancel()
+                    asker.tell(Refused(message.call, Code.CANCELLED.value, "Request cancelled"))
 
     def leave(self, asker: Asker) -> None:
         """The process has ended."""
-        for (name, _), task in tuple(self._running.items()):
-            if name == asker.name:
-                task.cancel()
+        for key in [each for each in self._running if each[0] == asker.name]:
+            self._running.pop(key).cancel()
 
     def _start(self, key: tuple[str, int], work: Coroutine[Any, Any, None]) -> None:
+        def end(task: asyncio.Task[None]) -> None:
+            if self._running.get(key) is task:  # and not one of the process that took the other's place
+                del self._running[key]
+
         task = self._running[key] = asyncio.create_task(work)
-        task.add_done_callback(lambda done: self._running.pop(key, None))
+        task.add_done_callback(end)
 
     async def _infer(self, asker: Asker, ask: Ask, data: memoryview) -> None:
         try:
             await self._ask(asker, ask, data)
         except InferenceError as error:
             asker.tell(Refused(ask.call, error.code.value, str(error)))
-        except asyncio.CancelledError:
-            asker.tell(Refused(ask.call, Code.CANCELLED.value, "Request cancelled"))
-            raise
         except Exception:  # a defect of ours: the model is not to wait for ever
             log.exception("%s has asked %s", asker.name, ask.model)
             asker.tell(Refused(ask.call, Code.INTERNAL.value, "The server had an error while processing this request."))

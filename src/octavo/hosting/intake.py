@@ -130,7 +130,7 @@ class Intake:
             abs(cost.per_item - told.per_item) > PACE_CHANGE * told.per_item
         ):
             self._told = Pace(cost.per_batch, cost.per_item)
-            for peer in self._endpoint.peers:
+            for peer in tuple(self._endpoint.peers):  # another thread may receive
                 peer.send(self._told)
 
     def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:

@@ -70,8 +70,10 @@ class Parent:
         for line in self._lines:
             if on_order is not None:
                 on_order(decode_order(line))
-        self.at_end()
-        os._exit(0)
+        try:
+            self.at_end()
+        finally:
+            os._exit(0)
 
 
 def _read(descriptor: int) -> bytes:

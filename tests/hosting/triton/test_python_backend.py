@@ -234,8 +234,13 @@ def shared_memory() -> set[str]:
 def test_nothing_is_left_behind(capfd: pytest.CaptureFixture[str]) -> None:
     before = shared_memory()
     with running(MODELS) as own:
-        x = np.ones((1, 2, 3), np.float32)
-        own.run(infer(own.model("alone"), {"x": x}))
+
+        def is_ready(worker: str) -> bool:
+            return own.models.supervisor.status(worker).state is WorkerState.READY
+
+        client = own.model("alone")
+        own.run(infer(client, {"x": np.ones((1, 2, 3), np.float32)}))
+        own.run(eventually(lambda: len(client.workers) == 2 and all(map(is_ready, client.workers))))
         with pytest.raises(InferenceError):
             own.run(infer(own.model("everything"), {"x": np.ones((1, 300_000), np.float32), "act": "raise"}))
     assert shared_memory() <= before

@@ -94,10 +94,11 @@ class PythonComputation:
         return tuple([(each.name, None if each.name in ragged else each.shape[1:]) for each in message.parts])
 
     def compute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
-        """Compute a batch of a model that answers each request as `execute` returns."""
-        results = self.execute([task.content for task in tasks])
-        missing = InferenceError(f"model '{self._instance}' gave no response", Code.INTERNAL)
-        return [missing if each is None else each for each in results]
+        """Compute requests that nobody has made: before the model is ready. What senders send is dropped."""
+        requests: list[IncomingRequest] = [task.content for task in tasks]
+        for each in requests:
+            each.find = partial(Nowhere, decoupled=self.decoupled)
+        return [Answer(()) if each is None else each for each in self.execute(requests)]
 
     def stream(self, task: Task) -> Iterator[Answer]:
         """Its server sends what it streams."""

@@ -54,8 +54,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         raise ConfigError("sequence_batching.state is not supported: a Python model keeps the states of its sequences")
     controls = None if sequences is None else sequences.inputs(description.max_batch_size)
     computation = PythonComputation(model, description, name, controls)
-    if not decoupled:
-        warm_up(computation, description, Path(source.folder), streams=False)
+    warm_up(computation, description, Path(source.folder), streams=False)
     batching = description.batching()
     info = HostedInfo(
         name=start.name,
