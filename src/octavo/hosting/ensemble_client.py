@@ -12,15 +12,15 @@ from typing import Protocol
 from octavo.errors import ConfigError
 from octavo.hosting.ensemble import Ensemble, EnsembleStep
 from octavo.hosting.ensemble_graph import Graph
-from octavo.hosting.ensemble_run import Run
+from octavo.hosting.ensemble_run import Run, Visit
 from octavo.hosting.ensemble_turns import Turns
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
-from octavo.hosting.tensors import Encoded, Place
-from octavo.hosting.wire import Infer, parts_of, tensors_of
+from octavo.hosting.tensors import Place
+from octavo.hosting.wire import Infer, parts_of
 from octavo.worker.control import WorkerState
 
 LOADING_RETRY_SECONDS = 2.0
@@ -55,20 +55,41 @@ class Models(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Bound:
-    """An ensemble and its models. Attributes: infos: what these were when they were found to fit together."""
+    """An ensemble and its models.
+
+    Attributes:
+        clients: of the models. infos: what these were when they were found to fit together.
+        requests: that are on their way through them. uses: keep the models as long as there are any.
+    """
 
     models: Sequence[StepModel]
+    clients: Sequence[ModelClient]
     infos: Sequence[HostedInfo]
     graph: Graph
-    distinct: Sequence[StepModel]
+    requests: int = 0
+    uses: Sequence[Use] = ()
+
+    def begin(self, models: Models) -> None:
+        """A request begins."""
+        if not self.requests:
+            self.uses = [models.hold(each) for each in {id(each): each for each in self.models}.values()]
+        self.requests += 1
+
+    def end(self) -> None:
+        """A request has ended."""
+        self.requests -= 1
+        if not self.requests:
+            uses, self.uses = self.uses, ()
+            for use in uses:
+                use.end()
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
     run: Run
-    uses: Sequence[Use]
+    bound: _Bound
 
 
 class EnsembleClient(ModelClient):
@@ -84,7 +105,7 @@ class EnsembleClient(ModelClient):
         super().__init__()
         self._ensemble = ensemble
         self._models = models
-        self._turns = [Turns(ensemble.max_inflight_requests) for _ in ensemble.steps]
+        self._turns: list[Turns[Visit]] = [Turns(ensemble.max_inflight_requests) for _ in ensemble.steps]
         self._numbers = itertools.count(secrets.randbits(31) << 32)
         self._running: dict[int, _Running] = {}
         self._bound: _Bound | None = None
@@ -113,6 +134,8 @@ class EnsembleClient(ModelClient):
         """How it stands with the models at the moment."""
         if self._closed:
             return WorkerState.STOPPED, None, None
+        if (bound := self._bound) is not None and self._is_as_it_was(bound):
+            return WorkerState.READY, None, bound
         if self._looking:
             return WorkerState.FAILED, f"circular dependency between ensembles: {self._ensemble.name} -> ...", None
         self._looking = True
@@ -121,20 +144,17 @@ class EnsembleClient(ModelClient):
         finally:
             self._looking = False
 
-    def _is_as_it_was(self) -> bool:
-        """Whether all models are those that it was made of last, and ready: so it is for nearly every request."""
-        bound = self._bound
-        if bound is None:
-            return False
-        for step, model, info in zip(self._ensemble.steps, bound.models, bound.infos, strict=True):
-            client = model.client
-            if self._models.find(step) is not model or client.info is not info or client.state is not WorkerState.READY:
+    def _is_as_it_was(self, bound: _Bound) -> bool:
+        """Whether the models are those that they were, and ready: so it is nearly always."""
+        find, ready = self._models.find, WorkerState.READY
+        for step, model, client, info in zip(
+            self._ensemble.steps, bound.models, bound.clients, bound.infos, strict=True
+        ):
+            if find(step) is not model or client.info is not info or client.state is not ready:
                 return False
         return True
 
     def _found(self) -> tuple[WorkerState, str | None, _Bound | None]:
-        if self._is_as_it_was():
-            return WorkerState.READY, None, self._bound
         name, state = self._ensemble.name, WorkerState.READY
         models: list[StepModel] = []
         infos: list[HostedInfo] = []
@@ -164,9 +184,7 @@ class EnsembleClient(ModelClient):
         bound = self._bound
         if bound is None or not _same(bound.models, models) or not _same(bound.infos, infos):
             try:
-                bound = _Bound(
-                    models, infos, Graph(self._ensemble, infos), list({id(each): each for each in models}.values())
-                )
+                bound = _Bound(models, [each.client for each in models], infos, Graph(self._ensemble, infos))
             except ConfigError as error:
                 return WorkerState.FAILED, str(error), None
             self._bound = bound
@@ -224,17 +242,16 @@ class EnsembleClient(ModelClient):
         run = Run(
             bound.graph,
             bound.graph.plan(outline.outputs),
-            clients=[each.client for each in bound.models],
+            clients=bound.clients,
             turns=self._turns,
-            asked=Inference(
-                inputs={}, priority=inference.priority, timeout=inference.timeout, details=inference.details
-            ),
+            asked=inference,
             number=number,
             on_result=partial(self._on_result, pending),
             on_end=partial(self._on_end, pending),
         )
-        self._running[number] = _Running(run, [self._models.hold(each) for each in bound.distinct])
-        run.begin(_inputs_of(inference))
+        self._running[number] = _Running(run, bound)
+        bound.begin(self._models)
+        run.begin()
         if pending.failure is not None:
             raise pending.failure
         pending.on_end = on_end
@@ -287,20 +304,10 @@ class EnsembleClient(ModelClient):
         self._end(pending, result, error)
 
     def _end(self, pending: Pending, result: Result | None = None, error: InferenceError | None = None) -> None:
-        for use in self._running.pop(pending.number).uses:
-            use.end()
+        self._running.pop(pending.number).bound.end()
         pending.settle(result, error)
         pending.end()
 
 
 def _same(some: Sequence[object], others: Sequence[object]) -> bool:
     return all(one is other for one, other in zip(some, others, strict=True))
-
-
-def _inputs_of(inference: Outlined) -> dict[str, Encoded]:
-    """The tensors of a request, whose bytes may come in other pieces than they are."""
-    parts, pieces = inference.outline.parts, inference.tensors
-    if len(pieces) == len(parts) and all(len(each) == part.size for part, each in zip(parts, pieces, strict=True)):
-        found = zip(parts, pieces, strict=True)
-        return {part.name: Encoded(part.datatype, part.shape, data) for part, data in found}
-    return tensors_of(parts, memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces)))

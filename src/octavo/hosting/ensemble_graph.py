@@ -7,14 +7,16 @@ from typing import Any
 from octavo.hosting.batching import Batching
 from octavo.hosting.ensemble import Ensemble, EnsembleStep
 from octavo.hosting.ensemble_check import check_models
-from octavo.hosting.inference import Outline
+from octavo.hosting.ensemble_links import Known, Link
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded
-from octavo.hosting.wire import Part
 
 PLATFORM = "ensemble"
 """Triton's name, for what computes nothing itself."""
+
+REQUEST = -1
+"""In the place of a step's number, for tensors that the request has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,14 @@ class Plan:
     Attributes:
         outputs: that are wanted. readers: the steps that take each tensor that somebody needs, by number.
         reads: how often each is taken, outputs being taken by whoever asked.
+        links: by the step that gives their tensors, or `REQUEST`.
         last: the step whose results are those of the ensemble just as they are, but for their names.
     """
 
     outputs: tuple[str, ...]
     readers: Mapping[str, tuple[int, ...]]
     reads: Mapping[str, int]
+    links: Mapping[int, Link]
     last: int | None
 
 
@@ -62,8 +66,8 @@ class Graph:
     Attributes:
         info: the ensemble as a model. models: of the steps.
         inputs, outputs: how tensors change their shapes on the way into each step, and to whoever asked.
-        outlines: of requests to each step that were found to fit, by their inputs.
         followers: of each step, those that its results lead to, but not beyond one that has many itself.
+        known: what each step was asked for, by its inputs.
 
     Raises:
         ConfigError: they do not fit together.
@@ -99,7 +103,7 @@ class Graph:
         names = {spec.name: spec.name for spec in ensemble.outputs}
         self.outputs = _shapes(names, ensemble.outputs, size > 0, batched)
         self.followers = [self._followers(number) for number in range(len(ensemble.steps))]
-        self.outlines: list[dict[tuple[Part, ...], Outline]] = [{} for _ in ensemble.steps]
+        self.known = [Known() for _ in ensemble.steps]
         self._plans: dict[tuple[str, ...], Plan] = {}
 
     def plan(self, outputs: tuple[str, ...]) -> Plan:
@@ -144,7 +148,21 @@ class Graph:
             for tensor in dict.fromkeys(self.step(number).inputs.values()):
                 readers[tensor] = (*readers.get(tensor, ()), number)
         reads = {tensor: len(steps) + (tensor in outputs) for tensor, steps in readers.items()}
-        return Plan(outputs, readers, reads, self._last(outputs, readers))
+        return Plan(outputs, readers, reads, self._links(readers, reads), self._last(outputs, readers))
+
+    def _links(self, readers: Mapping[str, Sequence[int]], reads: Mapping[str, int]) -> dict[int, Link]:
+        found: dict[int, Link] = {}
+        names = {REQUEST: {spec.name: spec.name for spec in self.ensemble.inputs}}
+        names |= {number: dict(step.outputs) for number, step in enumerate(self.ensemble.steps)}
+        for number, given in names.items():
+            steps = {step for tensor in given.values() for step in readers.get(tensor, ())}
+            if len(steps) != 1 or any(reads.get(tensor) != 1 for tensor in given.values()):
+                continue
+            [taker] = steps
+            inputs = {tensor: name for name, tensor in self.step(taker).inputs.items()}
+            if inputs.keys() == set(given.values()) and len(inputs) == len(self.step(taker).inputs) == len(given):
+                found[number] = Link(taker, {name: inputs[tensor] for name, tensor in given.items()})
+        return found
 
     def _last(self, outputs: tuple[str, ...], readers: Mapping[str, Sequence[int]]) -> int | None:
         number = self._sources.get(outputs[0])

@@ -7,12 +7,13 @@ that came. Only results of steps that have any number of them are read by a task
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
-from octavo.hosting.ensemble_graph import Graph, Plan
+from octavo.hosting.ensemble_graph import REQUEST, Graph, Plan
+from octavo.hosting.ensemble_links import Given, Link, tensors_in
 from octavo.hosting.ensemble_turns import Turns
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.inference import Inference, Outlined
@@ -22,9 +23,6 @@ from octavo.hosting.tensors import Encoded
 from octavo.hosting.wire import Output, Part, parts_of, tensors_of
 
 log = logging.getLogger(__name__)
-
-KNOWN_OUTLINES = 64
-"""Kinds of requests to each step that are not checked again."""
 
 
 @dataclass(slots=True)
@@ -36,16 +34,19 @@ class _Value:
 
 
 @dataclass(slots=True, eq=False)
-class _Visit:
+class Visit:
     """A request to a step.
 
     Attributes:
         number: of the step. round: of the results of a step that has many, all the tensors that come of one have its
             number. began: `time.perf_counter_ns()`, when it was asked.
+        link, given: what leads to it, and the tensors, if they go on as they are.
     """
 
     number: int
     round: int
+    link: Link | None = None
+    given: Given | None = None
     began: int = 0
     pending: Pending | None = None
     task: asyncio.Task[None] | None = None
@@ -57,7 +58,7 @@ class Run:
 
     Args:
         clients: of the steps. turns: of the steps.
-        asked: what the request says of its treatment, and nothing of its tensors; each step is asked in the same way.
+        asked: the request. Each step is treated as it says.
         on_result: called with each result of an ensemble that has many, in their order.
         on_end: called once: with the only result, or an error, or neither behind many results.
 
@@ -71,8 +72,8 @@ class Run:
         plan: Plan,
         *,
         clients: Sequence[ModelClient],
-        turns: Sequence[Turns],
-        asked: Inference,
+        turns: Sequence[Turns[Visit]],
+        asked: Outlined,
         number: int,
         on_result: Callable[[Result], None],
         on_end: Callable[[Result | None, InferenceError | None], None],
@@ -87,16 +88,19 @@ class Run:
         self._on_result = on_result
         self._on_end = on_end
         self._values: dict[tuple[str, int], _Value] = {}
-        self._visits: set[_Visit] = set()
+        self._visits: set[Visit] = set()
         self._rounds: dict[int, int] = {}
         self._results: dict[int, Result] = {}
         self._next_result = 0
         self._room: asyncio.Event | None = None
         self._over = False
 
-    def begin(self, inputs: Mapping[str, Encoded]) -> None:
+    def begin(self) -> None:
         """Go as far as that is possible now."""
-        self._arrive(0, [(spec.name, inputs.get(spec.name)) for spec in self._graph.ensemble.inputs])
+        given = (self._asked.outline.parts, self._asked.tensors)
+        if not self._pass_on(REQUEST, 0, given):
+            inputs = tensors_in(given)
+            self._arrive(0, [(spec.name, inputs.get(spec.name)) for spec in self._graph.ensemble.inputs])
         self._end_if_done()
 
     def stop(self) -> None:
@@ -131,7 +135,15 @@ class Run:
             self._give(round_, self._result(round_))
         for number in ready:
             if not self._over:
-                self._visit(_Visit(number, round_))
+                self._visit(Visit(number, round_))
+
+    def _pass_on(self, number: int, round_: int, given: Given) -> bool:
+        """Tensors are there, of a step or of the request: ask whoever takes them as they are, if anybody does."""
+        link = self._plan.links.get(number)
+        if link is None or not link.takes(given[0]):
+            return False
+        self._visit(Visit(link.step, round_, link, given))
+        return True
 
     def _has(self, names: Iterable[str], round_: int) -> bool:
         return all((name, round_) in self._values for name in names)
@@ -165,58 +177,65 @@ class Run:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _visit(self, visit: _Visit) -> None:
+    def _visit(self, visit: Visit) -> None:
         self._visits.add(visit)
-        began = self._turns[visit.number].take(visit, partial(self._ask, visit))
+        began = self._turns[visit.number].take(visit, self._ask)
         if not began and self._asked.timeout:
             visit.timer = asyncio.get_running_loop().call_later(self._asked.timeout, self._expire, visit)
 
-    def _expire(self, visit: _Visit) -> None:
+    def _expire(self, visit: Visit) -> None:
         self._fail(visit, InferenceError("Request timeout expired", Code.UNAVAILABLE))
 
-    def _ask(self, visit: _Visit) -> None:
+    def _ask(self, visit: Visit) -> None:
         """It is its turn."""
         if visit.timer is not None:
             visit.timer.cancel()
         visit.began = time.perf_counter_ns()
-        step, shapes = self._graph.step(visit.number), self._graph.inputs[visit.number]
-        taken = {tensor: self._take(tensor, visit.round) for tensor in dict.fromkeys(step.inputs.values())}
-        inputs = {}
-        for name, tensor in step.inputs.items():
-            value = taken[tensor]
-            if value is not None:
-                inputs[name] = shapes[name].fit(value) if name in shapes else value
-        if self._graph.models[visit.number].streams:
-            inference = replace(self._asked, inputs=inputs, outputs=tuple(step.outputs))
-            visit.task = asyncio.get_running_loop().create_task(self._follow(visit, inference))
-        else:
-            try:
-                outlined = self._outlined(visit.number, inputs)
-                visit.pending = self._clients[visit.number].begin(outlined, partial(self._on_answer, visit))
-            except InferenceError as error:
-                self._fail(visit, error)
+        client = self._clients[visit.number]
+        try:
+            outlined = self._outlined(visit, client)
+            if self._graph.models[visit.number].streams:
+                visit.task = asyncio.get_running_loop().create_task(self._follow(visit, outlined))
+            else:
+                visit.pending = client.begin(outlined, partial(self._on_answer, visit))
+        except InferenceError as error:
+            self._fail(visit, error)
         if self._room is not None:
             self._room.set()
 
-    def _outlined(self, number: int, inputs: Mapping[str, Encoded]) -> Outlined:
-        """The request to a step. Raises InferenceError: it does not fit the model."""
-        known, parts = self._graph.outlines[number], parts_of(inputs)
-        outline = known.get(parts)
+    def _outlined(self, visit: Visit, client: ModelClient) -> Outlined:
+        """What a step is asked for. Raises InferenceError: it does not take that."""
+        number, asked, link = visit.number, self._asked, visit.link
+        if visit.given is None:
+            inputs = self._inputs(visit)
+            visit.given = parts_of(inputs), [each.data for each in inputs.values()]
+        parts, tensors = visit.given
+        known = self._graph.known[number] if link is None else link.known
+        outline = known.find(parts, client)
         if outline is None:
-            outputs = tuple(self._graph.step(number).outputs)
-            outline = self._clients[number].outline(replace(self._asked, inputs=inputs, outputs=outputs)).outline
-            if len(known) >= KNOWN_OUTLINES:
-                known.clear()
-            known[parts] = outline
-        asked = self._asked
-        tensors = [each.data for each in inputs.values()]
+            named = tensors_in(visit.given) if link is None else self._fit(number, link.inputs(visit.given))
+            wanted = Inference(inputs=named, outputs=tuple(self._graph.step(number).outputs))
+            outline = client.outline(wanted).outline
+            known.learn(parts, outline)
         return Outlined(outline, tensors, asked.priority, asked.timeout, asked.details)
+
+    def _inputs(self, visit: Visit) -> dict[str, Encoded]:
+        """The tensors that a step takes, which have come one by one."""
+        step = self._graph.step(visit.number)
+        taken = {tensor: self._take(tensor, visit.round) for tensor in dict.fromkeys(step.inputs.values())}
+        found = {name: taken[tensor] for name, tensor in step.inputs.items()}
+        return self._fit(visit.number, {name: each for name, each in found.items() if each is not None})
+
+    def _fit(self, number: int, inputs: dict[str, Encoded]) -> dict[str, Encoded]:
+        """The same in the shapes that a step takes them in."""
+        shapes = self._graph.inputs[number]
+        return {name: shapes[name].fit(each) if name in shapes else each for name, each in inputs.items()}
 
     def _waits(self, number: int) -> bool:
         """Whether what comes of a step's results waits for a turn."""
         return any(not each.began and each.number in self._graph.followers[number] for each in self._visits)
 
-    def _on_answer(self, visit: _Visit, pending: Pending) -> None:
+    def _on_answer(self, visit: Visit, pending: Pending) -> None:
         """A step has computed its one result, or failed."""
         try:
             output, data = pending.only()
@@ -239,11 +258,11 @@ class Run:
         if number == self._plan.last and all(part.name in names for part in parts):
             renamed = tuple([Part(names[part.name], part.datatype, part.shape, part.size) for part in parts])
             self._give(round_, (Output(self._number, renamed), data))
-        else:
+        elif not self._pass_on(number, round_, (parts, (data,))):
             found = tensors_of(parts, data)
             self._arrive(round_, [(tensor, found.get(name)) for name, tensor in names.items()])
 
-    async def _follow(self, visit: _Visit, inference: Inference) -> None:
+    async def _follow(self, visit: Visit, inference: Outlined) -> None:
         """Pass on the results of a step that has any number of them, as fast as others take them."""
         client, number = self._clients[visit.number], visit.number
         try:
@@ -266,7 +285,7 @@ class Run:
             log.exception("the ensemble %s failed", self._graph.ensemble.name)
             self._fail(visit, InferenceError("the server had an error", Code.INTERNAL))
 
-    def _give_back(self, visit: _Visit) -> None:
+    def _give_back(self, visit: Visit) -> None:
         if visit.timer is not None:
             visit.timer.cancel()
         self._turns[visit.number].give_back(visit)
@@ -288,7 +307,7 @@ class Run:
         self._over = True
         self._on_end(result, None)
 
-    def _fail(self, visit: _Visit, error: InferenceError) -> None:
+    def _fail(self, visit: Visit, error: InferenceError) -> None:
         """A step has no result: neither has the request, and nothing else of it is computed any more."""
         if self._over:
             return

@@ -100,7 +100,7 @@ class ModelClient(ABC):
             self.leave(pending)
         return outputs_of(pending)
 
-    async def each_result(self, inference: Inference) -> AsyncGenerator[Result, None]:
+    async def each_result(self, inference: Inference | Outlined) -> AsyncGenerator[Result, None]:
         """All the results of a request as they come, one after the other; of a model that does not stream, one.
 
         Raises:
