@@ -42,8 +42,15 @@ def versions_of(deployments: Deployments, name: str) -> list[HostedDeployment]:
 
 def statistics_of(deployments: Deployments, name: str, version: str = "") -> list[HostedDeployment]:
     """Those whose statistics are asked for. Raises InferenceError: there is no such model, or not in this version."""
-    found = find(deployments, name, version)
-    return [found] if version else versions_of(deployments, name)
+    models = versions_of(deployments, name)
+    if not models:
+        raise InferenceError(f"requested model '{name:.300}' is not available")
+    if not version:
+        return models
+    wanted = [each for each in models if each.version == version]
+    if not wanted:
+        raise InferenceError(f"requested model version is not available for model '{name:.300}'")
+    return wanted
 
 
 def _reason(deployments: Deployments, name: str) -> str:
