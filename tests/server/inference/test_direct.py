@@ -293,6 +293,21 @@ def test_a_client_that_leaves_before_its_request_is_complete(
     assert ask(hosted_url, request()).status == 200
 
 
+@pytest.mark.parametrize(("path", "name"), [(INFER, "FP32"), (PREDICT, "json")])
+def test_a_client_that_leaves_is_taken_out_of_the_queue(
+    hosted_url: str, models: Models, path: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = models[name]
+    model.hold, cancelled = asyncio.Event(), model.cancelled
+    with caplog.at_level(logging.INFO, "octavo.access"):
+        with connect(hosted_url) as connection:
+            connection.sendall(request(path))
+            eventually(lambda: model.waiting == 1)
+        eventually(lambda: model.cancelled == cancelled + 1)
+        eventually(lambda: f"{path} {CLIENT_GONE}" in caplog.text)
+    assert model.pending == 0
+
+
 @dataclass
 class Running:
     """A server with the models, in a thread."""
@@ -427,6 +442,7 @@ def test_a_second_signal_does_not_wait(caplog: pytest.LogCaptureFixture) -> None
         assert answer.status == 503
         assert "shutting down" in json.loads(seen(answer)[2])["error"]
         server.thread.join(10)
+        assert server.models["FP32"].cancelled == 1
     assert len([each for each in caplog.records if each.name == "octavo.access"]) == 1
 
 

@@ -145,14 +145,14 @@ class Exchange:
                 self._call.context.status = CLIENT_GONE
             if self._task is None and self._pending is None:
                 self._call.context.refusal = LEFT_EARLY
-            self._end()
             self._give_up()
+            self._end()
 
     def cancel(self) -> None:
         """The server ends."""
         if not self.response_complete:
-            self._refuse(shutting_down())
             self._give_up()
+            self._refuse(shutting_down())
 
     def _give_up(self) -> None:
         """What was begun is not wanted any more."""
