@@ -357,8 +357,10 @@ def test_polling_follows_the_folders(tmp_path: Path) -> None:
         write_model(tmp_path, "first", v1=onnx_scale(9))
         eventually(lambda: factor(server.url, "first") == (9.0, "1"))
         (tmp_path / "first" / "config.pbtxt").write_text("nonsense")
-        time.sleep(0.5)
+        time.sleep(1.0)
         assert factor(server.url, "first") == (9.0, "1")
+        failures = [line for line in server.said if "model first cannot be loaded" in line]
+        assert len(failures) == 1, "it is not tried again before something changes"
         shutil.rmtree(tmp_path / "second")
         eventually(lambda: ("second", "1") not in index(server.url))
 

@@ -32,7 +32,8 @@ class _Model:
 
     Attributes:
         changing: held by whoever changes it.
-        stamps: of its files, as they were when it was read.
+        stamps: of its files, as they were when what is served was read. seen: when they were read last, whatever came
+            of it.
         steps: the models that it asks. wanted: whether somebody named it, and not an ensemble alone.
         entries: its versions that are offered. trouble: of each version that is not, its state and the reason.
         folder: with files that clients have sent, if it was loaded from there.
@@ -41,6 +42,7 @@ class _Model:
     name: str
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     stamps: Mapping[str, int] = field(default_factory=dict)
+    seen: Mapping[str, int] = field(default_factory=dict)
     steps: tuple[str, ...] = ()
     wanted: bool = False
     entries: dict[int, Entry] = field(default_factory=dict)
@@ -155,7 +157,7 @@ class Repository:
             await self._unload(model, TWICE if model.name in twice else UNLOADED)
         changed = []
         for name, folder in there.items():
-            if await in_thread(folder.stamps) != self._model(name).stamps:
+            if await in_thread(folder.stamps) != self._model(name).seen:
                 changed.append(name)
         await self._load_all(changed)
 
@@ -269,8 +271,7 @@ class Repository:
             stamps = folder.stamps()
             if served and stamps == model.stamps:
                 return _Found(stamps, None)
-            if not model.entries:
-                model.stamps = stamps  # whatever comes of it: not again before something changes
+            model.seen = stamps
             override = None if wish.config is None else config_from_json(wish.config, "the config of the request")
             planned = plan_model(
                 folder,
@@ -343,7 +344,8 @@ class Repository:
             for entry in model.entries.values():
                 self._entries.retire(entry)
             model.trouble = {str(version): ("UNAVAILABLE", reason) for version in model.entries}
-            served, model.entries, model.stamps, model.wanted = bool(model.entries), {}, {}, False
+            served, model.entries, model.wanted = bool(model.entries), {}, False
+            model.stamps = model.seen = {}
             self._list()
             await self._entries.publish()
             if served:
