@@ -14,6 +14,7 @@ SERVER_NAME = "octavo"
 
 EXTENSIONS = (
     "classification",
+    "sequence",
     "model_repository",
     "model_repository(unload_dependents)",
     "schedule_policy",
