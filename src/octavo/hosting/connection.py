@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol, cast
 
 import msgspec
@@ -35,6 +36,11 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unsent: list[Buffer] = []
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where this is used. To ask for it costs a call of the operating system each time."""
+        return asyncio.get_running_loop()
+
     @classmethod
     async def open(cls, path: str, owner: Owner) -> "Connection":
         """Connect. Raises OSError."""
@@ -48,7 +54,7 @@ class Connection(asyncio.Protocol):
 
     def _put(self, buffers: Sequence[Buffer]) -> None:
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         self._unsent += buffers
 
     def _flush(self) -> None:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 from octavo.errors import ConfigError
@@ -112,6 +112,11 @@ class EnsembleClient(ModelClient):
         self._looking = False
         self._closed = False
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Where this is used. To ask for it costs a call of the operating system each time."""
+        return asyncio.get_running_loop()
+
     # --- what it is made of -------------------------------------------------------------------------------------------
 
     @property
@@ -123,6 +128,11 @@ class EnsembleClient(ModelClient):
     def failure(self) -> str | None:
         """As `ModelClient.failure`."""
         return self._look()[1]
+
+    @property
+    def available(self) -> HostedInfo | None:
+        """As `ModelClient.available`: what has failed or stopped is nothing."""
+        return self.info
 
     @property
     def info(self) -> HostedInfo | None:
@@ -238,7 +248,7 @@ class EnsembleClient(ModelClient):
             inference = self.outline(inference)
         outline, number = inference.outline, next(self._numbers)
         message = Infer(number, outline.parts, time.monotonic(), outline.outputs, inference.priority, inference.timeout)
-        pending = Pending(asyncio.get_running_loop(), message, inference.tensors, outline.items, 1)
+        pending = Pending(self._loop, message, inference.tensors, outline.items, 1)
         run = Run(
             bound.graph,
             bound.graph.plan(outline.outputs),

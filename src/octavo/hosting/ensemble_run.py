@@ -16,7 +16,7 @@ from octavo.hosting.ensemble_graph import REQUEST, Graph, Plan
 from octavo.hosting.ensemble_links import Given, Link, tensors_in
 from octavo.hosting.ensemble_turns import Turns
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import Inference, Outlined
+from octavo.hosting.inference import Inference, Outline, Outlined
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.tensors import Encoded
@@ -41,12 +41,14 @@ class Visit:
         number: of the step. round: of the results of a step that has many, all the tensors that come of one have its
             number. began: `time.perf_counter_ns()`, when it was asked.
         link, given: what leads to it, and the tensors, if they go on as they are.
+        outline: what the step is asked for, if that is known already.
     """
 
     number: int
     round: int
     link: Link | None = None
     given: Given | None = None
+    outline: Outline | None = None
     began: int = 0
     pending: Pending | None = None
     task: asyncio.Task[None] | None = None
@@ -140,9 +142,12 @@ class Run:
     def _pass_on(self, number: int, round_: int, given: Given) -> bool:
         """Tensors are there, of a step or of the request: ask whoever takes them as they are, if anybody does."""
         link = self._plan.links.get(number)
-        if link is None or not link.takes(given[0]):
+        if link is None:
             return False
-        self._visit(Visit(link.step, round_, link, given))
+        outline = link.known.find(given[0], self._clients[link.step])
+        if outline is None and not link.takes(given[0]):
+            return False
+        self._visit(Visit(link.step, round_, link, given, outline))
         return True
 
     def _has(self, names: Iterable[str], round_: int) -> bool:
@@ -210,8 +215,9 @@ class Run:
             inputs = self._inputs(visit)
             visit.given = parts_of(inputs), [each.data for each in inputs.values()]
         parts, tensors = visit.given
-        known = self._graph.known[number] if link is None else link.known
-        outline = known.find(parts, client)
+        known, outline = self._graph.known[number] if link is None else link.known, visit.outline
+        if outline is None or outline.info is not client.info:  # it may have waited for its turn
+            outline = known.find(parts, client)
         if outline is None:
             named = tensors_in(visit.given) if link is None else self._fit(number, link.inputs(visit.given))
             wanted = Inference(inputs=named, outputs=tuple(self._graph.step(number).outputs))

@@ -37,6 +37,11 @@ class ModelClient(ABC):
         """What it is, once it is loaded."""
 
     @property
+    def available(self) -> HostedInfo | None:
+        """The same, if the model has not failed and is not being stopped."""
+        return None if self.state in (WorkerState.FAILED, WorkerState.STOPPED) else self.info
+
+    @property
     def figures(self) -> Sequence[Family]:
         """Those of the model's own, of each of its processes."""
         return ()

@@ -67,8 +67,8 @@ def unknown(name: str, reason: str = "") -> InferenceError:
 def loaded(deployment: HostedDeployment) -> HostedInfo:
     """What is known of a model. Raises InferenceError: nothing, for it is loading, or never will be."""
     client = deployment.client
-    info = client.info
-    if info is None or client.state in (WorkerState.FAILED, WorkerState.STOPPED):
+    info = client.available
+    if info is None:
         why = f": {client.failure}" if client.failure else f": it is {client.state.value}"
         raise InferenceError(
             f"Request for unknown model: '{deployment.name}' version {deployment.version} is not at ready state{why}",
