@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from octavo.worker.forking import UNKNOWN_STATUS, ForkServerGone
+from octavo.worker.forking import UNKNOWN_STATUS, ForkServer, ForkServerGone
 from octavo.worker.launcher import LocalLauncher, LocalProcess, WorkerSpec
 from tests.worker.engines import run
 
@@ -68,6 +69,23 @@ async def launching() -> AsyncIterator[LocalLauncher]:
 async def said(process: LocalProcess) -> dict[str, object]:
     found: dict[str, object] = json.loads(await asyncio.wait_for(process.read(), 60))
     return found
+
+
+def test_more_are_asked_for_at_once_than_a_socket_holds(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.worker.forking.MOST_STARTING", 2)
+
+    async def test() -> None:
+        server = ForkServer(module)
+        server._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least that there is
+        nothing = os.open(os.devnull, os.O_RDWR)
+        asked = [server.fork((str(each), "many"), nothing, nothing) for each in range(20)]
+        forked = await asyncio.wait_for(asyncio.gather(*asked), 60)
+        os.close(nothing)
+        assert len({each.pid for each in forked}) == len(forked)
+        await asyncio.gather(*(each.wait() for each in forked))
+        server.close()
+
+    run(test)
 
 
 def test_they_are_processes_of_their_own(module: str) -> None:

@@ -13,6 +13,9 @@ import msgspec
 
 from octavo.worker.forkserver import MAX_PACKET, Ended, Fork, News, Refused, Started
 
+MOST_STARTING = 64
+"""That are asked for at once: what a socket holds is bounded, in packets and in descriptors."""
+
 UNKNOWN_STATUS = 255
 """Of a process that ended when nobody was left to say how."""
 
@@ -106,6 +109,7 @@ class ForkServer:
                 raise
         self._connection.setblocking(False)
         self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Semaphore(MOST_STARTING)
         self._starting: deque[asyncio.Future[Forked]] = deque()
         self._running: dict[int, Forked] = {}
         self.gone = False
@@ -117,11 +121,15 @@ class ForkServer:
         Raises:
             OSError: no memory, no processes left. ForkServerGone: nothing can be forked any more.
         """
+        async with self._room:
+            return await self._fork(Fork(arguments), stdin, stdout)
+
+    async def _fork(self, wish: Fork, stdin: int, stdout: int) -> Forked:
         if self.gone:
             raise ForkServerGone
         started: asyncio.Future[Forked] = self._loop.create_future()
         try:
-            socket.send_fds(self._connection, [_encoder.encode(Fork(arguments))], [stdin, stdout])
+            socket.send_fds(self._connection, [_encoder.encode(wish)], [stdin, stdout])
         except (BrokenPipeError, ConnectionResetError):
             raise ForkServerGone from None
         self._starting.append(started)
