@@ -42,7 +42,7 @@ def test_the_block_blocks() -> None:
 
 
 def test_the_supervisor_of_a_server_is_light() -> None:
-    heavy = {"numpy", "zmq", "fastapi", "uvicorn", "uvloop", "tokenizers", "huggingface_hub", "httpx", "jinja2"}
+    heavy = {"numpy", "zmq", "fastapi", "uvicorn", "uvloop", "tokenizers", "huggingface_hub", "httpx", "jinja2", "rich"}
     code = f"import sys, octavo.cli.serve; print(*({heavy!r} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == []

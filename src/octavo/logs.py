@@ -7,26 +7,26 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def configure_logging(level: str, console: "Console | None" = None) -> None:
+def configure_logging(level: str, console: "Callable[[], Console] | None" = None) -> None:
     """Set this process's logging up.
 
     Args:
         level: debug, info, warning or error.
-        console: of this process, if it shows anything else on the terminal.
+        console: gives that of this process, if it shows anything else on the terminal; called only where there is one.
     """
     handler: logging.Handler
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=console or Console(stderr=True), show_path=False, markup=False)
+        handler = RichHandler(console=console() if console else Console(stderr=True), show_path=False, markup=False)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = _LineHandler()

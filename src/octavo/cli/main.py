@@ -61,7 +61,7 @@ def serve(models: tuple[str, ...], **flags: object) -> None:
     from octavo.logs import configure_logging
 
     _interruptible()
-    configure_logging(configuration.server.log_level, _console())
+    configure_logging(configuration.server.log_level, _console)
     _warn(configuration)
     serve_models(configuration)
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from octavo.cli.configuration import Configuration
-from octavo.cli.console import counting, fetch
 from octavo.deployments.control import Table
 from octavo.deployments.entries import Entries, hosted_facts
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
@@ -51,6 +50,13 @@ class ServerFailed(OctavoError):
     """A process that the server cannot do without could not be started, or not be kept alive."""
 
 
+def _fetch(model: str) -> Path:
+    """Find a language model on this machine, or fetch it."""
+    from octavo.cli.console import fetch
+
+    return fetch(model)
+
+
 def serve_models(configuration: Configuration) -> None:
     """Serve until a signal. What can go wrong goes wrong in this order: port, models, settings, weights."""
     started = time.monotonic()
@@ -74,7 +80,7 @@ def _located(deployments: Sequence[AnySettings]) -> list[AnySettings]:
     """The deployments with where their models lie, and with what of the machine the language models have."""
     located = [each.located() if isinstance(each, HostedSettings) else None for each in deployments]
     language = [each for each in deployments if isinstance(each, DeploymentSettings)]
-    divided = iter(divide([each.located(fetch(each.model)) for each in language]) if language else [])
+    divided = iter(divide([each.located(_fetch(each.model)) for each in language]) if language else [])
     return [next(divided) if each is None else each for each in located]
 
 
@@ -162,7 +168,7 @@ class ServerProcesses:
             self._entries,
             self._deployments,
             sources=self._configuration.sources,
-            locate=fetch,
+            locate=_fetch,
             repository=self._repository,
         )
         for name in self._frontends:
@@ -200,6 +206,8 @@ class ServerProcesses:
 
     async def _until_ready(self, started: float) -> None:
         """Show how far loading is, then what is served where."""
+        from octavo.cli.console import counting  # which takes a while, and the processes are loading by now
+
         progress: dict[str, tuple[int, int]] = {}
         engines = {entry.worker: entry.settings.name for entry in self._entries.table.entries}
         models = [*(each.model for each in self._deployments), *self._configuration.repository.model_repository]

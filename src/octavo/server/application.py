@@ -1,5 +1,6 @@
 """The framework's application, within what every request passes."""
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.context import Server
 from octavo.server.inference.documentation import document, with_models
+from octavo.server.models import json_response
+from octavo.server.offload import off_loop
 
 
 class Application(FastAPI):
@@ -23,6 +28,7 @@ class Application(FastAPI):
     """
 
     def __init__(self, *, outside: Sequence[Middleware], **options: Any) -> None:
+        self._describing = asyncio.Lock()
         super().__init__(**options)
         app: ASGIApp = partial(Starlette.__call__, self)
         for each in reversed(outside):
@@ -36,6 +42,19 @@ class Application(FastAPI):
             await self._outside(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+    def setup(self) -> None:
+        """Add the framework's own routes, and in front of them the description."""
+        self.add_route("/openapi.json", self._describe, include_in_schema=False)
+        super().setup()
+
+    async def _describe(self, request: Request) -> Response:
+        """In a thread: the first time takes long enough for every stream to be seen to stop."""
+        async with self._describing:
+            schema = await off_loop(self.openapi)
+        if root := request.scope.get("root_path", "").rstrip("/"):
+            schema = {**schema, "servers": [{"url": root}]}
+        return await off_loop(json_response, schema)
 
     def openapi(self) -> dict[str, Any]:
         """The description of all routes, and of the bodies of models that are offered now."""

@@ -1,0 +1,56 @@
+"""A frontend from its start to its end: HTTP on the socket that it inherits, and its end of every engine."""
+
+import asyncio
+import gc
+import socket
+import sys
+
+from octavo.deployments import Deployments
+from octavo.server.app import create_app
+from octavo.server.launch import FrontendConfiguration
+from octavo.server.offering import Offering
+from octavo.server.run import HttpServer, settings_on
+from octavo.worker.control import Ready, Stop
+from octavo.worker.link import SupervisorLink
+from octavo.worker.process import Parent
+
+SWITCH_SECONDS = 0.001
+"""After so long a thread that computes lets the event loop have its turn."""
+
+GC_THRESHOLDS = (10_000, 10, 10)
+"""Objects that make a collection of the youngest, and collections that make one of the next generation."""
+
+
+async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
+    """Serve until the supervisor ends it. Raises OctavoError: it cannot."""
+    stopped = asyncio.Event()
+    server: HttpServer | None = None
+
+    def stop(order: Stop) -> None:
+        stopped.set()
+        if server is not None:
+            offering.stop()
+            server.stop(order.drain_seconds)
+
+    deployments = Deployments()
+    link = SupervisorLink(parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload))
+    offering = Offering(link, deployments)
+    await offering.begin(configuration.table)
+    if not stopped.is_set():
+        listener = socket.socket(fileno=configuration.listener)
+        settings = settings_on(listener, configuration.settings)
+        app = create_app(settings, deployments, offering.fulfil)
+        grpc = configuration.grpc_listener
+        grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
+        server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))
+        _prefer_short_pauses()
+        await server.run()
+
+
+def _prefer_short_pauses() -> None:
+    """Set the interpreter up so that little work holds up the event loop for long."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    # What is there now stays for good. Collections, which large requests bring about, need not go through it.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
