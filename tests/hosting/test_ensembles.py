@@ -55,6 +55,33 @@ def test_a_chain() -> None:
     run(scenario())
 
 
+def test_a_request_like_one_before() -> None:
+    """Each has its own bytes, whether others of its shapes have come before; what does not fit, never does."""
+    whole = ensemble(
+        "whole",
+        step("parts", {"a": "a", "b": "b"}, {"sum": "sum", "difference": "difference"}),
+        step("joins", {"left": "difference", "right": "sum"}, {"y": "y"}),
+        inputs=specs("a", "b"),
+    )
+    parts = model(
+        "parts", lambda a, b: {"sum": a + b, "difference": a - b}, specs("a", "b"), specs("sum", "difference")
+    )
+    joins = model("joins", lambda left, right: {"y": left * 10 + right}, specs("left", "right", dims=(2,)))
+
+    async def scenario() -> None:
+        _, [client] = offered(parts, joins, whole=whole)
+        for number in range(3):
+            a, b = floats(number, 7), floats(5, number)
+            found = await infer(client, {"a": a, "b": b})
+            assert found["y"].tolist() == ((a - b) * 10 + a + b).tolist()
+            found = await infer(client, {"b": b, "a": a})
+            assert found["y"].tolist() == ((a - b) * 10 + a + b).tolist()
+            with pytest.raises(InferenceError, match=r"step 1 of model 'joins': unexpected shape"):
+                await infer(client, {"a": floats(1, 2, 3), "b": floats(1, 2, 3)})
+
+    run(scenario())
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[Ensemble, list[HostedDeployment], tuple[str, ...]]:
     """Any graph of models that add up their inputs with a number of their own, and some of its outputs."""
