@@ -46,3 +46,10 @@ def test_the_supervisor_of_a_server_is_light() -> None:
     code = f"import sys, octavo.cli.serve; print(*({heavy!r} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == []
+
+
+def test_a_frontend_imports_no_checkpoints_before_there_is_a_language_model() -> None:
+    heavy = {"octavo.deployments.loading", "octavo.models", "octavo.graph", "octavo.weights.checkpoint", "rich"}
+    code = f"import sys, octavo.server.frontend; print(*({heavy!r} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout.split() == []

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from octavo.deployments import AnyDeployment, Deployments, HostedDeployment
+from octavo.deployments import AnyDeployment, Deployment, Deployments, HostedDeployment
 from octavo.deployments.control import Applied, Outcome, Role, Table, Wish, decode_outcome, decode_table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
-from octavo.deployments.loading import open_deployment
+from octavo.deployments.settings import DeploymentSettings
 from octavo.deployments.step_models import OfferedModels
 from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
@@ -27,6 +27,13 @@ from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
 
 log = logging.getLogger(__name__)
+
+
+def _open_language_model(settings: DeploymentSettings, engine: EngineClient) -> Deployment:
+    """Not on the event loop: what only language models need is imported with the first of them, which takes a while."""
+    from octavo.deployments.loading import open_deployment
+
+    return open_deployment(settings, engine)
 
 
 class Offering:
@@ -107,7 +114,7 @@ class Offering:
         )
         self._link.watch(worker, partial(self._note_status, engine))
         try:
-            self._opened[worker] = await asyncio.to_thread(open_deployment, settings, engine)
+            self._opened[worker] = await asyncio.to_thread(_open_language_model, settings, engine)
         except OctavoError as error:
             self._failures[worker] = str(error)
         except Exception as error:  # a defect of ours: others wait to hear of it
