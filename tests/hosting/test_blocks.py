@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from octavo.hosting.blocks import LEAST_BYTES, Borrower, Lender
+from octavo.hosting.blocks import LEAST_BYTES, SPARE_SECONDS, Borrower, Lender, News
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.tensors import Encoded, Place
 from octavo.hosting.wire import Infer, Part, Reader, Returned, Writer, requests
@@ -121,3 +121,25 @@ def test_free_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(numbers) == 3
     assert [(each.number, each.size) for each in lender.take_back(numbers)] == [(numbers[2], 0)]
     lender.close()
+
+
+def test_blocks_that_nothing_comes_for_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("octavo.hosting.blocks.time.monotonic", lambda: clock[0])
+    lender, data = Lender(), bytes(LEAST_BYTES)
+
+    def burst(count: int) -> list[News]:
+        lent = [lender.lend([data], len(data)) for _ in range(count)]
+        return lender.take_back([each[0] for each in lent if each is not None])
+
+    assert burst(8) == []
+    clock[0] += SPARE_SECONDS + 1
+    burst(8)  # all of them were needed
+    for _ in range(3):
+        clock[0] += SPARE_SECONDS + 1
+        news = burst(2)
+    assert [len(each) for each in lender._free.values()] == [2]
+    assert (lender._blocks, lender._bytes, lender._free_bytes) == (2, 2 * LEAST_BYTES, 2 * LEAST_BYTES)
+    assert all(each.size == 0 for each in news)
+    assert burst(8) == []
+    assert lender._blocks == 8

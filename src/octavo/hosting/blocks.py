@@ -7,6 +7,7 @@ with the processes that have it open: nothing is left behind, and no limit of /d
 import logging
 import mmap
 import os
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,9 @@ MOST_FREE_BYTES = 2**28
 
 MOST_BLOCKS, MOST_FREE_BLOCKS = 256, 128
 """The same in numbers: each block takes descriptors of both processes."""
+
+SPARE_SECONDS = 10.0
+"""Blocks that nothing came for in so long are closed, when others come back."""
 
 AVAILABLE = hasattr(os, "memfd_create")
 
@@ -67,6 +71,9 @@ class Lender:
     def __init__(self) -> None:
         self._lent: dict[int, _Block] = {}
         self._free: dict[int, list[_Block]] = {}
+        self._spare: dict[int, int] = {}
+        """By room: the fewest that were free since `_looked`, `time.monotonic()`. So many were not needed."""
+        self._looked = time.monotonic()
         self._free_bytes = 0
         self._bytes = self._blocks = 0
         self._number = 0
@@ -84,6 +91,7 @@ class Lender:
         if free:
             block = free.pop()
             self._free_bytes -= room
+            self._spare[room] = min(self._spare.get(room, 0), len(free))
         elif self._bytes + room > MOST_BYTES or self._blocks >= MOST_BLOCKS:
             return None
         else:
@@ -108,15 +116,34 @@ class Lender:
             block = self._lent.pop(number)
             room = len(block.memory)
             if self._free_bytes + room > MOST_FREE_BYTES or self._blocks - len(self._lent) > MOST_FREE_BLOCKS:
-                self._bytes -= room
-                self._blocks -= 1
-                block.close()
+                self._forget(block, room)
                 news.append(News(number, "", 0))
             else:
                 block.close_file()
                 self._free_bytes += room
                 self._free.setdefault(room, []).append(block)
+        now = time.monotonic()
+        if now - self._looked > SPARE_SECONDS:
+            self._looked = now
+            news += self._close_spare()
         return news
+
+    def _close_spare(self) -> list[News]:
+        news = []
+        for room, free in self._free.items():
+            spare = free[: self._spare.get(room, 0)]  # the next one is taken from the end
+            for block in spare:
+                self._forget(block, room)
+                news.append(News(block.number, "", 0))
+            del free[: len(spare)]
+            self._free_bytes -= room * len(spare)
+            self._spare[room] = len(free)
+        return news
+
+    def _forget(self, block: _Block, room: int) -> None:
+        self._bytes -= room
+        self._blocks -= 1
+        block.close()
 
     def close(self) -> None:
         """Let go of all. Who has borrowed some has them still."""
