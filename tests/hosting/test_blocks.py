@@ -1,5 +1,6 @@
 """Blocks of shared memory: large tensors are not in what goes through the socket, and come back when nobody looks."""
 
+import gc
 import os
 import sys
 from collections import deque
@@ -86,6 +87,7 @@ def test_two_threads_may_ask_at_once_what_is_to_be_given_back() -> None:
 
 
 def test_a_block_that_was_opened_takes_a_descriptor_of_each_side() -> None:
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     writer, reader = Writer(), Reader(requests)
     for _ in range(2):
