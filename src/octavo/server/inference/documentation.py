@@ -103,7 +103,7 @@ def with_models(schema: dict[str, Any], deployments: Iterable[HostedDeployment])
                 "requestBody": {"required": True, "content": content},
                 "responses": {
                     "200": {"description": "What the model says.", "content": {answer: {"schema": result or {}}}},
-                    **error_responses(ERROR_SCHEMA),
+                    **{str(status): each for status, each in error_responses(ERROR_SCHEMA).items()},
                 },
             }
         }
