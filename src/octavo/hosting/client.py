@@ -13,15 +13,15 @@ import msgspec
 from octavo.hosting.admission import Admission
 from octavo.hosting.calls import Calls
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
+from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.probes import Probes
 from octavo.hosting.sequence_routing import explained, instance_of, sequence_of, still_to_begin
-from octavo.hosting.tensors import Buffer, Place
-from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply, parts_of
+from octavo.hosting.tensors import Buffer
+from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -116,17 +116,7 @@ class HostedClient(ModelClient):
 
     def outline(self, inference: Inference) -> Outlined:
         """As `ModelClient.outline`."""
-        info, inputs = self._require_info(), inference.inputs
-        try:
-            items = info.signature.check(inputs, inference.outputs)
-            for name, tensor in inputs.items():
-                tensor.check(Place(name, info.name))
-        except InferenceError:
-            self.statistics.failure += 1
-            raise
-        tensors = [each.data for each in inputs.values()]
-        outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
-        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
+        return self._outlined(self._require_info(), inference)
 
     def begin_call(self, call: BodyCall, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `ModelClient.begin_call`."""

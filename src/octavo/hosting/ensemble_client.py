@@ -15,12 +15,11 @@ from octavo.hosting.ensemble_graph import Graph
 from octavo.hosting.ensemble_run import Run, Visit
 from octavo.hosting.ensemble_turns import Turns
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outline, Outlined
+from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
-from octavo.hosting.tensors import Place
-from octavo.hosting.wire import Infer, parts_of
+from octavo.hosting.wire import Infer
 from octavo.worker.control import WorkerState
 
 LOADING_RETRY_SECONDS = 2.0
@@ -229,17 +228,7 @@ class EnsembleClient(ModelClient):
 
     def outline(self, inference: Inference) -> Outlined:
         """As `ModelClient.outline`."""
-        info, inputs = self._require().graph.info, inference.inputs
-        try:
-            items = info.signature.check(inputs, inference.outputs)
-            for name, tensor in inputs.items():
-                tensor.check(Place(name, info.name))
-        except InferenceError:
-            self.statistics.failure += 1
-            raise
-        tensors = [each.data for each in inputs.values()]
-        outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
-        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
+        return self._outlined(self._require().graph.info, inference)
 
     def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `ModelClient.begin`."""

@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
-from octavo.hosting.inference import Body, BodyCall, Inference, Outlined, Outputs, Statistics
+from octavo.hosting.errors import InferenceError
+from octavo.hosting.inference import Body, BodyCall, Inference, Outline, Outlined, Outputs, Statistics
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.pending import Pending, Result
-from octavo.hosting.wire import Family
+from octavo.hosting.tensors import Place
+from octavo.hosting.wire import Family, parts_of
 from octavo.worker.control import WorkerState
 
 
@@ -91,6 +93,20 @@ class ModelClient(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ask nothing any more."""
+
+    def _outlined(self, info: HostedInfo, inference: Inference) -> Outlined:
+        """As `outline`, of a model that is this. One that does not fit counts as a failure."""
+        inputs = inference.inputs
+        try:
+            items = info.signature.check(inputs, inference.outputs)
+            for name, tensor in inputs.items():
+                tensor.check(Place(name, info.name))
+        except InferenceError:
+            self.statistics.failure += 1
+            raise
+        tensors = [each.data for each in inputs.values()]
+        outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
+        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
 
     async def infer(self, inference: Inference | Outlined) -> Outputs:
         """The outputs of a request, which is checked first. To cancel it takes it out of the queue.
