@@ -102,7 +102,6 @@ REQUESTS: dict[str, tuple[str, str, Any]] = {
 
 DIFFERENT = {
     "a version that is none": "Triton knows no such path",
-    "statistics of nothing": "they are not found, as all else of such a model",
     "a number for a text": "it is about 'data', as all such errors",
     "an exception of the model's": "Triton tells clients where in the code it was raised",
     "the server's metadata": "the name and version of the server are its own",
