@@ -53,7 +53,8 @@ def test_what_works_is_said(tmp_path: Path) -> None:
         ("max_batch_sise: 3", ["bad/config.pbtxt, line 1: max_batch_sise: there is no such field"]),
         (SCALE + "batch_input {} batch_output {}", ["batch_input is not supported", "batch_output is not supported"]),
         (SCALE.replace("onnxruntime", "fil"), ["backend is 'fil', which is not supported"]),
-        (SCALE.replace('"y"', '"y" label_filename: "no.txt"'), ["there is no file", "(label_filename)"]),
+        (SCALE.replace('"y"', '"y" label_filename: "no.txt"'), ["no.txt: No such file or directory"]),
+        (SCALE.replace('"y"', '"y" label_filename: "../good/1/model.onnx"'), ["which is not in the model's folder"]),
         (SCALE.replace("onnxruntime", "openvino"), ["there is no file"]),
         (
             SCALE + 'model_warmup { inputs { key: "x" value { data_type: TYPE_FP32 dims: 3 input_data_file: "z" } } }',

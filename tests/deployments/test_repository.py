@@ -82,10 +82,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lame": ("wrong", "auto"),
     }.items():
         write_ensemble(root, name, *steps)
+    labelled = ' label_filename: "labels.txt"'
+    model = write_model(root, "labelled", SCALE.replace('"y"', f'"y"{labelled}'), v1=onnx_scale())
+    (model / "labels.txt").write_text("cat\ndog\n")
+    write_ensemble(root, "inherits", "labelled")
+    (write_ensemble(root, "names", "labelled", labels=labelled) / "labels.txt").write_text("red\n\nblue\n")
+    write_ensemble(root, "nameless", "labelled", labels=labelled)
     return root
 
 
-def write_ensemble(root: Path, name: str, *steps: str) -> None:
+def write_ensemble(root: Path, name: str, *steps: str, labels: str = "") -> Path:
     """Models one after the other."""
     tensors = ["x", *(f"between_{number}" for number in range(len(steps) - 1)), "y"]
     written = "".join(
@@ -94,8 +100,10 @@ def write_ensemble(root: Path, name: str, *steps: str) -> None:
         for step, taken, given in zip(steps, tensors, tensors[1:], strict=False)
     )
     config = SCALE.replace('backend: "onnxruntime"', 'platform: "ensemble"').replace("_size: 8", "_size: 4")
+    config = config.replace('"y"', f'"y"{labels}')
     folder = write_model(root, name, f"{config}ensemble_scheduling {{ {written} }}")
     (folder / "1").mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +212,23 @@ def test_ensembles_are_served(server: Server, http: triton_http.InferenceServerC
     assert found["chain", "1"] == ("READY", "")
     assert "ensemble 'lame' depends on 'wrong' which has no loaded version" in found["lame", ""][1]
     assert any("circular dependency between ensembles" in found[name, ""][1] for name in "ab")
+
+
+def test_classes_of_ensembles_have_labels(
+    server: Server, http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    """Their own, or else those of the model that gives the output."""
+    labels = {"labelled": ["", "dog", "cat"], "inherits": ["", "dog", "cat"], "names": ["blue", "", "red"]}
+    for name, expected in labels.items():
+        for kind, client in ((triton_http, http), (triton_grpc, grpc)):
+            x = kind.InferInput("x", [1, 3], "FP32")
+            x.set_data_from_numpy(np.array([[1, 2, 3]], np.float32))
+            wanted = kind.InferRequestedOutput("y", class_count=3)
+            [classes] = client.infer(name, [x], outputs=[wanted]).as_numpy("y").tolist()
+            assert [each.decode().split(":")[2:] for each in classes] == [[each] if each else [] for each in expected]
+    state, why = index(server.url)["nameless", ""]
+    assert state == "UNAVAILABLE"
+    assert "cannot read the labels of output 'y'" in why
 
 
 # --- control ----------------------------------------------------------------------------------------------------------

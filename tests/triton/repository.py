@@ -227,6 +227,16 @@ ensemble_scheduling { step [
 """
 
 
+LABELLED = """
+platform: "ensemble"
+input [{ name: "X" data_type: TYPE_FP32 dims: [4] }]
+output [{ name: "Y" data_type: TYPE_FP32 dims: [4] LABELS }]
+ensemble_scheduling { step [
+  { model_name: "labelled" model_version: -1 input_map { key: "IN" value: "X" } output_map { key: "OUT" value: "Y" } }
+] }
+"""
+
+
 def make_repository(folder: Path) -> Path:
     """Write it."""
     for name, (code, config) in MODELS.items():
@@ -236,8 +246,14 @@ def make_repository(folder: Path) -> Path:
         if config:
             (folder / name / "config.pbtxt").write_text(f'backend: "python"\n{config}\n')
     (folder / "labelled" / "labels.txt").write_text("zero\none\ntwo\nthree\n")
-    (folder / "ensemble" / "1").mkdir(parents=True)
-    (folder / "ensemble" / "config.pbtxt").write_text(ENSEMBLE)
+    for name, config in (
+        ("ensemble", ENSEMBLE),
+        ("inherits", LABELLED.replace("LABELS", "")),
+        ("names", LABELLED.replace("LABELS", 'label_filename: "labels.txt"')),
+    ):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / "config.pbtxt").write_text(config)
+    (folder / "names" / "labels.txt").write_text("red\n\nblue\n")
     for number in (1, 2, 3):
         version = folder / "versions" / str(number)
         version.mkdir(parents=True)

@@ -74,6 +74,14 @@ REQUESTS: dict[str, tuple[str, str, Any]] = {
         tensor("IN", "FP32", [4], [1, 4, 2, 3]),
         outputs=[{"name": "OUT", "parameters": {"classification": 2}}],
     ),
+    **{
+        f"the best classes of an ensemble that {each} labels": asks(
+            each,
+            tensor("X", "FP32", [4], [1, 4, 2, 3]),
+            outputs=[{"name": "Y", "parameters": {"classification": 4}}],
+        )
+        for each in ("inherits", "names")
+    },
     "parameters": asks("parameters", ONE, id="me", parameters={"text": "a", "number": 3, "truth": True}),
     "a reserved parameter": asks("parameters", ONE, parameters={"triton_mine": 1}),
     "a model that streams": asks("repeat", tensor("IN", "INT32", [1], [2])),

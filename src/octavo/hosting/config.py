@@ -1,6 +1,7 @@
 """The settings of one hosted model."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS, Batching, QueuePolicy
@@ -30,12 +31,14 @@ class RepositoryModel:
         folder: of the model. version: the name of its folder there.
         config: its `ModelConfig` as JSON, with what its folder says in place of what is not written.
         completes: whether what is missing besides is taken from the model itself.
+        labels: of the outputs of an ensemble, by name. Frontends get them with it, whatever becomes of the files.
     """
 
     folder: str
     version: str
     config: str
     completes: bool = True
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """An ensemble with the models that it has at a moment: who waits for which tensor, and in which shape it takes it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo.hosting.batching import Batching
@@ -78,12 +78,15 @@ class Graph:
         self.models = tuple(models)
         streams = check_models(ensemble, models)
         size = ensemble.max_batch_size
+        self._sources = {
+            tensor: number for number, step in enumerate(ensemble.steps) for tensor in step.outputs.values()
+        }
         self.info = HostedInfo(
             name=ensemble.name,
             runtime=PLATFORM,
             platform=PLATFORM,
             inputs=ensemble.inputs,
-            outputs=ensemble.outputs,
+            outputs=tuple(map(self._with_labels, ensemble.outputs)),
             batching=Batching(max_batch_size=size) if size else None,
             queue=Batching(max_batch_size=size or 1),
             streams=streams,
@@ -91,9 +94,6 @@ class Graph:
             ensemble=ensemble,
             config=_complete(ensemble, streams=streams),
         )
-        self._sources = {
-            tensor: number for number, step in enumerate(ensemble.steps) for tensor in step.outputs.values()
-        }
         batched = dict.fromkeys((spec.name for spec in ensemble.inputs), size > 0)
         batched |= {tensor: models[number].max_batch_size > 0 for tensor, number in self._sources.items()}
         self.inputs = [
@@ -122,6 +122,15 @@ class Graph:
         """Where a tensor comes from, for errors."""
         number = self._sources.get(tensor)
         return "the request has" if number is None else f"step {number} of model '{self.step(number).model}' gave"
+
+    def _with_labels(self, output: TensorSpec) -> TensorSpec:
+        """An output with the labels of the model's that it is, if it has none of its own."""
+        number = self._sources.get(output.name)
+        if output.labels or number is None:
+            return output
+        names = {tensor: name for name, tensor in self.step(number).outputs.items()}
+        [spec] = [each for each in self.models[number].outputs if each.name == names[output.name]]
+        return replace(output, labels=spec.labels)
 
     def _followers(self, number: int) -> frozenset[int]:
         found: set[int] = set()

@@ -125,7 +125,7 @@ class Offering:
         """Of what other models compute."""
         model = settings.hosting.repository
         assert model is not None
-        ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name)
+        ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name, model.labels)
         return HostedDeployment.of(settings, EnsembleClient(ensemble, OfferedModels(self._deployments)))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:

@@ -35,7 +35,7 @@ def test_the_largest_values_come_first(data: st.DataObject) -> None:
 
 def test_without_a_batch_dimension_all_of_it_is_one_item() -> None:
     output = Encoded.of(Tensor(Datatype.FP32, np.array([[0.5, 2], [1, 2]], "f4")))
-    found = classify(output, 3, PLACE, batched=False, labels=("cat", "dog")).decode(PLACE).array
+    found = classify(output, 3, PLACE, batched=False, labels=("", "dog", "")).decode(PLACE).array
     assert found.tolist() == [b"2.000000:1:dog", b"2.000000:3", b"1.000000:2"]
 
 

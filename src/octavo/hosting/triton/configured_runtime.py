@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.errors import ConfigError
 from octavo.hosting.runtime import Runtime
 from octavo.hosting.signature import ANY, TensorSpec
-from octavo.hosting.triton.description import Description, Tensor
+from octavo.hosting.triton.description import Description
+from octavo.hosting.triton.labels import read_labels
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -90,20 +90,11 @@ def input_specs(description: Description) -> tuple[TensorSpec, ...]:
 def output_specs(description: Description, folder: Path) -> tuple[TensorSpec, ...]:
     """The outputs, with the labels of their classes. Raises ConfigError: a file of labels cannot be read."""
     return tuple(
-        TensorSpec(name=each.name, datatype=each.datatype, dims=each.dims, labels=_labels(each, folder))
+        TensorSpec(
+            name=each.name,
+            datatype=each.datatype,
+            dims=each.dims,
+            labels=read_labels(each.name, each.label_filename, folder),
+        )
         for each in description.output
     )
-
-
-def _labels(output: Tensor, folder: Path) -> tuple[str, ...]:
-    """One a line."""
-    if not output.label_filename:
-        return ()
-    file = folder / output.label_filename
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"label_filename is '{output.label_filename:.200}', which is not in the model's folder")
-    try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8"
-        raise ConfigError(f"cannot read the labels of output '{output.name}' in {file}: {why}") from None

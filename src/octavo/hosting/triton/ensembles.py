@@ -1,5 +1,6 @@
 """`ModelEnsembling`: an ensemble as its configuration describes it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -38,11 +39,11 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     ensemble_scheduling: Ensembling = Ensembling()
 
 
-def ensemble_of(config: dict[str, Any], name: str) -> Ensemble:
+def ensemble_of(config: dict[str, Any], name: str, labels: Mapping[str, Sequence[str]] | None = None) -> Ensemble:
     """What a configuration as JSON says.
 
     Args:
-        name: that it is served by.
+        name: that it is served by. labels: of its outputs, by name.
 
     Raises:
         ConfigError: it asks for what ensembles here do not do.
@@ -57,7 +58,7 @@ def ensemble_of(config: dict[str, Any], name: str) -> Ensemble:
     return Ensemble(
         name=name,
         inputs=tuple(_spec(each) for each in described.input),
-        outputs=tuple(_spec(each) for each in described.output),
+        outputs=tuple(_spec(each, (labels or {}).get(each.name, ())) for each in described.output),
         steps=tuple(_step(each) for each in described.ensemble_scheduling.step),
         max_batch_size=described.max_batch_size,
         max_inflight_requests=described.ensemble_scheduling.max_inflight_requests,
@@ -65,8 +66,14 @@ def ensemble_of(config: dict[str, Any], name: str) -> Ensemble:
     )
 
 
-def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(name=tensor.name, datatype=tensor.datatype, dims=tensor.dims, optional=tensor.optional)
+def _spec(tensor: Tensor, labels: Sequence[str] = ()) -> TensorSpec:
+    return TensorSpec(
+        name=tensor.name,
+        datatype=tensor.datatype,
+        dims=tensor.dims,
+        optional=tensor.optional,
+        labels=tuple(labels),
+    )
 
 
 def _step(step: Step) -> EnsembleStep:

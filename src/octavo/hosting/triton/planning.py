@@ -11,6 +11,7 @@ from octavo.hosting.config import ENSEMBLE, HostingConfig, RepositoryModel
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.backends import backend_named, complete_backend, model_file
 from octavo.hosting.triton.checks import check_config
+from octavo.hosting.triton.labels import read_labels
 from octavo.hosting.triton.layout import ModelFolder, chosen_versions
 from octavo.hosting.triton.model_config import config_to_json, read_config
 from octavo.protos.messages import ModelConfig
@@ -59,9 +60,14 @@ def plan_model(
     if not completes:
         _require_tensors(config)
     written = orjson.dumps(config_to_json(config)).decode()
+    labels = {}
+    if config.platform == ENSEMBLE:
+        labels = {each.name: read_labels(each.name, each.label_filename, folder.path) for each in config.output}
     versions = {}
     for number in chosen_versions(folder, config):
-        model = RepositoryModel(folder=str(folder.path), version=str(number), config=written, completes=completes)
+        model = RepositoryModel(
+            folder=str(folder.path), version=str(number), config=written, completes=completes, labels=labels
+        )
         if config.platform == ENSEMBLE:
             versions[number] = replace(base, model=str(folder.path), runtime=ENSEMBLE, repository=model)
         else:

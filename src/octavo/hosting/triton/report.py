@@ -12,6 +12,7 @@ from octavo.hosting.runtimes import RUNTIMES
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.backends import PYTHON, backend_named, complete_backend, model_file
 from octavo.hosting.triton.checks import troubles
+from octavo.hosting.triton.labels import read_labels
 from octavo.hosting.triton.layout import WARMUP_FOLDER, ModelFolder, chosen_versions, models_of
 from octavo.hosting.triton.planning import written_config
 
@@ -122,11 +123,14 @@ def _other_troubles(config: Config, folder: ModelFolder, folders: Mapping[str, M
         extra = RUNTIMES[backend_named(config.backend).runtime].extra
         yield f"{library} is not installed: pip install 'octavo[{extra}]'"
     samples = [each for warmup in config.model_warmup for each in warmup.inputs.values() if each.input_data_file]
-    files = {each.label_filename: "label_filename" for each in config.output if each.label_filename}
-    files |= {f"{WARMUP_FOLDER}/{each.input_data_file}": "input_data_file" for each in samples}
-    for place, field in files.items():
-        if not (folder.path / place).is_file():
-            yield f"there is no file {folder.path / place} ({field})"
+    for output in config.output:
+        try:
+            read_labels(output.name, output.label_filename, folder.path)
+        except ConfigError as error:
+            yield str(error)
+    for each in samples:
+        if not (file := folder.path / WARMUP_FOLDER / each.input_data_file).is_file():
+            yield f"there is no file {file} (input_data_file)"
 
 
 def _notes(config: Config) -> Iterator[str]:

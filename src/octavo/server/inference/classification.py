@@ -51,6 +51,6 @@ def _best(values: NDArray[Any], count: int, labels: Sequence[str]) -> list[bytes
     write = "{:f}:{}".format if values.dtype.kind == "f" else "{}:{}".format
     texts = starmap(write, zip(values[best].tolist(), best.tolist(), strict=True))
     return [
-        (f"{text}:{labels[index]}" if index < len(labels) else text).encode()
+        (f"{text}:{labels[index]}" if index < len(labels) and labels[index] else text).encode()
         for text, index in zip(texts, best.tolist(), strict=True)
     ]
