@@ -35,6 +35,8 @@ class Connection(asyncio.Protocol):
         self._writer = Writer()
         self._transport: asyncio.Transport | None = None
         self._unsent: list[Buffer] = []
+        self._in_turn = 0  # frames of this turn of the loop
+        self._half = 0  # of those of the last one
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -48,14 +50,27 @@ class Connection(asyncio.Protocol):
         return connection
 
     def send(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
-        """Never waits. What the process does not read yet stays here. What is sent in one turn of the loop goes in one
-        call of the operating system: each may have the other process take this one's place on its core."""
+        """Never waits. What the process does not read yet stays here.
+
+        What is sent in one turn of the loop goes in two calls of the operating system: in one each, the other process
+        would take this one's place on its core again and again; in one alone, it would have nothing to do before all
+        is there, and this one nothing before all is answered.
+        """
         self._put(self._writer.frame(message, tensors))
 
     def _put(self, buffers: Sequence[Buffer]) -> None:
-        if not self._unsent:
-            self._loop.call_soon(self._flush)
+        if not self._in_turn:
+            self._loop.call_soon(self._end_turn)
         self._unsent += buffers
+        self._in_turn += 1
+        if self._in_turn == self._half:
+            self._flush()
+
+    def _end_turn(self) -> None:
+        self._half = (self._in_turn + 1) // 2 if self._in_turn > 1 else 0
+        self._in_turn = 0
+        if self._unsent:
+            self._flush()
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
