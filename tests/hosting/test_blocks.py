@@ -10,8 +10,9 @@ import pytest
 
 from octavo.hosting.blocks import LEAST_BYTES, SPARE_SECONDS, Borrower, Lender, News
 from octavo.hosting.datatypes import Datatype
+from octavo.hosting.frames import Reader, Writer, requests
 from octavo.hosting.tensors import Encoded, Place
-from octavo.hosting.wire import Infer, Part, Reader, Returned, Writer, requests
+from octavo.hosting.wire import Infer, Part, Returned
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all goes through the socket")
 

@@ -12,7 +12,8 @@ import pytest
 from octavo.hosting.blocks import LEAST_BYTES
 from octavo.hosting.connection import Connection
 from octavo.hosting.endpoint import Endpoint
-from octavo.hosting.wire import Infer, Output, Reply, Request, Writer
+from octavo.hosting.frames import Writer
+from octavo.hosting.wire import Infer, Output, Reply, Request
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all goes through the socket")
 

@@ -8,8 +8,9 @@ from typing import Protocol, cast
 
 import msgspec
 
+from octavo.hosting.frames import Reader, Writer, replies
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Reader, Reply, Request, Returned, Writer, replies
+from octavo.hosting.wire import Reply, Request, Returned
 
 log = logging.getLogger(__name__)
 

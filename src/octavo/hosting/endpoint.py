@@ -13,8 +13,9 @@ from itertools import islice
 import msgspec
 
 from octavo.hosting.errors import Code
+from octavo.hosting.frames import Reader, Writer, requests
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Failed, Output, Reader, Reply, Request, Returned, Writer, requests
+from octavo.hosting.wire import Failed, Output, Reply, Request, Returned
 
 log = logging.getLogger(__name__)
 

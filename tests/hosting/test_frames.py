@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.hosting.wire import MAX_HEAD, SIZES, Cancel, Failed, Infer, Output, Part, Reader, Writer, replies, requests
+from octavo.hosting.frames import MAX_HEAD, SIZES, Reader, Writer, replies, requests
+from octavo.hosting.wire import Cancel, Failed, Infer, Output, Part
 
 TEXT = st.text(max_size=8)
 PARTS = st.lists(st.tuples(TEXT, st.lists(st.integers(0, 2**62), max_size=3), st.binary(max_size=40)), max_size=3)
