@@ -226,6 +226,9 @@ def from_json(datatype: Datatype, shape: Sequence[int], data: Any, place: Place)
 
 def _converted(datatype: Datatype, values: list[Any], place: Place) -> NDArray[Any] | list[bytes]:
     wrong = set(map(type, values)) - _VALUES[datatype.dtype.kind]
+    if wrong == {str} and datatype.dtype.kind == "f":
+        values = [_NUMBERS.get(each, each) if type(each) is str else each for each in values]
+        wrong = set(map(type, values)) - _VALUES["f"]
     if wrong:
         kinds, wanted = ", ".join(sorted(_KINDS.get(kind, kind.__name__) for kind in wrong)), _AS[datatype.dtype.kind]
         raise InferenceError(
@@ -265,6 +268,9 @@ def _types(values: list[Any]) -> set[type]:
 
 _VALUES: dict[str, set[type]] = {"b": {bool}, "u": {int}, "i": {int}, "f": {int, float}, "O": {str}}
 """What Python calls the values that a kind of dtype can hold."""
+
+_NUMBERS: dict[Any, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Floating point numbers that JSON has none of, as protobuf's JSON has them."""
 
 _AS = {
     "b": "boolean as boolean",

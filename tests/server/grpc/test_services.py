@@ -74,8 +74,12 @@ def test_models(triton: client.InferenceServerClient, served: Served) -> None:
     (stats,) = triton.get_inference_statistics("pair").model_stats
     assert stats.inference_stats.success.count == stats.execution_count > 0
     assert len(triton.get_inference_statistics().model_stats) == len(served.models)
+    assert not triton.is_model_ready("nope")
+    assert not triton.is_model_ready("pair", "2")
     with pytest.raises(InferenceServerException, match="unknown model: 'nope'"):
         triton.get_model_metadata("nope")
+    with pytest.raises(InferenceServerException, match="Unable to find cuda shared memory region: 'nope'"):
+        triton.get_cuda_shared_memory_status("nope")
 
 
 def test_the_repository(triton: client.InferenceServerClient, served: Served) -> None:

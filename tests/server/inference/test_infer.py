@@ -200,14 +200,59 @@ def test_raw_binary_requests(web: httpx.Client) -> None:
         assert message in refused.json()["error"]
 
 
-def test_json_numbers_that_json_does_not_have(web: httpx.Client) -> None:
-    array = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
-    head = b'{"inputs":[{"name":"IN","shape":[4],"datatype":"FP32","parameters":{"binary_data_size":16}}]}'
-    length = {"inference-header-content-length": str(len(head))}
-    answer = web.post("/v2/models/FP32/infer", content=head + array.tobytes(), headers=length)
-    np.testing.assert_array_equal(answer.json()["outputs"][0]["data"], array)
-    sent = b'{"inputs":[{"name":"IN","shape":[1],"datatype":"FP32","data":[NaN]}]}'
-    assert web.post("/v2/models/FP32/infer", content=sent).status_code == 400
+def refuse_constant(text: str) -> None:
+    raise AssertionError(f"{text} is no JSON")
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("written", ["binary", "text", "constants"])
+def test_numbers_that_json_does_not_have(web: httpx.Client, written: str, datatype: str) -> None:
+    array = np.array([np.nan, 0.1, np.inf, -np.inf], np.float32 if datatype == "FP32" else np.float64)
+    words = {"text": ["NaN", 0.1, "Infinity", "-Infinity"], "constants": array.tolist()}
+    tensor = {"name": "IN", "shape": [4], "datatype": datatype}
+    if written == "binary":
+        head = json.dumps({"inputs": [{**tensor, "parameters": {"binary_data_size": array.nbytes}}]}).encode()
+        content, headers = head + array.tobytes(), {"inference-header-content-length": str(len(head))}
+    else:
+        content, headers = json.dumps({"inputs": [{**tensor, "data": words[written]}]}).encode(), {}
+    answer = web.post(f"/v2/models/{datatype}/infer", content=content, headers=headers)
+    data = json.loads(answer.content, parse_constant=refuse_constant)["outputs"][0]["data"]
+    assert data == words["text"]
+    np.testing.assert_array_equal(np.array(data, array.dtype), array)  # as tritonclient does
+    asked = json.dumps({"IN": words["constants" if written == "constants" else "text"]}).encode()
+    for path in (f"/v2/models/{datatype}/generate", f"/v1/models/{datatype}/predict"):
+        answer = web.post(path, content=asked)
+        assert json.loads(answer.content, parse_constant=refuse_constant)["OUT"] == words["text"]
+
+
+def test_numbers_that_json_does_not_have_in_rows_and_alone(web: httpx.Client) -> None:
+    rows = [["NaN", 1.5], [2.5, "-Infinity"]]
+    answer = web.post("/v1/models/FP32/predict", json={"IN": rows})
+    assert answer.json() == {"OUT": rows}
+    answer = web.post("/v1/models/FP32:predict", json={"instances": [{"IN": "Infinity"}, {"IN": 1.5}]})
+    assert answer.json() == {"predictions": ["Infinity", 1.5]}
+    large = [*range(100_000), "NaN"]
+    answer = web.post("/v2/models/FP32/generate", json={"IN": large})
+    assert answer.json()["OUT"] == large
+    answer = web.post("/v2/models/FP32/generate", content=json.dumps({"IN": [*range(100_000), float("nan")]}))
+    assert answer.status_code == 400
+    assert "NaN and Infinity are no JSON: write them as strings" in answer.json()["error"]
+
+
+def test_a_byte_order_mark_is_no_mistake(web: httpx.Client) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"inputs": [IN]}).encode()
+    assert web.post("/v2/models/FP32/infer", content=body).json()["outputs"][0]["data"] == [1, 2]
+    body = b'\xef\xbb\xbf{"IN":[1,2]}'
+    assert web.post("/v2/models/FP32/generate", content=body).json()["OUT"] == [1, 2]
+
+
+@pytest.mark.parametrize("model", ["FP32", "BYTES", "words"])
+def test_an_empty_body_is_no_request(web: httpx.Client, model: str) -> None:
+    path = f"/v2/models/{model}/infer{'_stream' if model == 'words' else ''}"
+    for encoding, content in (("identity", b""), ("gzip", b""), ("deflate", b""), ("gzip", gzip.compress(b""))):
+        answer = web.post(path, content=content, headers={"content-encoding": encoding})
+        assert answer.status_code == 400
+        assert "The document is empty" in answer.json()["error"]
 
 
 def test_bytes_that_are_no_text_are_not_written_as_text(web: httpx.Client) -> None:
@@ -269,7 +314,7 @@ IN = {"name": "IN", "shape": [2], "datatype": "FP32", "data": [1, 2]}
 BINARY = {"name": "IN", "shape": [2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
 
 WRONG: list[tuple[Any, str]] = [
-    (b"", "input byte size mismatch"),  # taken for a raw request, as Triton does; of any shape: see below
+    (b"", "The document is empty"),
     (b"{", "failed to parse the request JSON buffer"),
     (b"\xff", "failed to parse the request JSON buffer"),
     ([], "non-existing object member 'inputs'"),
@@ -282,6 +327,10 @@ WRONG: list[tuple[Any, str]] = [
     ({"inputs": [IN], "parameters": 3}, "Unable to parse 'parameters'"),
     ({"inputs": [IN], "parameters": {"timeout": -1}}, "Unable to parse 'timeout'"),
     ({"inputs": [IN], "parameters": {"triton_x": 1}}, "reserved for Triton usage"),
+    ({"inputs": [IN], "parameters": {"mine": 2**64}}, "parameter 'mine' is no whole number of 64 bits"),
+    ({"inputs": [IN], "parameters": {"mine": -(2**63) - 1}}, "parameter 'mine' is no whole number of 64 bits"),
+    ({"inputs": [IN], "parameters": {"sequence_id": 2**64}}, "Unable to parse 'sequence_id'"),
+    (b'{"inputs":[],"id":"\\ud800"}', "failed to parse the request JSON buffer"),
     ({"inputs": [IN], "parameters": {"binary_data_output": 1}}, "Unable to parse 'binary_data_output'"),
     ({"inputs": [IN, IN]}, "input 'IN' already exists in request"),
     ({"inputs": [{**IN, "name": "X"}]}, "unexpected inference input 'X' for model 'FP32'"),
@@ -296,6 +345,10 @@ WRONG: list[tuple[Any, str]] = [
     ({"inputs": [{**IN, "data": [1, None]}]}, "attempt to access JSON non-number as double"),
     ({"inputs": [{**IN, "data": 3}]}, "Unable to parse 'data'"),
     ({"inputs": [{**IN, "data": [1e39, 1]}]}, "do not fit FP32"),
+    ({"inputs": [{**IN, "data": [1, "nan"]}]}, "attempt to access JSON non-number as double"),
+    (b'{"inputs":[{"name":"IN","shape":[2],"datatype":"FP32","data":[1e400,1]}]}', "Number out of range"),
+    (b'{"inputs":[{"name":"IN","shape":[2],"datatype":"FP32","data":[NaN,1e400]}]}', "1e400 is too large"),
+    (b'{"inputs":[{"name":"IN","shape":[2],"datatype":"INT32","data":[NaN,1]}]}', "non-signed-integer"),
     ({"inputs": [{**IN, "datatype": "FP99"}]}, "invalid datatype for input IN"),
     ({"inputs": [{**IN, "datatype": "FP16"}]}, "receiving FP16 data via JSON is not supported"),
     ({"inputs": [{**IN, "datatype": "INT32"}]}, "data-type is 'INT32', but model 'FP32' expects 'FP32'"),
@@ -318,7 +371,7 @@ WRONG: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "message"), WRONG[1:])
+@pytest.mark.parametrize(("body", "message"), WRONG)
 def test_bad_requests_are_the_clients_fault(web: httpx.Client, body: Any, message: str) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = web.post("/v2/models/FP32/infer", content=content)

@@ -22,6 +22,7 @@ from octavo.server.inference.control import load_model, read_parameters, unload_
 from octavo.server.inference.lookup import confirms, find, loaded, statistics_of, versions_of
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
+from octavo.server.inference.shared_memory import require_no_region
 
 NAME = "inference.GRPCInferenceService"
 
@@ -51,7 +52,7 @@ class InferenceService:
             "SystemSharedMemoryStatus": self._shared_memory_status,
             "SystemSharedMemoryRegister": self._register_shared_memory,
             "SystemSharedMemoryUnregister": self._unregister_shared_memory,
-            "CudaSharedMemoryStatus": lambda _: {"regions": {}},
+            "CudaSharedMemoryStatus": self._cuda_memory_status,
             "CudaSharedMemoryRegister": self._refuse_cuda,
             "CudaSharedMemoryUnregister": lambda _: {},
             "TraceSetting": self._trace_setting,
@@ -72,12 +73,11 @@ class InferenceService:
         return find(self._server.deployments, request.name, request.version)
 
     async def _model_ready(self, request: Any) -> Mapping[str, Any]:
+        """A model that is not there is not ready: Triton's clients ask until one is."""
         try:
             return {"ready": await confirms(self._find(request))}
         except InferenceError as error:
-            if error.code is Code.NOT_FOUND and any(
-                each.name == request.name for each in self._server.deployments.listed
-            ):
+            if error.code is Code.NOT_FOUND:
                 return {"ready": False}
             raise
 
@@ -125,6 +125,10 @@ class InferenceService:
     def _unregister_shared_memory(self, request: Any) -> Mapping[str, Any]:
         self._server.shared_memory.unregister(request.name)
         return {}
+
+    def _cuda_memory_status(self, request: Any) -> Mapping[str, Any]:
+        require_no_region(request.name)
+        return {"regions": {}}
 
     def _refuse_cuda(self, request: Any) -> Mapping[str, Any]:
         message = f"failed to register CUDA shared memory region: '{request.name:.100}', GPUs not supported"

@@ -92,6 +92,8 @@ def _tensors(info: HostedInfo, body: Mapping[str, Any]) -> tuple[dict[str, Encod
             )
     inputs, parameters = {}, {}
     for name, value in [*((each, body[each]) for each in body if each != "parameters"), *nested.items()]:
+        if name in inputs:
+            raise invalid(f"Converting keyword: 'parameters': input '{name:.300}' already exists in request")
         if name in specs:
             inputs[name] = _tensor(info, specs[name], value)
         else:

@@ -54,7 +54,7 @@ Asked = tuple[Inference, ReplyWriter]
 def read_small(call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes) -> Asked | None:
     """Read a body, unless it takes so long that it is for a thread. Raises InferenceError, ApiError."""
     size = head_length(call, len(data))
-    if not size:
+    if not size and LENGTH_HEADER in call.headers:
         chosen = allowed_options(call, None)
         writer = ReplyWriter(deployment, info, {}, binary=True)
         return Inference(inputs=raw_input(info, data), priority=chosen.priority), writer

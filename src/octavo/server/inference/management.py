@@ -18,6 +18,7 @@ from octavo.server.inference.metadata import (
 )
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
+from octavo.server.inference.shared_memory import require_no_region
 from octavo.server.operations import server_problem
 
 CUDA_IS_ABSENT = "failed to register CUDA shared memory region: '{}', GPUs not supported"
@@ -160,8 +161,7 @@ async def unregister_system_memory(call: Call) -> None:
 
 async def cuda_memory_status(call: Call) -> None:
     """There is never a region of a GPU's memory."""
-    if call.name:
-        raise InferenceError(f"Unable to find cuda shared memory region: '{call.name:.100}'", Code.NOT_FOUND)
+    require_no_region(call.name)
     await call.reply_json([])
 
 

@@ -2,8 +2,7 @@
 
 import base64
 import binascii
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,6 +14,7 @@ from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.signature import ANY, TensorSpec
 from octavo.hosting.tensors import Encoded, Place, Tensor, from_json
+from octavo.server.inference.json_arrays import array_json, scalar_json
 
 Array = NDArray[Any]
 
@@ -66,10 +66,8 @@ def from_tensor(output: Encoded, place: Place) -> Any:
 
 
 def dump(value: Any) -> bytes:
-    """JSON of something with arrays in it; NaN and infinity as Python writes them, which is not JSON."""
-    if all(np.isfinite(each).all() for each in _floats(value)):
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return json.dumps(value, default=lambda each: each.tolist(), separators=(",", ":")).encode()
+    """JSON of something with arrays in it; NaN and infinity are strings."""
+    return orjson.dumps(_in_json(value), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _flat(value: Any, place: Place) -> tuple[tuple[int, ...], list[Any]]:
@@ -117,12 +115,15 @@ def to_bf16(wide: Array) -> Array:
     return np.where(np.isnan(wide), 0x7FC0, nearest).astype("<u2")
 
 
-def _floats(value: Any) -> Iterator[Any]:
-    """The floating point numbers in something, alone and in arrays."""
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, float | np.floating) or (isinstance(each, np.ndarray) and each.dtype.kind == "f"):
-            yield each
-        elif isinstance(each, dict | list):
-            left.extend(each.values() if isinstance(each, dict) else each)
+def _in_json(value: Any) -> Any:
+    """The same without numbers that JSON does not have, alone and in arrays."""
+    match value:
+        case dict():
+            return {name: _in_json(each) for name, each in value.items()}
+        case list():
+            return [_in_json(each) for each in value]
+        case float() | np.floating() if not np.isfinite(value):
+            return orjson.Fragment(scalar_json(value))
+        case np.ndarray() if value.dtype.kind == "f" and not np.isfinite(value).all():
+            return orjson.Fragment(array_json(value))
+    return value

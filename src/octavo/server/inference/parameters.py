@@ -47,6 +47,8 @@ def options(parameters: Mapping[str, object]) -> Options:
             raise InferenceError(
                 f"parameter '{name:.100}' has invalid type. It should be either 'int', 'bool', or 'string'."
             )
+        if name not in _HEEDED and isinstance(value, int) and not -(2**63) <= value < UINT64:
+            raise InferenceError(f"parameter '{name:.100}' is no whole number of 64 bits")
     sequence = parameters.get("sequence_id", 0)
     if not isinstance(sequence, str) and not _is_unsigned(sequence):
         raise InferenceError(f"Unable to parse 'sequence_id': {sequence} is no whole number from 0 on, and no string")

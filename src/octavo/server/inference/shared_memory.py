@@ -196,6 +196,12 @@ class SharedMemory:
             raise InferenceError(DISABLED, Code.UNSUPPORTED)
 
 
+def require_no_region(name: str) -> None:
+    """Regions of GPUs' memory are asked for, of which there is never one. Raises InferenceError: with this name."""
+    if name:
+        raise InferenceError(f"Unable to find cuda shared memory region: '{name:.100}'", Code.NOT_FOUND)
+
+
 def _file_name(name: str, key: str) -> str:
     """The file of a key, which has no other folder than that of all. Raises InferenceError."""
     file = key.lstrip("/")

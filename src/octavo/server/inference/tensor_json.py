@@ -1,6 +1,8 @@
 """The JSON of an inference request, typed, within bounds of depth and number of values."""
 
 import json
+import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -65,6 +67,9 @@ T = TypeVar("T")
 
 _head = msgspec.json.Decoder(Head)
 
+_EXTENDED = re.compile(rb"\A\xef\xbb\xbf|\b(?:NaN|Infinity)\b")
+"""What a text may have that a strict parser refuses, and clients send all the same."""
+
 
 async def read_head(server: Server, data: bytes | memoryview) -> Head:
     """The JSON of a request. Raises ApiError: it is none, or says too much."""
@@ -93,32 +98,48 @@ def parse_head(data: bytes | memoryview) -> Head:
     try:
         if len(data) <= SMALL_BYTES:
             return _head.decode(data)
-        return msgspec.convert(_loads(data), Head)
+        return _convert(_loads(data))
     except msgspec.ValidationError as error:
         raise invalid(_wrong_field(str(error))) from error
     except msgspec.DecodeError as error:
+        if len(data) <= SMALL_BYTES and _EXTENDED.search(data):
+            return _convert(_loads_extended(bytes(data)))
         raise invalid(f"failed to parse the request JSON buffer: {error}") from error
     except RecursionError as error:
         raise _too_deep() from error
 
 
+def _convert(value: Any) -> Head:
+    try:
+        return msgspec.convert(value, Head)
+    except msgspec.ValidationError as error:
+        raise invalid(_wrong_field(str(error))) from error
+
+
 def _parse_object(data: bytes | memoryview) -> dict[str, Any]:
     """Names are unique in it; of large ones that is not known."""
-    value = _loads(data) if len(data) > SMALL_BYTES else _loads_unique(bytes(data))
+    value = _loads(data) if len(data) > SMALL_BYTES else _loads_extended(bytes(data))
     if not isinstance(value, dict):
         raise invalid("failed to parse the request JSON buffer: it is no object")
     return value
 
 
-def _loads_unique(data: bytes) -> Any:
+def _loads_extended(data: bytes) -> Any:
+    """JSON whose names are unique, and what clients that are not strict send beside it: a byte order mark, and numbers
+    that are not finite as Python, JavaScript and Triton's clients write them."""
     if not data:
         raise _empty()
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number)
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_unique, parse_float=_finite)
+        if b"\\u" in data:  # may be half of a character
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid("failed to parse the request JSON buffer: The surrogate pair in string is invalid.") from None
     except ValueError as error:
         raise invalid(f"failed to parse the request JSON buffer: {error}") from error
     except RecursionError as error:
         raise _too_deep() from error
+    return value
 
 
 def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,15 +151,20 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text:.40} is too large for a number")
+    return value
 
 
 def _loads(data: bytes | memoryview) -> Any:
     try:
         return large_json.loads(bytes(data))
     except orjson.JSONDecodeError as error:
-        raise invalid(f"failed to parse the request JSON buffer: {error}") from error
+        hint = "; NaN and Infinity are no JSON: write them as strings, or send the tensor in binary"
+        why = f"{error}{hint if _EXTENDED.search(data) else ''}"
+        raise invalid(f"failed to parse the request JSON buffer: {why}") from error
     except (large_json.TooManyValuesError, large_json.ArrayTooLongError) as error:
         raise ApiError(413, f"The request is too much for JSON: {error}. Send tensors in binary.") from error
 

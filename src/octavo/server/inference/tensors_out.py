@@ -1,11 +1,9 @@
 """From a model's outputs to a reply: binary, JSON, into shared memory, or the best classes alone."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import orjson
 
 from octavo.deployments.hosted import HostedDeployment
@@ -18,6 +16,7 @@ from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place
 from octavo.server.inference.classification import classify
 from octavo.server.inference.http import Part
+from octavo.server.inference.json_arrays import array_json
 from octavo.server.inference.shared_memory import SharedMemory, Window
 from octavo.server.inference.tensor_json import Output
 
@@ -182,7 +181,7 @@ def _shared(window: Window, size: int) -> str:
 
 
 def values_json(output: Encoded, place: Place) -> str:
-    """The elements as a flat JSON list; NaN and infinity as Triton and Python write them, which is not JSON.
+    """The elements as a flat JSON list; NaN and infinity are strings.
 
     Raises:
         InferenceError: elements that JSON has no form of.
@@ -200,6 +199,4 @@ def values_json(output: Encoded, place: Place) -> str:
             raise InferenceError(
                 f"output '{place.input}' has bytes that are no text in UTF-8. Please use the binary data format for it"
             ) from None
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return json.dumps(array.tolist(), separators=(",", ":"))
-    return orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return array_json(array)
