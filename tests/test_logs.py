@@ -44,7 +44,7 @@ def stream() -> Stream:
 @pytest.fixture
 def log(stream: Stream) -> Iterator[logging.Logger]:
     handler = _LineHandler()
-    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_LineFormatter())
     handler.setStream(stream)
     log = logging.Logger("test", logging.INFO)
     log.addHandler(handler)
@@ -142,8 +142,8 @@ def test_failures_have_their_trace(log: logging.Logger, stream: Stream) -> None:
 def test_nothing_is_lost_when_the_process_ends(end: str) -> None:
     code = f"""
 import asyncio, logging
-from octavo.logs import configure_logging
-configure_logging("info")
+from octavo.logs import LogSettings, configure_logging
+configure_logging(LogSettings())
 async def main():
     logging.getLogger("octavo.access").info("the last line")
     {end}

@@ -72,6 +72,11 @@ def _read_switch(raw: object) -> bool:
     return {"true": True, "1": True, "false": False, "0": False}[str(raw).lower()]
 
 
+def _read_level(raw: object) -> int:
+    written = raw.lower() if isinstance(raw, str) else raw
+    return int(_read_switch(written)) if written in ("true", "false", True, False) else _read_whole(raw)
+
+
 def _read_quantity(raw: object) -> int:
     if not isinstance(raw, str):
         return _read_whole(raw)
@@ -88,6 +93,8 @@ ANY_TEXT = Kind("text", "TEXT", str)
 WHOLE = Kind("a whole number", "N", _read_whole)
 NUMBER = Kind("a number", "X", _read_number)
 SWITCH = Kind("true or false", "", _read_switch)
+LEVEL = Kind("a whole number, or true or false", "N", _read_level)
+"""A whole number, where true is 1 and false 0."""
 QUANTITY = Kind("a quantity such as 4096, 8k, 512MiB or 4GiB", "N", _read_quantity)
 """A whole number, plain or with a unit: 512, 8k (8,000), 8Ki (8,192), 512MiB, 4GiB."""
 

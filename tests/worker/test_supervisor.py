@@ -174,12 +174,12 @@ def test_a_shortage_of_descriptors_or_memory_is_waited_out(monkeypatch: pytest.M
     launch = LocalLauncher.launch
     tries = 0
 
-    async def fail_for_long(launcher: LocalLauncher, spec: WorkerSpec) -> LocalProcess:
+    async def fail_for_long(launcher: LocalLauncher, spec: WorkerSpec, before: bytes) -> LocalProcess:
         nonlocal tries
         tries += 1
         if tries <= 30:
             raise OSError([errno.EMFILE, errno.ENOMEM][tries % 2], "none left")
-        return await launch(launcher, spec)
+        return await launch(launcher, spec, before)
 
     async def test() -> None:
         async with supervising() as (supervisor, observer):

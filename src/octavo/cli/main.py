@@ -4,6 +4,8 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +16,7 @@ from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import Group, model_argument, model_option, settings_options
 from octavo.cli.parameters import BENCH_ENGINE, INFO_ENGINE, ChatParameters, LatencyParameters, OfflineParameters
 from octavo.engine.config import EngineConfig
-from octavo.errors import OctavoError
+from octavo.errors import ConfigError, OctavoError
 from octavo.settings import Values, from_environment, from_flags, resolve, settings_of
 
 if TYPE_CHECKING:
@@ -61,9 +63,24 @@ def serve(models: tuple[str, ...], **flags: object) -> None:
     from octavo.logs import configure_logging
 
     _interruptible()
-    configure_logging(configuration.server.log_level, _console)
-    _warn(configuration)
-    serve_models(configuration)
+    with _log_in(configuration.server.log_file):
+        configure_logging(configuration.server.logging, console=_console)
+        _warn(configuration)
+        serve_models(configuration)
+
+
+@contextmanager
+def _log_in(file: str | None) -> Iterator[None]:
+    """Have the log in a file, if there is to be one. Raises ConfigError: it cannot be written."""
+    from octavo.logs import logging_to
+
+    with ExitStack() as stack:
+        if file is not None:
+            try:
+                stack.enter_context(logging_to(file))
+            except OSError as error:
+                raise ConfigError(f"cannot write the log to {file}: {error.strerror} (--log-file)") from None
+        yield
 
 
 @app.command("check-repository")

@@ -23,6 +23,7 @@ from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.manager import DeploymentManager, engine_info
 from octavo.deployments.reloading import reload_when_changed
 from octavo.deployments.resources import divide
+from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
@@ -135,7 +136,7 @@ class ServerProcesses:
         Raises:
             ServerFailed: a model cannot be loaded, or a frontend cannot be kept alive.
         """
-        self._supervisor = Supervisor(LocalLauncher(), handler=self._handle)
+        self._supervisor = Supervisor(LocalLauncher(), handler=self._handle, logging=self._settings.logging)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -169,6 +170,7 @@ class ServerProcesses:
             self._deployments,
             sources=self._configuration.sources,
             locate=_fetch,
+            server_log=ServerLog(self._supervisor, self._settings.logging, self._frontends),
             repository=self._repository,
         )
         for name in self._frontends:

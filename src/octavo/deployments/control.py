@@ -142,6 +142,16 @@ class UnloadModel(msgspec.Struct, frozen=True, tag="unload_model", kw_only=True)
     dependents: bool = False
 
 
+class ChangeLogging(msgspec.Struct, frozen=True, tag="change_logging", kw_only=True, forbid_unknown_fields=True):
+    """Log in another way, with all processes. Attributes: those of `octavo.logs.LogSettings`; None stays as it is."""
+
+    info: bool | None = None
+    warning: bool | None = None
+    error: bool | None = None
+    verbose: int | None = None
+    format: str | None = None
+
+
 class Describe(msgspec.Struct, frozen=True, tag="describe"):
     """Say which deployments there are."""
 
@@ -174,7 +184,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
 
 
-Wish = Load | Unload | Describe | LoadModel | UnloadModel
+Wish = Load | Unload | Describe | LoadModel | UnloadModel | ChangeLogging
 Message = Applied | Wish
 
 Administer = Callable[[Wish], Awaitable[Outcome]]

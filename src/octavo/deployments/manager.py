@@ -11,6 +11,7 @@ import msgspec
 from octavo.deployments.control import (
     NOT_CONTROLLED,
     Applied,
+    ChangeLogging,
     Describe,
     Description,
     Entry,
@@ -33,6 +34,7 @@ from octavo.deployments.hosted_settings import (
     resolve_hosted,
 )
 from octavo.deployments.resources import divide
+from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
 from octavo.deployments.threads import in_thread
 from octavo.engine.config import ModelInfo
@@ -50,7 +52,7 @@ class DeploymentManager:
     """Does what frontends ask their supervisor for.
 
     Args:
-        entries: what is served. repository: of models, if there is one.
+        entries: what is served. repository: of models, if there is one. server_log: of all processes.
         deployments: from the start on; where their models lie is known.
         sources: the command line and the environment, which hold for deployments that come later, too.
         locate: finds a model on this machine, or fetches it. Called in a thread. Raises OctavoError.
@@ -63,10 +65,12 @@ class DeploymentManager:
         *,
         sources: Sequence[Source],
         locate: Callable[[str], Path],
+        server_log: ServerLog,
         repository: "Repository | None" = None,
     ) -> None:
         self._entries = entries
         self._repository = repository
+        self._server_log = server_log
         self._sources = [_without_names(source) for source in sources]
         self._locate = locate
         self._changing: str | None = None
@@ -91,6 +95,9 @@ class DeploymentManager:
     async def _fulfil(self, wish: Wish) -> Outcome:
         if isinstance(wish, LoadModel | UnloadModel):
             await self._control(wish)
+            return Outcome()
+        if isinstance(wish, ChangeLogging):
+            await self._server_log.change(wish)
             return Outcome()
         if isinstance(wish, Describe):
             return Outcome(deployments=tuple(map(self._describe, self._entries)))

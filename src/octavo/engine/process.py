@@ -29,6 +29,7 @@ from octavo.engine.wire import (
     encode,
 )
 from octavo.errors import OctavoError
+from octavo.logs import configure_logging
 from octavo.worker.control import Failed, Loading, Ready, raw
 from octavo.worker.endpoint import Endpoint, Event, Joined, Left, Message
 from octavo.worker.process import Parent
@@ -170,7 +171,7 @@ def work(parent: Parent | ThreadParent, address: str) -> int:
 def main() -> int:
     """Run an engine in this process. Returns the exit status when the model cannot be loaded."""
     parent = Parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s engine: %(message)s")
+    configure_logging(parent.logging, name="engine")
     parent.follow()
     return work(parent, sys.argv[1])
 

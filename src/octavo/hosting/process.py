@@ -18,6 +18,7 @@ from octavo.hosting.running import Running, path_beside
 from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.python_backend.environment import PARAMETER, environment_of
+from octavo.logs import configure_logging
 from octavo.worker.control import Failed, Ready, raw
 from octavo.worker.files import raise_file_limit
 from octavo.worker.process import Parent
@@ -77,7 +78,7 @@ async def _serve_async(parent: Parent, loaded: Loaded, endpoint: Endpoint, runni
 def main() -> int:
     """Serve a model in this process."""
     parent = Parent()
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {sys.argv[2]}: %(message)s")
+    configure_logging(parent.logging, name=sys.argv[2])
     raise_file_limit()
     return work(parent, sys.argv[1].removeprefix("ipc://"))
 

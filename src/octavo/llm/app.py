@@ -48,7 +48,8 @@ ASGI_KEYS = (
 """What a request is made of. Frameworks add things of their own, which must not be taken for ours."""
 
 NOT_MOUNTED = (
-    *("host", "port", "uds", "api_workers", "log_level", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
+    *("host", "port", "uds", "api_workers", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
+    *("log_level", "log_verbose", "log_info", "log_warning", "log_error", "log_format", "log_file"),
     *("max_connections", "request_head_timeout", "request_body_timeout", "keep_alive_timeout"),
 )
 """Settings of a server that is one of its own: connections and logs are the outer application's."""

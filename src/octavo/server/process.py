@@ -53,7 +53,7 @@ def main() -> int:
 
     parent = Parent()  # from now on signals end nothing
     configuration = msgspec.json.decode(parent.configuration, type=FrontendConfiguration)
-    configure_logging(configuration.settings.log_level)
+    configure_logging(parent.logging)
     _keep_freed_memory()
     try:
         uvloop.run(serve(parent, configuration))

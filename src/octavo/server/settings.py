@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from octavo.errors import ConfigError
+from octavo.logs import DEFAULT, FORMATS, LogSettings
 from octavo.server.hosts import is_origin, is_pattern
 from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
-from octavo.settings import QUANTITY, check, setting
+from octavo.settings import LEVEL, QUANTITY, check, setting
 
 MAX_SECONDS = 366 * 24 * 3600
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +142,25 @@ class ServerSettings:
     strict_readiness: bool = setting(
         True, help="Be ready only if all models of repositories are, but for those that clients have unloaded."
     )
-    log_level: str = setting(
-        "info", help="What is logged to standard error.", choices=("debug", "info", "warning", "error")
+    log_level: str = setting("info", help="What is logged, and whatever is more important.", choices=LOG_LEVELS)
+    log_verbose: int | None = setting(
+        None,
+        help="Log what is of interest to who looks for a fault: 1 or more for yes, 0 for no.",
+        kind=LEVEL,
+        least=0,
+        most=2**31 - 1,
+        without="as --log-level says",
+    )
+    log_info: bool | None = setting(
+        None, help="Log what is usual.", metavar="true|false", without="as --log-level says"
+    )
+    log_warning: bool | None = setting(None, help="Log warnings.", metavar="true|false", without="as --log-level says")
+    log_error: bool | None = setting(None, help="Log errors.", metavar="true|false", without="true")
+    log_format: str = setting(
+        DEFAULT, help="Of lines of the log; ISO8601 is Triton's format of that name.", choices=FORMATS
+    )
+    log_file: str | None = setting(
+        None, help="A file for the log, which goes on there if there is one.", metavar="PATH", without="standard error"
     )
     keys: tuple[ApiKey, ...] = ()
 
@@ -174,6 +194,19 @@ class ServerSettings:
                 raise ConfigError(f"{both} have the same key; give each its own")
         if set(self.admin_api_key) & {key.key for key in self.client_keys}:
             raise ConfigError("an admin API key is an API key, too; it must be another one", "admin_api_key", "api_key")
+
+    @property
+    def logging(self) -> LogSettings:
+        """What is logged, and how."""
+        lowest = LOG_LEVELS.index(self.log_level)
+        return LogSettings(
+            info=lowest <= LOG_LEVELS.index("info") if self.log_info is None else self.log_info,
+            warning=lowest <= LOG_LEVELS.index("warning") if self.log_warning is None else self.log_warning,
+            error=self.log_error is not False,
+            verbose=int(lowest == 0) if self.log_verbose is None else self.log_verbose,
+            format=self.log_format,
+            file=self.log_file or "",
+        )
 
     @property
     def client_keys(self) -> tuple[ApiKey, ...]:

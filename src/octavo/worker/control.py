@@ -1,12 +1,14 @@
 """What a supervisor and its processes tell each other: lines of JSON, down standard input and up standard output.
 
-The first line that a process gets is its configuration. When its standard input ends, whoever started it is gone, and
-it ends too.
+The first line that a process gets is how it is to log, if anybody has said that, and the next its configuration. When
+its standard input ends, whoever started it is gone, and it ends too.
 """
 
 from enum import StrEnum
 
 import msgspec
+
+from octavo.logs import LogSettings
 
 NOTHING = msgspec.Raw(b"null")
 
@@ -114,11 +116,18 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     drain_seconds: float
 
 
+class SetLogging(msgspec.Struct, frozen=True, tag="logging"):
+    """Log in another way from now on."""
+
+    settings: LogSettings
+
+
 Report = Loading | Ready | Failed | CulpritFound | Ask | Synced
-Order = WorkerStatus | Answer | Notice | Sync | Stop
+Order = WorkerStatus | Answer | Notice | Sync | Stop | SetLogging
 
 _encoder = msgspec.json.Encoder()
 _reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+_first: msgspec.json.Decoder[SetLogging] = msgspec.json.Decoder(SetLogging)
 _orders: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
 
 
@@ -135,6 +144,11 @@ def decode_report(line: bytes) -> Report:
 def decode_order(line: bytes) -> Order:
     """What a supervisor said. Raises msgspec.DecodeError."""
     return _orders.decode(line)
+
+
+def as_logging(line: bytes) -> LogSettings | None:
+    """What a process's first line says of its log; None if it is its configuration already."""
+    return _first.decode(line).settings if line.startswith(b'{"type":"logging"') else None
 
 
 def raw(value: object) -> msgspec.Raw:

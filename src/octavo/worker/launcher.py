@@ -82,8 +82,11 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Starts processes."""
 
-    async def launch(self, spec: WorkerSpec) -> Process:
+    async def launch(self, spec: WorkerSpec, before: bytes = b"") -> Process:
         """Start a process.
+
+        Args:
+            before: a line that it reads before its configuration.
 
         Raises:
             OSError: no memory, no descriptors, no processes left.
@@ -117,8 +120,8 @@ class LocalLauncher:
         self._launched = 0
         self._fork_servers: dict[str, ForkServer] = {}
 
-    async def launch(self, spec: WorkerSpec) -> "LocalProcess":
-        """Start a process that listens at a socket in a private folder. Raises OSError."""
+    async def launch(self, spec: WorkerSpec, before: bytes = b"") -> "LocalProcess":
+        """As `Launcher.launch`; it listens at a socket in a private folder."""
         self._launched += 1
         socket = self._folder.path / str(self._launched)
         address = f"ipc://{socket}"
@@ -134,7 +137,7 @@ class LocalLauncher:
         _held_open.add(stdin)
         pipe, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, stdin)
         launched = LocalProcess(process, pipe, stdout, address, socket)
-        launched.write(spec.configuration + b"\n")
+        launched.write(before + spec.configuration + b"\n")
         return launched
 
     async def _start(self, spec: WorkerSpec, address: str, stdin: int) -> tuple["_Started", asyncio.StreamReader]:

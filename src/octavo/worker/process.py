@@ -5,10 +5,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from octavo.worker.control import Order, Report, decode_order, encode
+from octavo.logs import LogSettings, change_logging
+from octavo.worker.control import Order, Report, SetLogging, as_logging, decode_order, encode
 
 _HANDED = "OCTAVO_CONFIGURATION"
-"""A variable: the descriptor of a file with the configuration, in a process that was another program."""
+"""A variable: the descriptor of a file with the first lines, in a process that was another program."""
 
 
 class Parent:
@@ -19,7 +20,7 @@ class Parent:
     from a terminal, or to a whole group of processes, are the supervisor's business: it lets its processes finish.
 
     Attributes:
-        configuration: the first line.
+        configuration: the first line, or the one behind that which says how to log. logging: that.
         stopping: whether this is to end; a process is ended instead of being told.
         at_end: called before this process ends with its supervisor.
     """
@@ -38,7 +39,11 @@ class Parent:
         os.dup2(nothing, 0)
         os.close(nothing)
         handed = os.environ.pop(_HANDED, "")
-        self.configuration = _read(int(handed)) if handed else next(self._lines, b"")
+        first = iter(_read(int(handed)).split(b"\n")) if handed else self._lines
+        line = next(first, b"")
+        logging = as_logging(line)
+        self.configuration = line if logging is None else next(first, b"")
+        self.logging = logging or LogSettings()
         if not self.configuration:
             os._exit(0)
 
@@ -48,7 +53,7 @@ class Parent:
         To be called before anything is reported or followed, and after nothing but the configuration was read.
         """
         handed = os.memfd_create("configuration", 0)
-        os.write(handed, self.configuration)
+        os.write(handed, encode(SetLogging(self.logging)) + self.configuration)
         os.dup2(self._input, 0)
         os.dup2(self._reports, 1)
         os.execve(command[0], [*command], {**variables, _HANDED: str(handed)})
@@ -68,8 +73,11 @@ class Parent:
 
     def _follow(self, on_order: Callable[[Order], object] | None) -> None:
         for line in self._lines:
-            if on_order is not None:
-                on_order(decode_order(line))
+            order = decode_order(line)
+            if isinstance(order, SetLogging):
+                change_logging(order.settings)
+            elif on_order is not None:
+                on_order(order)
         try:
             self.at_end()
         finally:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from octavo.errors import OctavoError
+from octavo.logs import LogSettings
 from octavo.worker.control import (
     NOTHING,
     Answer,
@@ -24,6 +25,7 @@ from octavo.worker.control import (
     Order,
     Ready,
     Report,
+    SetLogging,
     Stop,
     Sync,
     Synced,
@@ -81,14 +83,21 @@ class Supervisor:
     Args:
         launcher: starts the processes; closed by `stop`.
         handler: answers what processes ask for; without one they are told that nobody does.
+        logging: how processes log; without it, as they do.
     """
 
     def __init__(
-        self, launcher: Launcher, *, handler: Handler | None = None, policy: RestartPolicy | None = None
+        self,
+        launcher: Launcher,
+        *,
+        handler: Handler | None = None,
+        policy: RestartPolicy | None = None,
+        logging: LogSettings | None = None,
     ) -> None:
         self._launcher = launcher
         self._handler = handler
         self._policy = policy or RestartPolicy()
+        self._logging = logging
         self._workers: dict[str, _Worker] = {}
         self._subscribers: list[Subscriber] = []
         self._answers: set[asyncio.Task[None]] = set()
@@ -153,6 +162,12 @@ class Supervisor:
             if worker.spec.informed:
                 worker.send(Notice(payload))
 
+    def set_logging(self, settings: LogSettings) -> None:
+        """Have all processes log in another way: those that there are, and those that will be."""
+        self._logging = settings
+        for worker in self._workers.values():
+            worker.send(SetLogging(settings))
+
     async def synced(self, name: str) -> None:
         """Wait until an informed process has handled all that it was told before, or has ended."""
         await self._workers[name].synced()
@@ -169,10 +184,13 @@ class Supervisor:
 
     # --- for the workers ------------------------------------------------------------------------------------------
 
-    @property
-    def launcher(self) -> Launcher:
-        """Starts the processes."""
-        return self._launcher
+    async def launch(self, spec: WorkerSpec) -> Process:
+        """Start a process. Raises OSError."""
+        logging = self._logging
+        process = await self._launcher.launch(spec, b"" if logging is None else encode(SetLogging(logging)))
+        if self._logging is not None and self._logging is not logging:  # nobody could tell it meanwhile
+            process.write(encode(SetLogging(self._logging)))
+        return process
 
     @property
     def policy(self) -> RestartPolicy:
@@ -310,7 +328,7 @@ class _Worker:
 
     async def _run_process(self) -> int:
         """Start a process, hear what it reports until it ends, and return its exit status."""
-        self._process = process = await self._supervisor.launcher.launch(self.spec)
+        self._process = process = await self._supervisor.launch(self.spec)
         self._change(address=process.address, pid=process.pid, incarnation=self.status.incarnation + 1, progress=(0, 0))
         try:
             if self.spec.informed:

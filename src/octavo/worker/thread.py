@@ -36,8 +36,8 @@ class ThreadLauncher:
         self._folder = PrivateFolder()
         self._launched = 0
 
-    async def launch(self, spec: WorkerSpec) -> "ThreadWorker":
-        """Start a thread that listens at a socket in a private folder."""
+    async def launch(self, spec: WorkerSpec, before: bytes = b"") -> "ThreadWorker":
+        """Start a thread that listens at a socket in a private folder. How the program logs is its own business."""
         self._launched += 1
         return ThreadWorker(spec, self._folder.path / str(self._launched))
 

@@ -127,11 +127,13 @@ def test_answers(
     assert body is None or answer.json() == body
 
 
-def test_what_is_not_so_cannot_be_set(web: httpx.Client) -> None:
-    for path, change in (("/v2/logging", {"log_verbose_level": 2}), ("/v2/trace/setting", {"trace_rate": "5"})):
-        answer = web.post(path, json=change)
-        assert answer.status_code == 400
-        assert "Attempting to set invalid" in answer.json()["error"]
+def test_a_part_of_a_program_logs_and_traces_as_the_program_does(web: httpx.Client) -> None:
+    answer = web.post("/v2/logging", json={"log_verbose_level": 2})
+    assert answer.status_code == 501
+    assert "the server does not support dynamic logging" in answer.json()["error"]
+    answer = web.post("/v2/trace/setting", json={"trace_rate": "5"})
+    assert answer.status_code == 400
+    assert "Attempting to set invalid" in answer.json()["error"]
 
 
 def test_methods(web: httpx.Client) -> None:

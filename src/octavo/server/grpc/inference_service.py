@@ -19,6 +19,7 @@ from octavo.server.grpc.infer_stream import InferenceStreams
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.inference import metadata
 from octavo.server.inference.control import load_model, read_parameters, unload_model
+from octavo.server.inference.log_settings import change_log_settings
 from octavo.server.inference.lookup import confirms, find, loaded, statistics_of, versions_of
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
@@ -56,13 +57,13 @@ class InferenceService:
             "CudaSharedMemoryRegister": self._refuse_cuda,
             "CudaSharedMemoryUnregister": lambda _: {},
             "TraceSetting": self._trace_setting,
-            "LogSettings": self._log_settings,
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
         for name, do in (
             ("ModelReady", self._model_ready),
             ("RepositoryModelLoad", self._load_model),
             ("RepositoryModelUnload", self._unload_model),
+            ("LogSettings", self._log_settings),
         ):
             methods[f"/{NAME}/{name}"] = _later(name, do)
         methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
@@ -144,10 +145,10 @@ class InferenceService:
         }
         return {"settings": {name: {"value": value} for name, value in listed.items()}}
 
-    def _log_settings(self, request: Any) -> Mapping[str, Any]:
-        if request.settings:
-            raise RpcError(Status.UNIMPLEMENTED, "the server does not support dynamic logging")
-        return {"settings": {name: {_kind(value): value} for name, value in metadata.LOG_SETTINGS.items()}}
+    async def _log_settings(self, request: Any) -> Mapping[str, Any]:
+        wanted = {name: _chosen(each) for name, each in request.settings.items()}
+        settings = await change_log_settings(self._server.administer, wanted)
+        return {"settings": {name: {_kind(value): value} for name, value in settings.items()}}
 
 
 def _kind(value: object) -> str:
@@ -162,6 +163,12 @@ def _refuse_repository(request: Any) -> None:
 def _value(parameter: Any) -> object:
     """Of a `ModelRepositoryParameter`."""
     return getattr(parameter, parameter.WhichOneof("parameter_choice") or "string_param")
+
+
+def _chosen(setting: Any) -> object:
+    """Of a `LogSettingsRequest.SettingValue`; None if it has none."""
+    chosen = setting.WhichOneof("parameter_choice")
+    return getattr(setting, chosen) if chosen else None
 
 
 def _later(name: str, do: Callable[[Any], Awaitable[Mapping[str, Any]]]) -> Method:

@@ -52,12 +52,12 @@ def read_parameters(parameters: Mapping[str, Any]) -> LoadParameters:
 async def load_model(administer: Administer | None, name: str, parameters: LoadParameters) -> None:
     """Load a model, or load it again. Raises InferenceError: it cannot be; what was served is still."""
     folder = await off_loop(_written, parameters.files) if parameters.files else None
-    await _fulfil(administer, LoadModel(name=name, config=parameters.config, folder=folder), folder)
+    await _control(administer, LoadModel(name=name, config=parameters.config, folder=folder), folder)
 
 
 async def unload_model(administer: Administer | None, name: str, *, dependents: bool) -> None:
     """Offer a model no longer. Raises InferenceError: clients do not control this repository."""
-    await _fulfil(administer, UnloadModel(name=name, dependents=dependents))
+    await _control(administer, UnloadModel(name=name, dependents=dependents))
 
 
 class ModelsOwn:
@@ -75,11 +75,16 @@ class ModelsOwn:
         await unload_model(self._administer, name, dependents=dependents)
 
 
-async def _fulfil(administer: Administer | None, wish: Wish, folder: str | None = None) -> None:
+async def _control(administer: Administer | None, wish: Wish, folder: str | None = None) -> None:
     if administer is None:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise InferenceError(NOT_CONTROLLED, Code.UNAVAILABLE)
+    await fulfil(administer, wish)
+
+
+async def fulfil(administer: Administer, wish: Wish) -> None:
+    """Have the supervisor do something. Raises InferenceError: it does not, and why."""
     outcome = await administer(wish)
     if outcome.error is not None:
         raise InferenceError(outcome.error, _CODES.get(outcome.status, Code.INVALID_ARGUMENT))

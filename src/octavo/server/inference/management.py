@@ -8,9 +8,9 @@ from octavo.server.errors import invalid
 from octavo.server.inference.body import read_body, read_json_object, read_object
 from octavo.server.inference.control import load_model, read_parameters, unload_model
 from octavo.server.inference.http import PLAIN, Call
+from octavo.server.inference.log_settings import change_log_settings, log_settings
 from octavo.server.inference.lookup import confirms, find, is_ready, loaded, statistics_of, versions_of
 from octavo.server.inference.metadata import (
-    LOG_SETTINGS,
     TRACE_SETTINGS,
     model_metadata,
     repository_index,
@@ -109,12 +109,12 @@ async def unload(call: Call) -> None:
 
 async def show_logging(call: Call) -> None:
     """How the server logs."""
-    await call.reply_json(LOG_SETTINGS)
+    await call.reply_json(log_settings())
 
 
 async def set_logging(call: Call) -> None:
-    """Set how the server logs, to what is so already: `--log-level` decides it."""
-    await _set(call, LOG_SETTINGS, "log setting", "--log-level decides what is logged")
+    """Change how the server logs, with all its processes."""
+    await call.reply_json(await change_log_settings(call.server.administer, await read_object(call)))
 
 
 async def show_trace(call: Call) -> None:

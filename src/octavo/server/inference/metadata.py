@@ -29,16 +29,6 @@ EXTENSIONS = (
 )
 """By Triton's names."""
 
-LOG_SETTINGS: dict[str, Any] = {
-    "log_file": "",
-    "log_info": True,
-    "log_warning": True,
-    "log_error": True,
-    "log_verbose_level": 0,
-    "log_format": "default",
-}
-"""What the logging extension says; `--log-level` is what decides."""
-
 TRACE_SETTINGS: dict[str, Any] = {
     "trace_level": ["OFF"],
     "trace_rate": "1000",
