@@ -121,8 +121,7 @@ class Batcher(Generic[T]):
         alone = len(batch.requests) == self._queue.requests  # or whoever else waits would wait with it
         if alone and batch.items not in self._wanted and (until := self._until(batch)) > now:
             return min(until, self._queue.next_deadline)
-        for waiting in batch.requests:
-            self._queue.remove(waiting)
+        self._queue.take(batch.requests)
         self._busy += 1
         return batch
 

@@ -127,7 +127,9 @@ class Followers:
         Args:
             idle: whether nothing else waits or is computed.
         """
-        event = self._last if now >= self._last.began else self._before
+        event = self._last
+        if now < event.began:
+            event = self._before
         if event.began <= now < event.ends:
             event.came += items
             event.coming[event.slot(now)] += items

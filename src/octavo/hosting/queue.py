@@ -4,7 +4,7 @@ import heapq
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -73,6 +73,7 @@ class Queue(Generic[T]):
         self.requests = 0
         self._timed: dict[int, Waiting[T]] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self._default_level = batching.level(0)
 
     def items_of(self, kind: Hashable) -> int:
         """Of the requests that could be computed together."""
@@ -94,13 +95,13 @@ class Queue(Generic[T]):
         Raises:
             InferenceError: too many wait.
         """
-        number = self._batching.level(priority)
+        number = self._batching.level(priority) if priority else self._default_level
         policy, level = self._batching.policy(number), self._level(number)
         if policy.max_queue_size and level.requests >= policy.max_queue_size:
             raise InferenceError(
                 f"Exceeds maximum queue size: {policy.max_queue_size} requests wait already", Code.UNAVAILABLE
             )
-        seconds = policy.timeout(timeout)
+        seconds = policy.timeout(timeout) if timeout else policy.default_timeout
         deadline = now + seconds if seconds else math.inf
         waiting = Waiting(request, items, kind, now, deadline, number, next(self._numbers))
         self._insert(waiting)
@@ -124,6 +125,24 @@ class Queue(Generic[T]):
             self._deadlines = [(each.deadline, number) for number, each in self._timed.items()]
             heapq.heapify(self._deadlines)
         return True
+
+    def take(self, taken: Sequence[Waiting[T]]) -> None:
+        """Take out requests of one kind, which are there."""
+        if self._timed:
+            for waiting in taken:
+                self.remove(waiting)
+            return
+        kind, levels = self._kinds[taken[0].kind], self._levels
+        lines = kind.lines
+        for waiting in taken:
+            del lines[waiting.level, waiting.delayed][waiting.number]
+            waiting.waits = False
+            kind.items -= waiting.items
+            level = levels[waiting.level]
+            level.requests -= 1
+            if not waiting.delayed:
+                level.items -= waiting.items
+        self.requests -= len(taken)
 
     def expire(self, now: float) -> list[Waiting[T]]:
         """Take out those that waited too long, unless they are to be computed all the same, after the others."""

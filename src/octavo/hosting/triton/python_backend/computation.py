@@ -4,15 +4,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from octavo.hosting.computation import Answer, Task
+from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.sequence_inputs import ControlTensor, SequenceInputs
-from octavo.hosting.tensors import Place, from_bytes
+from octavo.hosting.tensors import Place, array_from_bytes, element_count
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.python_backend.model import PythonModel
 from octavo.hosting.triton.python_backend.request import RELEASE_RESCHEDULE, IncomingRequest
@@ -20,11 +22,29 @@ from octavo.hosting.triton.python_backend.reshapes import Reshapes
 from octavo.hosting.triton.python_backend.response import InferenceResponse
 from octavo.hosting.triton.python_backend.sender import InferenceResponseSender
 from octavo.hosting.triton.python_backend.tensor import Tensor
-from octavo.hosting.wire import Call, Infer
+from octavo.hosting.wire import Call, Infer, Part
 
 log = logging.getLogger(__name__)
 
 Result = Answer | InferenceError | None
+
+
+_KEPT_FORMS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Requests with inputs of the same sizes.
+
+    Attributes:
+        inputs: each with its place, for errors, and whether its bytes are an array's of that shape without a look at
+            them.
+        items, kind: as a `Task` has them.
+    """
+
+    inputs: tuple[tuple[Part, Place, bool], ...]
+    items: int
+    kind: Hashable
 
 
 class PythonComputation:
@@ -49,6 +69,7 @@ class PythonComputation:
         self._ragged = {each.name for each in description.input if each.allow_ragged_batch}
         self._outputs = {each.name for each in description.output}
         self._reshapes = Reshapes(description)
+        self._forms: dict[tuple[Part, ...], _Form] = {}
         self._sequences = sequences
         self.decoupled = description.model_transaction_policy.decoupled
 
@@ -78,20 +99,34 @@ class PythonComputation:
         assert isinstance(message, Infer), "frontends know that it takes no bodies"
         if data.readonly:  # of what came through the socket; models may write to what they get
             data = memoryview(bytearray(data))
+        form = self._forms.get(message.parts) or self._form(message.parts)
         tensors, at, reshapes = [], 0, self._reshapes
-        for part in message.parts:
-            name, end = part.name, at + part.size
-            array = from_bytes(part.datatype, part.shape, data[at:end], self._places[name]).array
-            tensors.append(Tensor.of(name, part.datatype, reshapes.given(name, array) if reshapes.inputs else array))
+        for part, place, plain in form.inputs:
+            name, datatype, end = part.name, part.datatype, at + part.size
+            if plain:
+                array = np.frombuffer(data[at:end], datatype.dtype).reshape(part.shape)
+            else:
+                array = array_from_bytes(datatype, part.shape, data[at:end], place)
+            tensors.append(Tensor.of(name, datatype, reshapes.given(name, array) if reshapes.inputs else array))
             at = end
-        items = message.parts[0].shape[0] if self._batched and message.parts else 1
         request = IncomingRequest(tensors, message.outputs or self._outputs, message.timeout, message.details)
-        return Task(request, items, self._kind(message) if self._merges else message.number, message.outputs)
+        return Task(request, form.items, form.kind if self._merges else message.number, message.outputs)
 
-    def _kind(self, message: Infer) -> Hashable:
-        """What is computed together has inputs of the same types and sizes but for the batch."""
-        ragged = self._ragged
-        return tuple([(each.name, None if each.name in ragged else each.shape[1:]) for each in message.parts])
+    def _form(self, parts: tuple[Part, ...]) -> "_Form":
+        """What is known of inputs like these: those of most requests differ in their bytes alone."""
+        inputs = []
+        for part in parts:
+            place = self._places[part.name]
+            size = element_count(part.shape, place) * part.datatype.itemsize
+            plain = part.datatype not in (Datatype.BYTES, Datatype.BOOL) and size == part.size
+            inputs.append((part, place, plain))
+        # What is computed together has inputs of the same types and sizes but for the batch.
+        kind = tuple([(each.name, None if each.name in self._ragged else each.shape[1:]) for each in parts])
+        if len(self._forms) >= _KEPT_FORMS:
+            self._forms.clear()
+        items = parts[0].shape[0] if self._batched and parts else 1
+        form = self._forms[parts] = _Form(tuple(inputs), items, kind)
+        return form
 
     def compute(self, tasks: Sequence[Task]) -> list[Answer | InferenceError]:
         """Compute requests that nobody has made: before the model is ready. What senders send is dropped."""
