@@ -103,7 +103,7 @@ def test_what_has_no_effect_is_said(tmp_path: Path) -> None:
     assert models["scale"][1:] == [
         "* optimization.cuda has no effect: it changes no answer",
         "* rate_limiter has no effect, as in Triton without --rate-limit",
-        "* response_cache has no effect, as in Triton without --cache-config",
+        "* response_cache needs --cache-config local,size=BYTES, and has no effect without it, as in Triton",
     ]
 
 

@@ -79,6 +79,13 @@ def test_help_never_cuts_the_name_of_a_flag(command: list[str], width: int) -> N
         ("--model", "", ["model must not be empty"]),
         ("--api-key", "", ["api_key must not be empty"]),
         ("--admin-api-key", "", ["admin_api_key must not be empty"]),
+        ("--cache-config", "redis,host=here", ["the cache 'redis', which is not supported; use local", "size=64MiB"]),
+        ("--cache-config", "local,sise=1", ["'sise', which the cache local does not know; use size"]),
+        ("--cache-config", "size=1MiB", ["'size=1MiB' without the name of a cache"]),
+        ("--cache-config", "local", ["has no size for the cache local"]),
+        ("--cache-config", "local,size=much", ["the size 'much', which must be a quantity such as 4096"]),
+        ("--cache-config", "local,size=1k", ["1000 bytes is too small; give at least 4096, or 0"]),
+        ("--cache-config", "local,size=999TiB", ["bytes is too large: the machine has"]),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_setting_place_and_remedy(flag: str, value: str, words: list[str]) -> None:
@@ -150,6 +157,21 @@ def test_two_settings_that_do_not_fit_are_named_with_their_places() -> None:
 def test_a_file_that_is_wrong_is_refused_by_name(write, text: str, words: list[str]) -> None:  # type: ignore[no-untyped-def]
     line = refusal("serve", "--config", write(text))
     assert all(word in line for word in words), line
+
+
+def test_the_cache_may_be_written_in_tritons_ways(write) -> None:  # type: ignore[no-untyped-def]
+    for given in (
+        ["--cache-config=local,size=1048576"],
+        ["--cache-config", "local,size=1", "--cache-config", "local,size=1MiB"],  # the last one holds
+        ["--config", write('[server]\ncache-config = ["local,size=1MiB"]\n')],
+    ):
+        assert "cache_config = [" in "".join(shown(*given))
+    assert any(line.startswith('cache_config = ["local"') for line in shown(OCTAVO_CACHE_CONFIG="local,size=1MiB"))
+    assert any(
+        line.startswith("response_cache_byte_size = 1048576") for line in shown("--response-cache-byte-size=1Mi")
+    )
+    both = refusal("serve", "--response-cache-byte-size=1Mi", "--cache-config=local,size=1Mi")
+    assert "cache_config and response_cache_byte_size say the same; give one of them" in both
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

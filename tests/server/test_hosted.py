@@ -50,6 +50,10 @@ def spell(prompt: str):
 @octavo.model
 def clever(prompt: str, more: int = 1) -> str:
     return prompt * more
+
+@octavo.model(response_cache=True)
+def now(place: str = "here") -> int:
+    return time.monotonic_ns()
 """
 )
 
@@ -64,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
-    with serving(str(folder / "app.py"), "--port", "0", "--grpc-port", "0") as found:
+    with serving(str(folder / "app.py"), "--port", "0", "--grpc-port", "0", "--cache-config=local,size=1MiB") as found:
         yield found
 
 
@@ -75,7 +79,13 @@ def http(url: str) -> Iterator[httpx.Client]:
 
 
 def test_all_models_of_a_file_are_served(http: httpx.Client) -> None:
-    assert [each["id"] for each in http.get("/v1/models").json()["data"]] == ["shouting", "pid", "spell", "clever"]
+    assert [each["id"] for each in http.get("/v1/models").json()["data"]] == [
+        "shouting",
+        "pid",
+        "spell",
+        "clever",
+        "now",
+    ]
     assert http.get("/health").json()["status"] == "ok"
 
 
@@ -163,13 +173,29 @@ def test_code_is_loaded_again_when_it_changes(tmp_path: Path) -> None:
             time.sleep(0.05)
 
 
+def test_whoever_asks_the_same_may_get_the_same(http: httpx.Client) -> None:
+    def now(**body: str) -> int:
+        return http.post("/v1/models/now/predict", json=body).raise_for_status().json()  # type: ignore[no-any-return]
+
+    assert now() == now()
+    assert now(place="there") == now(place="there") > now()
+    assert http.get("/v2/models/now/config").json()["response_cache"] == {"enable": True}
+    seen = http.get("/v2/models/now/stats").json()["model_stats"][0]["inference_stats"]
+    assert (seen["cache_hit"]["count"], seen["cache_miss"]["count"]) == (3, 2)
+
+
 def test_own_code_in_somebody_s_application() -> None:
-    ai = octavo.create_app(Classify, identity, api_key=["secret"], max_queue_size=7)
+    cache = {"response_cache": True, "cache_config": ["local,size=1MiB"]}
+    ai = octavo.create_app(Classify, identity, api_key=["secret"], max_queue_size=7, **cache)
     app = FastAPI(lifespan=ai.lifespan)
     app.mount("/ai", ai)
     with TestClient(app, headers={"Authorization": "Bearer secret"}) as client:
         answer = client.post("/ai/v1/models/classify/predict", json={"text": "hello there"})
         assert answer.json() == {"label": "long", "score": 1.1}
+        assert client.post("/ai/v1/models/classify/predict", json={"text": "hello there"}).json() == answer.json()
+        seen = client.get("/ai/v2/models/classify/stats").json()["model_stats"][0]["inference_stats"]
+        assert (seen["cache_hit"]["count"], seen["compute_infer"]["count"]) == (1, 1)
+        assert "nv_cache_num_hits 1.0" in client.get("/ai/metrics").text
         assert client.get("/ai/v2/models/identity").json()["inputs"][0]["datatype"] == "FP32"
         assert client.get("/ai/v2/models/identity/config").json()["max_batch_size"] == 8
         assert client.post("/ai/v1/models/classify/predict", json={}, headers={"Authorization": ""}).status_code == 401
@@ -182,6 +208,10 @@ def test_own_code_in_somebody_s_application() -> None:
         ("def predict(: pass", "is no Python that can be read"),
         ("x = 1", "has no model"),
         ("@octavo.model\nclass A: pass", "has no method `predict`"),
+        (
+            "@octavo.model(response_cache=True)\nclass A:\n  def predict(self, x: str):\n    yield x",
+            "response_cache is for models with one result, and",
+        ),
         ("import sys; sys.exit(7)", "it called sys.exit(7)"),
         ("@octavo.model\nclass A:\n  def load(self): 1 / 0\n  def predict(self, x: int): pass", "ZeroDivisionError"),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from octavo.settings import Setting
+from octavo.settings import SWITCH, Setting
 
 NARROW, WIDE = 30, 100
 
@@ -115,7 +115,7 @@ def settings_options(settings: Iterable[Setting]) -> Callable[[Callable[..., Any
 
 def _option(each: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     flags = list(each.flags)
-    switch = isinstance(each.default, bool)
+    switch = each.kind is SWITCH
     if switch:
         flags[0] += f"/{flags[0].replace('--', '--no-', 1)}"
     return click.option(

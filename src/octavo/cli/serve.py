@@ -27,6 +27,7 @@ from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DeploymentSettings
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
+from octavo.hosting.response_cache import CacheMemory, cache_file
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
 from octavo.server.settings import ServerSettings
@@ -108,6 +109,12 @@ def _listen(settings: ServerSettings, hosted: bool) -> Listeners:
         raise
 
 
+def _new_cache(settings: ServerSettings) -> CacheMemory | None:
+    """Memory for the answers that are kept, if they are. Raises OSError."""
+    size = settings.cache_bytes
+    return CacheMemory(cache_file(size), size, shared=settings.api_workers > 1) if size else None
+
+
 class ServerProcesses:
     """The processes of one server, from their start to their end."""
 
@@ -121,6 +128,7 @@ class ServerProcesses:
             self._folder = PrivateFolder()
             self._settings = replace(self._settings, store=str(self._folder.path / "responses.db"))
         self._listeners = listeners
+        self._cache = _new_cache(self._settings)
         self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -190,6 +198,7 @@ class ServerProcesses:
         return FrontendConfiguration(
             listener=http.fileno(),
             grpc_listener=None if grpc is None else grpc.fileno(),
+            cache=self._cache,
             settings=self._settings,
             table=table,
         )

@@ -41,6 +41,7 @@ class HostedClient(ModelClient):
     state = WorkerState.LOADING
     failure: str | None = None
     info: HostedInfo | None = None
+    edition = ""
 
     def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None, calls: Calls | None = None) -> None:
         super().__init__()
@@ -304,6 +305,7 @@ class HostedClient(ModelClient):
             self.info = msgspec.json.decode(status.payload, type=HostedInfo)
             instance.limit = self.info.execution_timeout
         instance.update(status)
+        self.edition = ", ".join([f"{each.name}: {each.incarnation}" for each in self._instances.values()])
         states = {each.state for each in self._instances.values()}
         previous, self.state = self.state, next(state for state in _BEST_FIRST if state in states)
         self.failure = next((each.failure for each in self._instances.values() if each.failure), None)

@@ -102,6 +102,11 @@ class HostingConfig:
         0, help="Of requests that name none; 0 for the middle one.", least=0, most=MAX_PRIORITY_LEVELS
     )
     preserve_ordering: bool = setting(False, help="Reply in the order of the requests.")
+    response_cache: bool | None = setting(
+        None,
+        help="Give whoever asks the same again the same answer, from the cache that --cache-config makes.",
+        without="what the code says, or false",
+    )
     execution_timeout: float = setting(
         300.0,
         help="Seconds that one call may take; then its process is ended and started again. 0 for any time.",
@@ -140,6 +145,7 @@ class HostingConfig:
             max_batch_size=options.max_batch_size if self.max_batch_size is None else self.max_batch_size,
             instances=options.instances if self.instances is None else self.instances,
             max_queue_delay=options.max_queue_delay if self.max_queue_delay is None else self.max_queue_delay,
+            response_cache=options.response_cache if self.response_cache is None else self.response_cache,
         )
 
     def batching(self, max_batch_size: int) -> Batching:

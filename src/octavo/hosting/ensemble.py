@@ -34,6 +34,7 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
         steps: a model computes as soon as its inputs are there, whatever their order here.
         max_batch_size: items of a request at most, along the first dimension of its tensors; 0 if that has no meaning.
         max_inflight_requests: that each step computes at once, of all that the ensemble is asked for; 0 for any number.
+        response_cache: whether answers may be kept.
         config: the `ModelConfig` as JSON that says all this, if one does.
     """
 
@@ -43,6 +44,7 @@ class Ensemble(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[EnsembleStep, ...]
     max_batch_size: int = 0
     max_inflight_requests: int = 0
+    response_cache: bool = False
     config: dict[str, Any] | None = None
 
 

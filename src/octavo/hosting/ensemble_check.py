@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from octavo.errors import ConfigError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.ensemble import Ensemble, EnsembleStep
-from octavo.hosting.info import HostedInfo
+from octavo.hosting.info import DECOUPLED_IS_NOT_CACHED, HostedInfo
 from octavo.hosting.signature import ANY, TensorSpec
 from octavo.hosting.tensors import written
 
@@ -31,7 +31,10 @@ def check_models(ensemble: Ensemble, models: Sequence[HostedInfo]) -> bool:
                 f"{step.model} which only allows maximum batch size to be {model.max_batch_size}"
             )
         _check_step(ensemble, step, model, known)
-    return _check_streams(ensemble, models)
+    streams = _check_streams(ensemble, models)
+    if streams and ensemble.response_cache:
+        raise ConfigError(DECOUPLED_IS_NOT_CACHED.format(ensemble.name))
+    return streams
 
 
 @dataclass(frozen=True, slots=True)

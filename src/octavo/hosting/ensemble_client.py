@@ -139,6 +139,12 @@ class EnsembleClient(ModelClient):
         bound = self._look()[2]
         return None if bound is None else bound.graph.info
 
+    @property
+    def edition(self) -> str:
+        """As `ModelClient.edition`: of all its models."""
+        bound = self._bound
+        return "" if bound is None else ", ".join([client.edition for client in bound.clients])
+
     def _look(self) -> tuple[WorkerState, str | None, _Bound | None]:
         """How it stands with the models at the moment."""
         if self._closed:

@@ -91,6 +91,7 @@ class Graph:
             queue=Batching(max_batch_size=size or 1),
             streams=streams,
             details=True,
+            response_cache=ensemble.response_cache,
             ensemble=ensemble,
             config=_complete(ensemble, streams=streams),
         )

@@ -39,6 +39,7 @@ def load_file(start: HostingStart) -> Loaded:
         instances=instances,
         at_once=instances,
         processes=1 if runtime.concurrent else instances,
+        response_cache=bool(config.response_cache),
         execution_timeout=config.execution_timeout,
     )
     return Loaded(

@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Buffer, Encoded
 from octavo.hosting.wire import Details, Output, Part, tensors_of
+
+if TYPE_CHECKING:
+    import hashlib
+
+Digest: TypeAlias = "hashlib._Hash"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +39,7 @@ class Outline:
     Attributes:
         info: of the model. parts: the inputs. size: bytes of all of them. items: of the batch dimension.
         outputs: that are wanted; none for all.
+        digest: of all this, where answers are kept, and that of the model which it is made from.
     """
 
     info: HostedInfo
@@ -40,6 +47,7 @@ class Outline:
     size: int
     items: int
     outputs: tuple[str, ...]
+    digest: tuple[Digest, Digest] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +118,9 @@ class Statistics:
         rejected, canceled: requests of the failed ones that were never computed: refused, or left by their clients.
         inferences: items that were computed. executions: batches.
         queue, compute: of the computed requests together.
-        last: seconds since the epoch of the last one.
+        cache_hits: of the requests that succeeded, those whose answer was in the cache, and were not computed.
+        cache_misses: those whose answer is since. cache_hit_time, cache_miss_time: to look for it, and to put it there.
+        last: seconds since the epoch of the last one that was computed.
         batches: by size.
     """
 
@@ -124,5 +134,9 @@ class Statistics:
     executions: int = 0
     queue: int = 0
     compute: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_hit_time: int = 0
+    cache_miss_time: int = 0
     last: float = 0.0
     batches: dict[int, BatchStatistics] = field(default_factory=dict)

@@ -10,6 +10,12 @@ from octavo.hosting.ensemble import Ensemble
 from octavo.hosting.sequencing import Sequencing
 from octavo.hosting.signature import Signature, TensorSpec
 
+DECOUPLED_IS_NOT_CACHED = (
+    "Response Cache does not currently support model {} with 'decoupled' transaction policy. Please disable the "
+    "response cache."
+)
+"""Why a model cannot be served that streams and whose answers are to be kept, in Triton's words."""
+
 
 class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A model that is no language model.
@@ -24,6 +30,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
         probes: whether its code is to be asked whether it is ready.
+        response_cache: whether its answers may be kept, and given to whoever asks the same.
         details: whether it wants to know what requests say beside their tensors.
         body: of one request as JSON (a JSON schema), for a model that takes JSON; None takes tensors alone.
         result: of one request, or of each piece if it streams, as JSON.
@@ -50,6 +57,7 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     execution_timeout: float = 0.0
     streams: bool = False
     probes: bool = False
+    response_cache: bool = False
     details: bool = False
     body: dict[str, Any] | None = None
     result: dict[str, Any] | None = None

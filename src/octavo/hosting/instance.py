@@ -52,6 +52,7 @@ class Instance:
 
     Attributes:
         name: of the worker. state: as its supervisor sees it. failure: why it is not ready.
+        incarnation: which process of that name it is.
         outstanding: what it was asked for, by number. limit: seconds that a batch may take; 0 for any number.
         deaths: processes that have ended.
         figures: of the model's own.
@@ -61,6 +62,7 @@ class Instance:
         self.name = name
         self.state = WorkerState.LOADING
         self.failure: str | None = None
+        self.incarnation = 0
         self.outstanding: dict[int, Pending] = {}
         self.limit = 0.0
         self.deaths = 0
@@ -99,7 +101,7 @@ class Instance:
 
     def update(self, status: WorkerStatus) -> None:
         """Learn where the process stands."""
-        self.state, self.failure = status.state, status.failure
+        self.state, self.failure, self.incarnation = status.state, status.failure, status.incarnation
         if status.state is WorkerState.READY and status.address is None:  # it has just ended, and it is told next how
             self._lose()
         elif status.state is WorkerState.READY:

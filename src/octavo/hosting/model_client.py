@@ -44,6 +44,16 @@ class ModelClient(ABC):
         return None if self.state in (WorkerState.FAILED, WorkerState.STOPPED) else self.info
 
     @property
+    @abstractmethod
+    def edition(self) -> str:
+        """What has been loaded, and by which processes: another one whenever that changes."""
+
+    @property
+    def caches(self) -> bool:
+        """Whether answers are kept."""
+        return False
+
+    @property
     def figures(self) -> Sequence[Family]:
         """Those of the model's own, of each of its processes."""
         return ()

@@ -17,12 +17,14 @@ class ModelOptions:
         max_batch_size: requests that are computed in one call; 0 calls for each alone.
         instances: of the class that compute at the same time.
         max_queue_delay: seconds that a request waits for others; None finds out when it pays.
+        response_cache: whether whoever asks the same again may get the same answer.
     """
 
     name: str = ""
     max_batch_size: int = 0
     instances: int = 1
     max_queue_delay: float | None = None
+    response_cache: bool = False
 
     def validate(self) -> None:
         """Raises ConfigError."""

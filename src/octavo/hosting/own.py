@@ -45,7 +45,12 @@ _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator,
 def model(target: T, /) -> T: ...
 @overload
 def model(
-    *, name: str = "", max_batch_size: int = 0, instances: int = 1, max_queue_delay: float | None = None
+    *,
+    name: str = "",
+    max_batch_size: int = 0,
+    instances: int = 1,
+    max_queue_delay: float | None = None,
+    response_cache: bool = False,
 ) -> Callable[[T], T]: ...
 def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
     """Make a model of a function, or of a class with `predict`, and `load` for what it must do before.

@@ -22,6 +22,8 @@ def load_own(start: HostingStart) -> Loaded:
     if bool(config.max_batch_size) is not bool(own.options.max_batch_size):
         takes = "lists over requests" if own.options.max_batch_size else "one request"
         raise ConfigError(f"max_batch_size is {config.max_batch_size}, but {start.config.model} takes {takes}")
+    if config.response_cache and own.streams:
+        raise ConfigError(f"response_cache is for models with one result, and {start.config.model} streams")
     try:
         computation = OwnComputation(own, start.name)
         if not own.asynchronous:
@@ -45,6 +47,7 @@ def load_own(start: HostingStart) -> Loaded:
         processes=1 if own.asynchronous else instances,
         execution_timeout=config.execution_timeout,
         streams=own.streams,
+        response_cache=bool(config.response_cache),
         body=bodies.schema,
         result=bodies.result,
         definitions=bodies.definitions,

@@ -20,6 +20,7 @@ from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings,
 from octavo.engine.client import EngineFailed
 from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.response_cache import ResponseCache
 from octavo.llm.background import Background, ClosedError
 from octavo.llm.loading import (
     ModelLike,
@@ -227,9 +228,10 @@ async def _serving(
     try:
         language = [each for each in found if isinstance(each, DeploymentSettings)]
         hosted = [each for each in found if isinstance(each, HostedSettings)]
-        async with running(language, in_process=in_process) as engines, running_hosted(hosted) as models:
+        cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
+        async with running(language, in_process=in_process) as engines, running_hosted(hosted, cache) as models:
             offered.offer([*engines, *models])
-            yield create_server(settings, offered)
+            yield create_server(settings, offered, cache=cache)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):

@@ -16,7 +16,10 @@ from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
 from octavo.engine.local import LocalEngines
 from octavo.errors import ConfigError
+from octavo.hosting.caching_client import CachingClient
 from octavo.hosting.local import LocalModels
+from octavo.hosting.model_client import ModelClient
+from octavo.hosting.response_cache import ResponseCache
 from octavo.settings import from_table, require_known
 from octavo.weights.hub import resolve
 
@@ -114,10 +117,19 @@ def hosted_settings(model: ModelLike | OwnCode, given: Mapping[str, Any]) -> Hos
 
 
 @asynccontextmanager
-async def running_hosted(found: Sequence[HostedSettings]) -> AsyncIterator[list[HostedDeployment]]:
-    """Start hosted models, and stop them at the end of the context. They may still be loading."""
+async def running_hosted(
+    found: Sequence[HostedSettings], cache: ResponseCache | None = None
+) -> AsyncIterator[list[HostedDeployment]]:
+    """Start hosted models, and stop them at the end of the context. They may still be loading.
+
+    Args:
+        cache: where answers are kept; None keeps none.
+    """
     if not found:
         yield []
         return
     async with LocalModels() as models:
-        yield [HostedDeployment.of(each, models.start(each.name, each.hosting)) for each in found]
+        clients: dict[str, ModelClient] = {each.name: models.start(each.name, each.hosting) for each in found}
+        if cache is not None:
+            clients = {name: CachingClient(client, cache, name) for name, client in clients.items()}
+        yield [HostedDeployment.of(each, clients[each.name]) for each in found]

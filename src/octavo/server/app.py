@@ -10,6 +10,7 @@ from octavo import __version__
 from octavo.deployments import Deployments
 from octavo.deployments.control import Administer
 from octavo.errors import InvalidRequest
+from octavo.hosting.response_cache import ResponseCache
 from octavo.server.admin import admin_routes
 from octavo.server.answer import dialect_routes
 from octavo.server.application import Application
@@ -45,18 +46,24 @@ ERROR_FORMATS: dict[str, ErrorFormat] = {**{dialect.path: dialect for dialect in
 """Errors as the API of each path has them, and of the paths below it."""
 
 
-def create_app(settings: ServerSettings, deployments: Deployments, administer: Administer | None = None) -> FastAPI:
+def create_app(
+    settings: ServerSettings,
+    deployments: Deployments,
+    administer: Administer | None = None,
+    cache: ResponseCache | None = None,
+) -> FastAPI:
     """Build the application. It neither starts nor stops the engines of the deployments.
 
     Args:
         administer: does what administrators want; without it, or without a key for them, there is no /admin.
+        cache: where the deployments keep answers, if they do.
 
     Raises:
         ConfigError: settings that cannot work.
     """
     settings = settings.with_keys()
     settings.validate()
-    server = Server(settings, deployments, administer)
+    server = Server(settings, deployments, administer, cache)
     deployments.as_tensors = lambda deployment, streams: LanguageModelClient(server, deployment, streams=streams)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.allowed_hosts and ANY not in settings.allowed_hosts:

@@ -11,10 +11,11 @@ from octavo.deployments.prepare import SEED_BITS
 from octavo.deployments.settings import MAX_NAME
 from octavo.engine.client import EngineState
 from octavo.engine.config import ModelInfo
+from octavo.hosting.response_cache import ResponseCache
 from octavo.server.body import LargeBodies
 from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
-from octavo.server.inference.collector import HostedCollector
+from octavo.server.inference.collector import CacheCollector, HostedCollector
 from octavo.server.inference.model_figures import ModelFiguresCollector
 from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.keys import PriorityRange
@@ -41,10 +42,15 @@ class Server:
 
     Args:
         administer: does what changes which models there are; None if nothing does.
+        cache: where the deployments keep answers, if they do.
     """
 
     def __init__(
-        self, settings: ServerSettings, deployments: Deployments, administer: Administer | None = None
+        self,
+        settings: ServerSettings,
+        deployments: Deployments,
+        administer: Administer | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.settings = settings
         self.administer = administer
@@ -67,6 +73,8 @@ class Server:
         self.registry.register(EngineCollector(deployments))
         self.registry.register(HostedCollector(deployments))
         self.registry.register(ModelFiguresCollector(deployments))
+        if cache is not None:
+            self.registry.register(CacheCollector(cache))
         self.http_metrics = HttpMetrics(self.registry)
         self._seeds = random.Random(settings.seed)
         self.generation_metrics = GenerationMetrics(self.registry)

@@ -6,6 +6,7 @@ import socket
 import sys
 
 from octavo.deployments import Deployments
+from octavo.hosting.response_cache import ResponseCache
 from octavo.server.app import create_app
 from octavo.server.launch import FrontendConfiguration
 from octavo.server.offering import Offering
@@ -34,12 +35,13 @@ async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
 
     deployments = Deployments()
     link = SupervisorLink(parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload))
-    offering = Offering(link, deployments)
+    cache = None if configuration.cache is None else ResponseCache(configuration.cache.size, configuration.cache)
+    offering = Offering(link, deployments, cache)
     await offering.begin(configuration.table)
     if not stopped.is_set():
         listener = socket.socket(fileno=configuration.listener)
         settings = settings_on(listener, configuration.settings)
-        app = create_app(settings, deployments, offering.fulfil)
+        app = create_app(settings, deployments, offering.fulfil, cache)
         grpc = configuration.grpc_listener
         grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
         server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))

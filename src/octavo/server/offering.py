@@ -15,11 +15,14 @@ from octavo.deployments.settings import DeploymentSettings
 from octavo.deployments.step_models import OfferedModels
 from octavo.engine.client import EngineClient
 from octavo.errors import OctavoError
+from octavo.hosting.caching_client import CachingClient
 from octavo.hosting.calls import Calls
 from octavo.hosting.client import HostedClient
 from octavo.hosting.config import ENSEMBLE
 from octavo.hosting.ensemble_client import EnsembleClient
 from octavo.hosting.launch import workers_of
+from octavo.hosting.model_client import ModelClient
+from octavo.hosting.response_cache import ResponseCache
 from octavo.hosting.triton.ensembles import ensemble_of
 from octavo.hosting.triton.normal_form import normal_form
 from octavo.server.inference.control import ModelsOwn
@@ -40,12 +43,13 @@ class Offering:
     """Does what the supervisor's tables say, one after the other, and tells it so.
 
     Args:
-        deployments: what is offered.
+        deployments: what is offered. cache: of answers, if they are kept.
     """
 
-    def __init__(self, link: SupervisorLink, deployments: Deployments) -> None:
+    def __init__(self, link: SupervisorLink, deployments: Deployments, cache: ResponseCache | None) -> None:
         self._link = link
         self._deployments = deployments
+        self._cache = cache
         self._revision = -1
         self._opened: dict[str, AnyDeployment] = {}
         self._failures: dict[str, str] = {}
@@ -126,7 +130,8 @@ class Offering:
         model = settings.hosting.repository
         assert model is not None
         ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name, model.labels)
-        return HostedDeployment.of(settings, EnsembleClient(ensemble, OfferedModels(self._deployments)))
+        client = EnsembleClient(ensemble, OfferedModels(self._deployments))
+        return HostedDeployment.of(settings, self._with_cache(worker, client))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
         calls = Calls(OfferedModels(self._deployments), ModelsOwn(self.fulfil))
@@ -146,7 +151,10 @@ class Offering:
                         watch(name)
 
         watch(worker)
-        return HostedDeployment.of(settings, client)
+        return HostedDeployment.of(settings, self._with_cache(worker, client))
+
+    def _with_cache(self, worker: str, client: ModelClient) -> ModelClient:
+        return client if self._cache is None else CachingClient(client, self._cache, worker)
 
     def _note_status(self, engine: EngineClient, status: WorkerStatus) -> None:
         engine.update(status)

@@ -5,6 +5,7 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.logs import DEFAULT, FORMATS, LogSettings
+from octavo.server.cache_config import checked_size, read_cache_config
 from octavo.server.hosts import is_origin, is_pattern
 from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
 from octavo.settings import LEVEL, QUANTITY, check, setting
@@ -124,6 +125,19 @@ class ServerSettings:
         aliases=("--exit-timeout-secs",),
     )
     api_workers: int = setting(1, help="Processes that speak HTTP, all of them on the one address.", least=1, most=256)
+    cache_config: tuple[str, ...] = setting(
+        (),
+        help="Where answers of models with response_cache are kept, as local,size=BYTES.",
+        metavar="local,size=BYTES",
+        without="nowhere",
+    )
+    response_cache_byte_size: int | None = setting(
+        None,
+        help="Triton's older way to say --cache-config local,size=BYTES.",
+        kind=QUANTITY,
+        least=0,
+        without="see cache_config",
+    )
     store: str | None = setting(
         None,
         help="Path of the database of responses (/v1/responses), which outlives the server; made if it is not there.",
@@ -187,6 +201,13 @@ class ServerSettings:
                 "allow_client_shm",
                 "api_workers",
             )
+        if self.cache_config and self.response_cache_byte_size is not None:
+            raise ConfigError(
+                "cache_config and response_cache_byte_size say the same; give one of them",
+                "cache_config",
+                "response_cache_byte_size",
+            )
+        _ = self.cache_bytes
         names: dict[str, str] = {}
         for key in self.client_keys:
             if (name := names.setdefault(key.key, key.name)) != key.name:
@@ -207,6 +228,13 @@ class ServerSettings:
             format=self.log_format,
             file=self.log_file or "",
         )
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the cache of answers; 0 for none. Raises ConfigError: there can be no such cache."""
+        if self.response_cache_byte_size is not None:
+            return checked_size(self.response_cache_byte_size, "response_cache_byte_size")
+        return read_cache_config(self.cache_config)
 
     @property
     def client_keys(self) -> tuple[ApiKey, ...]:

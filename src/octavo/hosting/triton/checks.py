@@ -8,6 +8,7 @@ from octavo.errors import ConfigError
 from octavo.hosting.batching import MAX_PRIORITY_LEVELS
 from octavo.hosting.config import ENSEMBLE
 from octavo.hosting.ensemble import check_flow
+from octavo.hosting.info import DECOUPLED_IS_NOT_CACHED
 from octavo.hosting.options import MAX_INSTANCES
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.ensembles import ensemble_of
@@ -48,10 +49,7 @@ def troubles(config: Config) -> Iterator[str]:
         case "sequence_batching":
             yield from sequence_troubles(config)
     if config.model_transaction_policy.decoupled and config.response_cache.enable:
-        yield (
-            f"Response Cache does not currently support model {config.name} with 'decoupled' transaction policy. "
-            "Please disable the response cache."
-        )
+        yield DECOUPLED_IS_NOT_CACHED.format(config.name)
     if config.WhichOneof("scheduling_choice") == "sequence_batching" and config.response_cache.enable:
         yield (
             f"Response Cache does not currently support model {config.name} with sequence batching scheduler. "

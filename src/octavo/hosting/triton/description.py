@@ -125,6 +125,12 @@ class Transactions(msgspec.Struct, frozen=True, kw_only=True):
     decoupled: bool = False
 
 
+class ResponseCaching(msgspec.Struct, frozen=True, kw_only=True):
+    """`ModelResponseCache`."""
+
+    enable: bool = False
+
+
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
     """`ModelOptimizationPolicy.ExecutionAccelerators.Accelerator`."""
 
@@ -159,6 +165,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     model_warmup: tuple[Warmup, ...] = ()
     model_transaction_policy: Transactions = Transactions()
     optimization: Optimization = Optimization()
+    response_cache: ResponseCaching = ResponseCaching()
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "Description":

@@ -8,7 +8,7 @@ import msgspec
 from octavo.errors import ConfigError
 from octavo.hosting.ensemble import LATEST, Ensemble, EnsembleStep
 from octavo.hosting.signature import TensorSpec
-from octavo.hosting.triton.description import Tensor
+from octavo.hosting.triton.description import ResponseCaching, Tensor
 from octavo.hosting.triton.normal_form import normal_form
 
 
@@ -37,6 +37,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     input: tuple[Tensor, ...] = ()
     output: tuple[Tensor, ...] = ()
     ensemble_scheduling: Ensembling = Ensembling()
+    response_cache: ResponseCaching = ResponseCaching()
 
 
 def ensemble_of(config: dict[str, Any], name: str, labels: Mapping[str, Sequence[str]] | None = None) -> Ensemble:
@@ -62,6 +63,7 @@ def ensemble_of(config: dict[str, Any], name: str, labels: Mapping[str, Sequence
         steps=tuple(_step(each) for each in described.ensemble_scheduling.step),
         max_batch_size=described.max_batch_size,
         max_inflight_requests=described.ensemble_scheduling.max_inflight_requests,
+        response_cache=described.response_cache.enable,
         config=_as_triton_has_it(config),
     )
 

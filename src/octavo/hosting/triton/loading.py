@@ -63,6 +63,7 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         batching=batching if configured.batches else None,
         queue=batching,
         sequencing=None if sequences is None else sequences.sequencing(described.max_batch_size),
+        response_cache=described.response_cache.enable,
         details=sequences is not None,
         instances=len(devices),
         at_once=len(devices),

@@ -143,6 +143,6 @@ def _notes(config: Config) -> Iterator[str]:
     if any(group.rate_limiter.resources for group in config.instance_group):
         yield "rate_limiter has no effect, as in Triton without --rate-limit"
     if config.response_cache.enable:
-        yield "response_cache has no effect, as in Triton without --cache-config"
+        yield "response_cache needs --cache-config local,size=BYTES, and has no effect without it, as in Triton"
     if any(group.kind == KIND_GPU for group in config.instance_group):
         yield "instance_group needs a GPU"

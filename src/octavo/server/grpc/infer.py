@@ -97,7 +97,9 @@ class Asked:
 
     def ask(self, inference: Outlined) -> None:
         """Do. Raises InferenceError: it is not taken."""
-        self._pending = self._deployment.client.begin(inference, self._on_end)
+        pending = self._deployment.client.begin(inference, self._on_end)
+        if not pending.ended:
+            self._pending = pending
 
     def end(self) -> None:
         """Nobody wants the answer any more, if there is none yet."""

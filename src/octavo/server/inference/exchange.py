@@ -123,7 +123,7 @@ class Exchange:
         self._way.server.in_flight.join(self)
         try:
             if self._route is PREDICT:
-                self._pending = begin_predict(self._call, self._deployment, data, self._on_computed)
+                self._wait(begin_predict(self._call, self._deployment, data, self._on_computed))
             else:
                 self._infer(data)
         except Exception as error:
@@ -135,7 +135,12 @@ class Exchange:
             self._start(self._compute(data))
         else:
             outlined, self._writer = asked
-            self._pending = self._deployment.client.begin(outlined, self._on_computed)
+            self._wait(self._deployment.client.begin(outlined, self._on_computed))
+
+    def _wait(self, pending: Pending) -> None:
+        """For the model's answer, if it is not there yet."""
+        if not pending.ended:
+            self._pending = pending
 
     def leave(self) -> None:
         """The client has left."""

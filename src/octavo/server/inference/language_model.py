@@ -79,10 +79,13 @@ class LanguageModelClient(ModelClient):
         streams: whether requests may ask for the text in pieces.
     """
 
+    edition = ""
+
     def __init__(self, server: Server, deployment: Deployment, *, streams: bool) -> None:
         super().__init__()
         self._server = server
         self._deployment = deployment
+        self.edition = f"{deployment.name} {secrets.token_hex(8)}"
         self._running: dict[int, asyncio.Task[None]] = {}
         self._numbers = itertools.count(secrets.randbits(31) << 32)
         self._info = HostedInfo(

@@ -57,6 +57,8 @@ def model_config(deployment: HostedDeployment, info: HostedInfo) -> dict[str, An
     }
     if info.streams:
         config["model_transaction_policy"] = {"decoupled": True}
+    if info.response_cache:
+        config["response_cache"] = {"enable": True}
     return config
 
 

@@ -11,7 +11,7 @@ def model_stats(deployment: HostedDeployment) -> dict[str, Any]:
     Inputs and outputs are moved while requests wait and batches are computed: their own times are 0, and counted.
     """
     seen = deployment.client.statistics
-    computed = seen.success
+    computed = seen.success - seen.cache_hits
     return {
         "name": deployment.name,
         "version": deployment.version,
@@ -21,12 +21,12 @@ def model_stats(deployment: HostedDeployment) -> dict[str, Any]:
         "inference_stats": {
             "success": _duration(seen.success, seen.success_time),
             "fail": _duration(seen.failure, seen.failure_time),
-            "queue": _duration(computed, seen.queue),
+            "queue": _duration(seen.success, seen.queue),
             "compute_input": _duration(computed, 0),
             "compute_infer": _duration(computed, seen.compute),
             "compute_output": _duration(computed, 0),
-            "cache_hit": _duration(0, 0),
-            "cache_miss": _duration(0, 0),
+            "cache_hit": _duration(seen.cache_hits, seen.cache_hit_time),
+            "cache_miss": _duration(seen.cache_misses, seen.cache_miss_time),
         },
         "response_stats": {},
         "batch_stats": [

@@ -6,7 +6,7 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.hosting.config import RepositoryModel
-from octavo.hosting.info import HostedInfo
+from octavo.hosting.info import DECOUPLED_IS_NOT_CACHED, HostedInfo
 from octavo.hosting.loaded import Loaded
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.configured_runtime import input_specs, output_specs
@@ -38,6 +38,8 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
     groups = instances_of(description, gpus)
     name, kind, device = groups[start.number - 1]
     decoupled = model.decoupled = description.model_transaction_policy.decoupled
+    if decoupled and description.response_cache.enable:
+        raise ConfigError(DECOUPLED_IS_NOT_CACHED.format(description.name))
     model.initialize(
         {
             "model_config": json.dumps(config),
@@ -71,6 +73,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         execution_timeout=start.config.execution_timeout,
         streams=decoupled,
         probes=model.checks_readiness,
+        response_cache=description.response_cache.enable,
         details=True,
         config=config,
     )
