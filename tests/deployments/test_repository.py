@@ -4,12 +4,13 @@ import base64
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -410,3 +411,42 @@ def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
             given = triton_http.InferInput("x", [1, 3], "FP32")
             given.set_data_from_numpy(np.ones((1, 3), np.float32))
             assert client.infer("scale", [given]).as_numpy("y")[0, 0] == 4
+
+
+def test_a_server_is_not_ready_before_its_models_are(tmp_path: Path) -> None:
+    """Not even where it may be without some of them, and a frontend may not have heard yet that there are any."""
+    may_go_on = tmp_path / "go on"
+    code = f"""
+import os, time
+
+class TritonPythonModel:
+    def initialize(self, args):
+        while not os.path.exists({str(may_go_on)!r}):
+            time.sleep(0.01)
+
+    def execute(self, requests):
+        return []
+"""
+    config = SCALE.replace("onnxruntime", "python")
+    folder = write_model(tmp_path / "models", "late", config)
+    (folder / "1").mkdir()
+    (folder / "1" / "model.py").write_text(code)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    flags = ("--model-repository", str(tmp_path / "models"), "--port", str(port), "--strict-readiness=false")
+    url, answers = f"http://127.0.0.1:{port}", []
+    with subprocess.Popen([sys.executable, "-m", "octavo", "serve", *flags], stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            there: set[tuple[str, str]] = set()
+            while ("late", "1") not in there and time.monotonic() < deadline:
+                with suppress(httpx.TransportError):
+                    there = set(index(url))
+                    answers.append((httpx.get(f"{url}/v2/health/ready").status_code, httpx.get(f"{url}/ready").json()))
+            assert answers
+            assert {status for status, _ in answers} == {400}
+            assert {body["status"] for _, body in answers} == {"loading"}
+            may_go_on.touch()
+            eventually(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
+        finally:
+            process.terminate()

@@ -137,6 +137,20 @@ def test_an_heir_has_an_address_of_its_own_and_the_configuration_that_was_left_t
     run(test)
 
 
+def test_what_a_process_has_put_beside_its_socket_goes_with_it() -> None:
+    async def test() -> None:
+        async with supervising() as (supervisor, _):
+            supervisor.add(toy(["touch", ""], ["touch", ".running"], ["touch", "0"], READY))
+            address = (await supervisor.settled("toy")).address
+            assert address is not None
+            folder, name = os.path.split(address.removeprefix("ipc://"))
+            assert {name, f"{name}.running"} <= set(os.listdir(folder))
+            await supervisor.remove("toy")
+            assert os.listdir(folder) == [f"{name}0"]  # another one's
+
+    run(test)
+
+
 def test_it_is_given_up_after_too_many_deaths_and_says_why() -> None:
     async def test() -> None:
         async with supervising() as (supervisor, _):

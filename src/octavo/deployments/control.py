@@ -89,11 +89,13 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         listed: the models of repositories that are not among them.
+        loading: whether the repositories' models that are to be there from the start are still being loaded.
     """
 
     revision: int
     entries: tuple[Entry, ...]
     listed: tuple[Listed, ...] = ()
+    loading: bool = False
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied", kw_only=True):

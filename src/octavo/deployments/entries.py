@@ -31,11 +31,12 @@ class Entries:
         configure: called with every new table, for what frontends that start later are to be told.
 
     Attributes:
-        listed: the models of repositories that are not offered.
+        listed: the models of repositories that are not offered. loading: see `Table`.
     """
 
     def __init__(self, supervisor: Supervisor, configure: Callable[[Table], None]) -> None:
         self.listed: tuple[Listed, ...] = ()
+        self.loading = False
         self._supervisor = supervisor
         self._configure = configure
         self._revision = 0
@@ -49,7 +50,7 @@ class Entries:
     @property
     def table(self) -> Table:
         """All deployments as they are now."""
-        return Table(revision=self._revision, entries=tuple(self._entries.values()), listed=self.listed)
+        return Table(revision=self._revision, entries=tuple(self._entries.values()), listed=self.listed, loading=self.loading)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self._entries.values()))

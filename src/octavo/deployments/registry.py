@@ -37,11 +37,13 @@ class Deployments:
     Attributes:
         uses: of the requests that are there.
         as_tensors: makes of a language model one that is asked with tensors, streaming or not; None if nothing does.
-        listed: the models of repositories that are not offered, with why.
+        listed: the models of repositories that are not offered, with why. loading: whether some of them are to be
+            there from the start, and are not yet.
     """
 
     as_tensors: Callable[[Deployment, bool], ModelClient] | None = None
     listed: Sequence[Listed] = ()
+    loading = False
 
     def __init__(self, deployments: Iterable[AnyDeployment] = ()) -> None:
         self.uses: set[Use] = set()

@@ -84,6 +84,7 @@ class Repository:
 
     def __init__(self, entries: Entries, settings: RepositorySettings, base: HostingConfig) -> None:
         self._entries = entries
+        entries.loading = True  # who asks a frontend before the folders are read is not to hear that all is there
         self._settings = settings
         self._base = base
         self._places = settings.places
@@ -105,6 +106,7 @@ class Repository:
             names = names if self._settings.load_model == (ALL,) else list(self._settings.load_model)
         self._note_all(there, twice)
         failures = await self._load_all(names)
+        self._entries.loading = False
         await self._entries.publish()  # who is told that the server is ready may ask for what is not, too
         return failures
 

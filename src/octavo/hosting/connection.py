@@ -50,6 +50,11 @@ class Connection(asyncio.Protocol):
         _, connection = await asyncio.get_running_loop().create_unix_connection(lambda: cls(owner), path)
         return connection
 
+    def require_open(self) -> None:
+        """Raises ConnectionResetError: it has ended already."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the connection has ended")
+
     def send(self, message: Request, tensors: Sequence[Buffer] = ()) -> None:
         """Never waits. What the process does not read yet stays here.
 

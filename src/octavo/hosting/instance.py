@@ -8,7 +8,7 @@ from typing import Protocol
 
 from octavo.hosting.connection import Connection
 from octavo.hosting.pending import Pending
-from octavo.hosting.running import path_beside, read_running
+from octavo.hosting.running import RunningElsewhere, path_beside
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.wire import Cancel, Family, Reply, Request
 from octavo.worker.control import WorkerState, WorkerStatus
@@ -70,6 +70,7 @@ class Instance:
         self._client = client
         self._socket = ""
         self._connection: Connection | None = None
+        self._running: RunningElsewhere | None = None
         self._opening: asyncio.Task[None] | None = None
         self._computed: list[Pending] = []
         self._overdue = False
@@ -97,7 +98,7 @@ class Instance:
 
     def computes(self, pending: Pending) -> bool:
         """Whether a request that it was asked for is being computed, and waits no more."""
-        return pending.number in read_running(path_beside(self._socket))
+        return self._running is not None and pending.number in self._running.read()
 
     def update(self, status: WorkerStatus) -> None:
         """Learn where the process stands."""
@@ -123,14 +124,24 @@ class Instance:
     async def _open(self) -> None:
         while True:
             try:
-                connection = await Connection.open(self._socket, self)
+                self._connection, self._running = await self._connect()
             except OSError as error:  # of descriptors, say, which come back; or it has just died, which is told soon
                 log.warning("cannot connect to %s: %s", self.name, error)
                 await asyncio.sleep(RETRY_SECONDS)
-                continue
-            self._connection = connection
-            self._client.on_open()
-            return
+            else:
+                self._client.on_open()
+                return
+
+    async def _connect(self) -> tuple[Connection, RunningElsewhere]:
+        """Raises OSError."""
+        running = RunningElsewhere(path_beside(self._socket))  # while it is there: of a process that dies it is removed
+        try:
+            connection = await Connection.open(self._socket, self)
+            connection.require_open()
+        except BaseException:
+            running.close()
+            raise
+        return connection, running
 
     def _lose(self) -> None:
         """The process that was asked is not there any more."""
@@ -144,10 +155,12 @@ class Instance:
     def _part(self) -> None:
         """Tell what it computed when it ended from what waited."""
         self.deaths += 1
-        self._connection, self.figures = None, ()
+        assert self._running is not None
+        running = self._running.read()
+        self._running.close()
+        self._connection, self._running, self.figures = None, None, ()
         self._client.on_lost(self)
         outstanding, self.outstanding = list(self.outstanding.values()), {}
-        running = read_running(path_beside(self._socket))
         self._computed += [each for each in outstanding if each.number in running]
         self._overdue = bool(self.limit and running) and time.monotonic() - min(running.values()) >= self.limit
         if self._computed and self._reason is None:
@@ -173,6 +186,8 @@ class Instance:
 
     def on_lost(self) -> None:
         """The process has ended, or has ended the connection."""
+        if self._connection is None:  # before anything was asked: `_open` tries again
+            return
         self._part()
         if self.state is WorkerState.READY:  # until the supervisor says what has become of it
             self._opening = asyncio.create_task(self._open(), name=f"connect to {self.name}")

@@ -5,6 +5,7 @@ no call of the operating system.
 """
 
 import mmap
+import os
 import struct
 from collections.abc import Sequence
 from functools import cache
@@ -54,19 +55,32 @@ class Running:
         _SLOT.pack_into(self._memory, _HEAD.size + slot * self._size, 0.0, 0)
 
 
-def read_running(path: Path) -> dict[int, float]:
-    """The numbers of the requests that are computed, or were when the process died, each with when its batch began."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:  # it has computed nothing yet
-        return {}
-    if len(data) < _HEAD.size:
-        return {}
-    slots, capacity = _HEAD.unpack_from(data)
-    found: dict[int, float] = {}
-    for slot in range(slots):
-        at = _HEAD.size + slot * (_SLOT.size + capacity * _NUMBER.size)
-        began, count = _SLOT.unpack_from(data, at)
-        for number in struct.unpack_from(f"<{count}Q", data, at + _SLOT.size):
-            found[number] = began
-    return found
+class RunningElsewhere:
+    """The end of a process that waits for what another one computes. It can be read when that one has died, and its file
+    is gone.
+
+    Raises:
+        FileNotFoundError: it has died before. OSError: no descriptors left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self) -> dict[int, float]:
+        """The numbers of the requests that are computed, or were when the process died, each with when its batch
+        began."""
+        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        if len(data) < _HEAD.size:
+            return {}
+        slots, capacity = _HEAD.unpack_from(data)
+        found: dict[int, float] = {}
+        for slot in range(slots):
+            at = _HEAD.size + slot * (_SLOT.size + capacity * _NUMBER.size)
+            began, count = _SLOT.unpack_from(data, at)
+            for number in struct.unpack_from(f"<{count}Q", data, at + _SLOT.size):
+                found[number] = began
+        return found
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        os.close(self._file)

@@ -100,7 +100,7 @@ class Offering:
                 if entry.worker not in self._opened and entry.worker not in self._failures:
                     await self._open(entry.worker, entry.settings)
             offered = (entry.worker for entry in wanted if entry.role is Role.OFFERED)
-            self._deployments.listed = table.listed
+            self._deployments.listed, self._deployments.loading = table.listed, table.loading
             self._deployments.offer(self._opened[worker] for worker in offered if worker in self._opened)
             for worker in self._opened.keys() - workers - self._leaving:
                 self._leaving.add(worker)

@@ -78,6 +78,8 @@ def server_problem(server: Server) -> Problem | None:
 
 def repository_problem(server: Server) -> Problem | None:
     """Why a model of a repository is missing that nobody has unloaded; None if none is, or if that does not matter."""
+    if server.deployments.loading:
+        return Problem("loading", "The models of the repository are loading.")
     if not server.settings.strict_readiness:
         return None
     for each in server.deployments.listed:

@@ -222,9 +222,11 @@ class LocalProcess:
         return await self._stdout.readline()
 
     async def wait(self) -> int:
-        """Wait until it has ended, and remove its socket."""
+        """Wait until it has ended, and remove its socket, and what it has put beside it under the same name with something
+        behind a dot."""
         status = await self._process.wait()
-        self._socket.unlink(missing_ok=True)
+        for each in (self._socket, *self._socket.parent.glob(f"{self._socket.name}.*")):
+            each.unlink(missing_ok=True)
         return status
 
     async def end(self, grace: float) -> None:
