@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from octavo.hosting.blocks import LEAST_BYTES, SPARE_SECONDS, Borrower, Lender, News
+from octavo.hosting.blocks import LEAST_BYTES, SPARE_SECONDS, Borrower, Lender, News, _room
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.frames import Reader, Writer, requests
 from octavo.hosting.tensors import Encoded, Place
@@ -146,3 +146,24 @@ def test_blocks_that_nothing_comes_for_are_closed(monkeypatch: pytest.MonkeyPatc
     assert all(each.size == 0 for each in news)
     assert burst(8) == []
     assert lender._blocks == 8
+    for _ in range(2):
+        clock[0] += SPARE_SECONDS
+        lender.take_back([])
+    assert not lender.has_blocks
+
+
+@pytest.mark.parametrize("size", [LEAST_BYTES, LEAST_BYTES + 1, 3 * 2**20, 5 * 2**20 + 1, 2**30 - 1])
+def test_a_block_has_not_much_more_room_than_is_wanted(size: int) -> None:
+    assert size <= _room(size) <= size + size // 4
+    assert _room(size) % 4096 == 0
+    assert _room(_room(size)) == _room(size)
+
+
+def test_what_is_a_little_larger_is_taken_before_another_one_is_made() -> None:
+    lender = Lender()
+    numbers = {size: lender.lend([b"x"], size * LEAST_BYTES)[0] for size in (2, 4, 6)}  # type: ignore[index]
+    lender.take_back(numbers.values())
+    wanted = [lender.lend([b"x"], size * LEAST_BYTES) for size in (3, 4, 4)]
+    assert [each[0] for each in wanted if each is not None] == [numbers[4], numbers[6], 4]
+    assert lender.lend([b"x"], LEAST_BYTES) == (numbers[2], [])
+    lender.close()

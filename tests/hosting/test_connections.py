@@ -39,6 +39,45 @@ def test_a_frontend_that_was_killed_is_gone_without_a_traceback(
     assert [(each.levelno, each.exc_info) for each in caplog.records] == [(logging.WARNING, None)]
 
 
+def test_memory_is_given_back_on_both_sides_when_nothing_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("blocks", "connection"):
+        monkeypatch.setattr(f"octavo.hosting.{module}.SPARE_SECONDS", 0.02)
+
+    def blocks() -> int:
+        return sum("memfd:octavo" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    async def test() -> None:
+        endpoint = Endpoint(str(tmp_path / "socket"))
+        loop, owner = asyncio.get_running_loop(), Mock()
+        kept: list[Request] = []
+
+        def serve() -> None:
+            for peer, request, data in endpoint.receive(0):
+                assert isinstance(request, Infer)
+                peer.send(Output(request.number), [bytes(data)])
+                kept.append(request)
+
+        loop.add_reader(endpoint.fileno(), serve)
+        connection = await Connection.open(str(tmp_path / "socket"), owner)
+        for number in range(4):
+            connection.send(Infer(number, (), 1.5), [bytes(LEAST_BYTES)])
+        async with asyncio.timeout(20):
+            while owner.on_reply.call_count < 4:
+                await asyncio.sleep(0.01)
+            assert blocks() > before
+            owner.reset_mock()  # nobody reads the answers any more
+            while blocks() > before:
+                await asyncio.sleep(0.01)
+        assert len(kept) == 4
+        loop.remove_reader(endpoint.fileno())
+        connection.close()
+
+    before = blocks()
+    asyncio.run(test())
+
+
 def test_a_process_that_was_killed_is_gone_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     transport, owner = Mock(asyncio.Transport), Mock()
     connection = Connection(owner)

@@ -50,7 +50,8 @@ class Entries:
     @property
     def table(self) -> Table:
         """All deployments as they are now."""
-        return Table(revision=self._revision, entries=tuple(self._entries.values()), listed=self.listed, loading=self.loading)
+        entries = tuple(self._entries.values())
+        return Table(revision=self._revision, entries=entries, listed=self.listed, loading=self.loading)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self._entries.values()))

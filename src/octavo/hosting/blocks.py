@@ -33,8 +33,8 @@ MOST_FREE_BYTES = 2**28
 MOST_BLOCKS, MOST_FREE_BLOCKS = 256, 128
 """The same in numbers: each block takes descriptors of both processes."""
 
-SPARE_SECONDS = 10.0
-"""Blocks that nothing came for in so long are closed, when others come back."""
+SPARE_SECONDS = 3.0
+"""Blocks that nothing came for in so long are closed, when others come back, or the news that none do."""
 
 AVAILABLE = hasattr(os, "memfd_create")
 
@@ -86,15 +86,11 @@ class Lender:
         """
         if size < LEAST_BYTES or not AVAILABLE:
             return None
-        room, news = 1 << (size - 1).bit_length(), []
-        free = self._free.get(room)
-        if free:
-            block = free.pop()
-            self._free_bytes -= room
-            self._spare[room] = min(self._spare.get(room, 0), len(free))
-        elif self._bytes + room > MOST_BYTES or self._blocks >= MOST_BLOCKS:
-            return None
-        else:
+        room, news = _room(size), []
+        block = self._take(room)
+        if block is None:
+            if self._bytes + room > MOST_BYTES or self._blocks >= MOST_BLOCKS:
+                return None
             try:
                 block = self._new(room)
             except OSError as error:
@@ -109,8 +105,25 @@ class Lender:
         self._lent[block.number] = block
         return block.number, news
 
+    def _take(self, room: int) -> _Block | None:
+        """A block that is free and has the room, but not much more; None if there is none."""
+        if not self._free.get(room):
+            room = min([each for each, free in self._free.items() if room < each <= 2 * room and free], default=0)
+        if not room:
+            return None
+        free = self._free[room]
+        block = free.pop()
+        self._free_bytes -= room
+        self._spare[room] = min(self._spare.get(room, 0), len(free))
+        return block
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there are any, lent or free."""
+        return self._blocks > 0
+
     def take_back(self, numbers: Iterable[int]) -> list[News]:
-        """The other side has done with blocks. Returns what it must be told."""
+        """The other side has done with blocks. Returns what it must be told, also of others that are closed."""
         news = []
         for number in numbers:
             block = self._lent.pop(number)
@@ -123,7 +136,7 @@ class Lender:
                 self._free_bytes += room
                 self._free.setdefault(room, []).append(block)
         now = time.monotonic()
-        if now - self._looked > SPARE_SECONDS:
+        if now - self._looked >= SPARE_SECONDS:
             self._looked = now
             news += self._close_spare()
         return news
@@ -151,6 +164,7 @@ class Lender:
             block.close()
         self._lent.clear()
         self._free.clear()
+        self._blocks = self._bytes = self._free_bytes = 0
 
     def _new(self, room: int) -> _Block:
         file = os.memfd_create("octavo")
@@ -166,6 +180,13 @@ class Lender:
         return _Block(self._number, memory, file)
 
 
+def _room(size: int) -> int:
+    """The room of a block for so many bytes: at most a quarter more, so that tensors of about one size can follow one
+    another there."""
+    step = (1 << (size - 1).bit_length()) // 8
+    return -(-size // step) * step
+
+
 class Borrower:
     """The side that reads. A block is given back when nobody looks at it any more, however long code keeps it."""
 
@@ -173,6 +194,11 @@ class Borrower:
         self._blocks: dict[int, NDArray[np.uint8]] = {}
         self._leases: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
         self._ended: deque[int] = deque()
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether it knows of any."""
+        return bool(self._blocks)
 
     def learn(self, news: News) -> None:
         """There is a block, or no more. Raises OSError."""

@@ -8,11 +8,14 @@ from typing import Protocol, cast
 
 import msgspec
 
+from octavo.hosting.blocks import SPARE_SECONDS
 from octavo.hosting.frames import Reader, Writer, replies
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.wire import Reply, Request, Returned
 
 log = logging.getLogger(__name__)
+
+NOTHING_RETURNED = Returned(())
 
 
 class Owner(Protocol):
@@ -38,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._unsent: list[Buffer] = []
         self._in_turn = 0  # frames of this turn of the loop
         self._half = 0  # of those of the last one
+        self._tidying: asyncio.TimerHandle | None = None
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -63,6 +67,20 @@ class Connection(asyncio.Protocol):
         is there, and this one nothing before all is answered.
         """
         self._put(self._writer.frame(message, tensors))
+        self._tidy_later()
+
+    def _tidy_later(self) -> None:
+        """As long as memory is shared, see from time to time that no more of it is kept than is needed: the other side
+        may wait until it hears from this one."""
+        if self._tidying is None and (self._writer.has_blocks or self._reader.has_blocks):
+            self._tidying = self._loop.call_later(SPARE_SECONDS, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        self._tell(self._writer.take_back(NOTHING_RETURNED))
+        if self._reader.has_blocks:
+            self.send(self._reader.returned() or NOTHING_RETURNED)
+        self._tidy_later()
 
     def _put(self, buffers: Sequence[Buffer]) -> None:
         if not self._in_turn:
@@ -110,6 +128,7 @@ class Connection(asyncio.Protocol):
             log.exception("cannot read what a model's process says")
             self._abort()
             return
+        tensors: memoryview | None = None
         while received:
             reply, tensors = received.pop(0)
             if isinstance(reply, Returned):
@@ -120,6 +139,7 @@ class Connection(asyncio.Protocol):
         del tensors
         if returned := self._reader.returned():
             self.send(returned)
+        self._tidy_later()
 
     def _abort(self) -> None:
         assert self._transport is not None
@@ -131,6 +151,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has ended."""
+        if self._tidying is not None:
+            self._tidying.cancel()
         self._writer.close()
         self._owner.on_lost()
 

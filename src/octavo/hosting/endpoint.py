@@ -71,6 +71,7 @@ class Peer:
                 with self._sending:
                     if told := self._writer.take_back(request):
                         self._send([told])
+                self.give_back()
             else:
                 events.append((self, request, tensors))
 

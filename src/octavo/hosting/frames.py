@@ -55,6 +55,11 @@ class Writer:
         """The other side has done with blocks. Returns what it is to be sent."""
         return _told(self._lender.take_back(message.numbers))
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether memory is shared, for what was sent or is going to be."""
+        return self._lender.has_blocks
+
     def close(self) -> None:
         """Nothing is sent any more."""
         self._lender.close()
@@ -114,6 +119,11 @@ class Reader(Generic[T]):
         if at < len(view):
             self._pending.append(bytes(view[at:]))
         return found
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether memory of the other side is open here."""
+        return self._borrower.has_blocks
 
     def returned(self) -> Returned | None:
         """What is to be said of blocks that are not used here any more, if there are any."""

@@ -56,8 +56,8 @@ class Running:
 
 
 class RunningElsewhere:
-    """The end of a process that waits for what another one computes. It can be read when that one has died, and its file
-    is gone.
+    """The end of a process that waits for what another one computes. It can be read when that one has died, and its
+    file is gone.
 
     Raises:
         FileNotFoundError: it has died before. OSError: no descriptors left.

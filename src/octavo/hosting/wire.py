@@ -259,7 +259,8 @@ class Block(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Blocks of the other side that are not needed any more."""
+    """Blocks of the other side that are not needed any more. A process of a model that hears it, of none even, sees
+    what it has to return itself, and what it can close."""
 
     numbers: tuple[int, ...]
 

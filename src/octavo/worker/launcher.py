@@ -222,8 +222,8 @@ class LocalProcess:
         return await self._stdout.readline()
 
     async def wait(self) -> int:
-        """Wait until it has ended, and remove its socket, and what it has put beside it under the same name with something
-        behind a dot."""
+        """Wait until it has ended, and remove its socket, and what it has put beside it under the same name with
+        something behind a dot."""
         status = await self._process.wait()
         for each in (self._socket, *self._socket.parent.glob(f"{self._socket.name}.*")):
             each.unlink(missing_ok=True)
