@@ -1,17 +1,21 @@
 """Mixed load on a repository for minutes: nothing lost, nothing wrong, nothing left behind, memory flat.
 
-    python benchmarks/hosting/soak.py [--minutes 10] [--clients 16]
+    python benchmarks/hosting/soak.py [--minutes 10] [--clients 16] [--api-workers 2]
 
-Clients ask for inferences, small and large, for what the models refuse and fail at, and leave in the midst of requests;
-meanwhile models are loaded anew, and processes of models are killed. What a client must get is known for every request.
+Clients ask over HTTP and gRPC for what models compute, ask others for, add up and stream, for what they refuse and fail
+at, and leave in the midst; meanwhile models are loaded anew, load and unload, end themselves, and processes are killed.
+What a client must get is known for every request. With one frontend clients pass tensors in memory of theirs, too; with
+more of them the youngest is killed now and then, and the others are there to the end.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -19,194 +23,240 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import psutil
 from rich.console import Console
 
+from soak_clients import REGION, Client, Tally, crash
+from soak_memory import Sample, family, growth, kind_of, lasting, medians, sample, zombies
+from soak_models import KILLED, RELOADED, make_repository, write_again
+from soak_wires import OK, Ask, Http, Outcome
+
 say = Console(highlight=False, markup=False, soft_wrap=True).print
 
-MODEL = """
-import time
-import numpy as np
-import triton_python_backend_utils as pb_utils
+RELOAD_SECONDS, COME_SECONDS, KILL_SECONDS, FRONTEND_SECONDS, CRASH_SECONDS = 4.0, 7.0, 11.0, 50.0, 45.0
+SAMPLE_SECONDS = 3.0
 
-class TritonPythonModel:
-    def execute(self, requests):
-        answers = []
-        for request in requests:
-            array = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
-            if array.flat[0] == -1:
-                answers.append(pb_utils.InferenceResponse([], pb_utils.TritonError("as it was asked to")))
-                continue
-            if array.flat[0] == -2:
-                time.sleep(0.05)
-            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", array * 2)]))
-        return answers
-"""
-
-CONFIG = """backend: "python"
-max_batch_size: 8
-dynamic_batching { }
-input [{ name: "IN" data_type: TYPE_FP32 dims: [-1] }]
-output [{ name: "OUT" data_type: TYPE_FP32 dims: [-1] }]
-instance_group [{ kind: KIND_CPU count: 2 }]
-"""
-
-ENSEMBLE = """platform: "ensemble"
-max_batch_size: 8
-input [{ name: "IN" data_type: TYPE_FP32 dims: [-1] }]
-output [{ name: "OUT" data_type: TYPE_FP32 dims: [-1] }]
-ensemble_scheduling { step [
-  { model_name: "first" model_version: -1
-    input_map { key: "IN" value: "IN" } output_map { key: "OUT" value: "twice" } },
-  { model_name: "second" model_version: -1
-    input_map { key: "IN" value: "twice" } output_map { key: "OUT" value: "OUT" } }
-] }
-"""
-
-SIZES = (4, 16, 1024, 65_536, 262_144)
-RELOAD_SECONDS, KILL_SECONDS, SAMPLE_SECONDS = 3.0, 11.0, 5.0
-WARM_UP = 0.2
-"""Of the time: what is kept for requests to come has been kept by then."""
+WARM_UP, MOST_WARM_UP = 0.2, 180.0
+"""Of the time, and seconds at most: what is kept for requests to come has been kept by then."""
 
 MOST_GROWTH = 0.05
 
+SMALL = 2.0
+"""MiB: a process that takes so much more has not grown."""
 
-@dataclass
-class Tally:
-    """What became of requests. Attributes: wrong: descriptions of what must not be."""
+REST_SECONDS = 3.0
+"""For what was begun to end, before it is looked at what is left."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
+OWN = ("octavo", REGION)
+"""How names in /dev/shm begin that are of these servers and clients."""
 
+EXPECTED = re.compile(
+    rb"the process of \S+ v\d+( instance \d+)? was ended by SIGKILL; restarting it"
+    rb"|the process of frontend \d was ended by SIGKILL; restarting it"
+    rb"|the process of crashes v1 ended with status 3; restarting it"
+    rb"|model comes cannot be loaded: .*as it was written"
+    rb"|\S+ v\d+( instance \d+)?: \S+ failed: ValueError: as it was told to"
+    rb"|comes v\d+: \S+ cannot be imported"
+)
+"""Errors in the log that there must be."""
 
-def make_repository(folder: Path) -> None:
-    for name in ("first", "second"):
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "1" / "model.py").write_text(MODEL)
-        (folder / name / "config.pbtxt").write_text(CONFIG)
-    (folder / "both" / "1").mkdir(parents=True)
-    (folder / "both" / "config.pbtxt").write_text(ENSEMBLE)
+ERROR = re.compile(rb"^\S+ \S+ (?:ERROR|CRITICAL) (.*)$", re.MULTILINE)
 
+OWN_FILES = 8
+"""In the server's folders, besides two for each process: what clients have sent and what is stored."""
 
-async def request(
-    port: int, path: str, body: bytes, *fields: str, leave: float | None = None
-) -> tuple[int, bytes, bytes]:
-    """Status, head and body of an answer. Leaves after so many seconds, which is a TimeoutError."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        async with asyncio.timeout(leave if leave is not None else 60):
-            head = "\r\n".join(
-                [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *fields, "", ""]
-            )
-            writer.write(head.encode() + body)
-            await writer.drain()
-            answer = await reader.readuntil(b"\r\n\r\n")
-            sizes = [line for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-            return int(answer.split(b" ", 2)[1]), answer, await reader.readexactly(int(sizes[0].split(b":")[1]))
-    finally:
-        writer.close()
+DEFECTS = re.compile(rb"^.*(?:Exception ignored|never retrieved|never awaited|ResourceWarning).*$", re.MULTILINE)
 
 
-def infer(array: np.ndarray) -> tuple[bytes, str]:
-    described = {
-        "inputs": [
-            {"name": "IN", "datatype": "FP32", "shape": array.shape, "parameters": {"binary_data_size": array.nbytes}}
-        ],
-        "parameters": {"binary_data_output": True},
-    }
-    head = json.dumps(described).encode()
-    return head + array.tobytes(), f"Inference-Header-Content-Length: {len(head)}"
+class Soak:
+    """A server under load.
 
+    Args:
+        server: its first process. folder: of its repository.
+    """
 
-async def client(port: int, seed: int, ends: float, tally: Tally) -> None:
-    drawn = random.Random(seed)
-    while time.monotonic() < ends:
-        model = drawn.choice(("first", "second", "both"))
-        array = np.full((drawn.randint(1, 3), drawn.choice(SIZES)), drawn.random(), np.float32)
-        kind = drawn.choices(("right", "slow", "fails", "wrong", "leaves"), (70, 5, 10, 10, 5))[0]
-        if kind in ("fails", "slow"):
-            array[:, 0] = -1 if kind == "fails" else -2
-        if kind == "wrong":
-            array = array.reshape(-1)
-        body, length = infer(array)
-        leave = drawn.random() * 0.01 if kind == "leaves" else None
-        try:
-            status, head, answer = await request(port, f"/v2/models/{model}/infer", body, length, leave=leave)
-        except TimeoutError:
-            if kind != "leaves":
-                tally.wrong.append(f"no answer to a request of {model} for a minute")
-            tally.outcomes["left"] += 1
-            continue
-        except (OSError, asyncio.IncompleteReadError) as error:
-            tally.wrong.append(f"a connection ended without an answer: {error!r}")
-            continue
-        tally.outcomes[f"{kind} {status}"] += 1
-        judge(kind, model, array, status, head, answer, tally)
+    def __init__(self, port: int, server: psutil.Process, folder: Path, frontends: int) -> None:
+        self.tally = Tally()
+        self.samples: list[Sample] = []
+        self.metrics: list[int] = []
+        self._port = port
+        self._server = server
+        self._folder = folder
+        self._frontends = frontends
 
+    async def run(self, minutes: float, clients: int) -> None:
+        """Load it for so long."""
+        ends = time.monotonic() + minutes * 60
+        made = [Client(self._port, number, self.tally, regions=self._frontends == 1) for number in range(clients)]
+        await asyncio.gather(
+            *(each.run(ends) for each in made),
+            crash(self._port, ends, CRASH_SECONDS, self.tally),
+            self._reload(ends),
+            self._come_and_go(ends),
+            self._kill_models(ends),
+            self._kill_frontends(ends),
+            self._watch(ends),
+        )
 
-def judge(kind: str, model: str, array: np.ndarray, status: int, head: bytes, answer: bytes, tally: Tally) -> None:
-    """Note what must not be. A process that is killed fails the batch that it computes, and says so."""
-    killed = status == 500 and b"the model failed: " in answer
-    if kind == "wrong":
-        if status != 400:
-            tally.wrong.append(f"a wrong shape is answered with {status}: {answer[:200]!r}")
-    elif kind == "fails":
-        if not (status == 500 and b"as it was asked to" in answer) and not killed:
-            tally.wrong.append(f"what fails is answered with {status}: {answer[:200]!r}")
-    elif status == 200:
-        factor = 4 if model == "both" else 2
-        size = int(head.lower().split(b"inference-header-content-length: ")[1].split(b"\r\n")[0])
-        if not np.array_equal(np.frombuffer(answer[size:], np.float32), (array * factor).reshape(-1)):
-            tally.wrong.append(f"a wrong answer of {model}")
-    elif not killed:
-        tally.wrong.append(f"a request of {model} is answered with {status}: {answer[:200]!r}")
+    async def _control(self, path: str, parameters: dict[str, str], expected: int = 200) -> bool:
+        """Load or unload a model. Returns whether what must come of it did."""
+        body = json.dumps({"parameters": parameters}).encode()
+        wire, began = Http(self._port), time.monotonic()
+        found = await wire.ask(f"/v2/repository/models/{path}", body)
+        await wire.close()
+        outcome = found if isinstance(found, Outcome) else Outcome(str(found[0]), found[2].decode(errors="replace"))
+        if self.tally.note(path, outcome, began) and outcome.code != str(expected):
+            self.tally.note_wrong(began, f"{path}: {outcome.code}: {outcome.message[:300]}")
+        return outcome.code == str(expected)
 
+    async def _reload(self, ends: float) -> None:
+        """Load models anew, from files that have been written again."""
+        generation = 0
+        while time.monotonic() < ends:
+            await asyncio.sleep(RELOAD_SECONDS)
+            name = random.choice(RELOADED)
+            generation += 1
+            write_again(self._folder, name, generation)
+            if await self._control(f"{name}/load", {}):
+                self.tally.generations[name] = generation
 
-async def reload(port: int, ends: float, tally: Tally) -> None:
-    """Load models anew, from files that have been written again."""
-    while time.monotonic() < ends:
-        await asyncio.sleep(RELOAD_SECONDS)
-        name = random.choice(("first", "second"))
-        status, _, answer = await request(port, f"/v2/repository/models/{name}/load", b"{}")
-        tally.outcomes[f"load {status}"] += 1
-        if status != 200:
-            tally.wrong.append(f"{name} cannot be loaded again: {answer[:200]!r}")
+    async def _come_and_go(self, ends: float) -> None:
+        """Have a model unloaded and loaded, with what the repository has and with what this client has; one that cannot
+        be loaded leaves what is there."""
+        code = (self._folder / "comes" / "1" / "model.py").read_bytes()
+        config = (
+            '{"backend": "python", "max_batch_size": 8, "dynamic_batching": {}, "instance_group": [{"count": 2}], %s}'
+        )
+        tensors = (
+            f'"{kind}": [{{"name": "{name}", "data_type": "TYPE_FP32", "dims": [-1]}}]'
+            for kind, name in (("input", "IN"), ("output", "OUT"))
+        )
+        config %= ", ".join(tensors)
+        own = {"config": config, "file:1/model.py": base64.b64encode(code).decode()}
+        broken = {**own, "file:1/model.py": base64.b64encode(b"raise ValueError('as it was written')").decode()}
+        while time.monotonic() < ends:
+            await self._control("comes/load", random.choice(({}, own, {"config": config})))
+            await self._answers("comes", OK)
+            await self._control("comes/load", broken, 400)
+            await self._answers("comes", OK)
+            await self._control("comes/unload", {})
+            await self._answers("comes", "NOT_FOUND")
+            await asyncio.sleep(COME_SECONDS)
+        await self._control("comes/load", own)  # whose files must go with the server
 
+    async def _answers(self, model: str, code: str) -> None:
+        """See that a model answers so."""
+        wire, began = Http(self._port), time.monotonic()
+        array = np.full((1, 70_000), 1, np.float32)
+        outcome = await wire.infer(Ask(model, array))
+        await wire.close()
+        if self.tally.note(model, outcome, began) and outcome.code != code:
+            self.tally.note_wrong(began, f"{model}: {outcome.code}, not {code}: {outcome.message[:300]}")
 
-async def kill(server: psutil.Process, ends: float, tally: Tally) -> None:
-    """Kill a process of a model."""
-    while time.monotonic() < ends:
-        await asyncio.sleep(KILL_SECONDS)
-        models = [each for each in family(server) if each.name().startswith(("first", "second"))]
-        if models:
+    async def _kill_models(self, ends: float) -> None:
+        while time.monotonic() < ends:
+            await asyncio.sleep(KILL_SECONDS)
+            await self._kill("model", [f"model {each}" for each in KILLED], random.choice)
+
+    async def _kill_frontends(self, ends: float) -> None:
+        while self._frontends > 1 and time.monotonic() < ends:
+            await asyncio.sleep(FRONTEND_SECONDS)
+            await self._kill("frontend", ["frontend"], lambda found: found[-1])
+
+    async def _kill(
+        self, what: str, kinds: Sequence[str], choose: Callable[[list[psutil.Process]], psutil.Process]
+    ) -> None:
+        """Kill one of the processes of some kinds."""
+        found = [each for each in family(self._server) if is_one_of(each, self._server, kinds)]
+        if len(found) > (what == "frontend"):
             with contextlib.suppress(psutil.NoSuchProcess):
-                random.choice(models).kill()
-                tally.outcomes["killed"] += 1
+                self.tally.kills[what].append(time.monotonic())
+                choose(sorted(found, key=lambda each: each.create_time())).kill()
+                self.tally.outcomes[f"killed: {what}"] += 1
+
+    async def _watch(self, ends: float) -> None:
+        wire = Http(self._port)
+        while time.monotonic() < ends:
+            await asyncio.sleep(SAMPLE_SECONDS)
+            self.samples.append(await asyncio.to_thread(sample, self._server))
+            found = await wire.ask("/metrics", b"", method="GET")
+            if not isinstance(found, Outcome):
+                self.metrics.append(found[2].count(b"\n"))
+            say(f"{self.samples[-1].total:8.1f} MiB", self.tally.requests, "requests")
+        await wire.close()
+
+    async def left_in_flight(self) -> list[str]:
+        """Requests that wait or are computed, though nobody has asked: as frontends count them."""
+        found = []
+        for _ in range(4 * self._frontends):  # whichever of them take these connections
+            wire = Http(self._port)
+            answer = await wire.ask("/metrics", b"", method="GET")
+            await wire.close()
+            if isinstance(answer, Outcome):
+                return [f"no metrics: {answer.message}"]
+            lines = answer[2].decode().splitlines()
+            pending = [each for each in lines if each.startswith("nv_inference_pending_request_count{")]
+            found += [each for each in pending if not each.endswith(" 0.0")]
+        return found
 
 
-def family(server: psutil.Process) -> list[psutil.Process]:
-    return [server, *server.children(recursive=True)]
+def is_one_of(process: psutil.Process, server: psutil.Process, kinds: Sequence[str]) -> bool:
+    """Whether a process is of one of some kinds."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return kind_of(process, server) in kinds
+    return False
 
 
-def memory(server: psutil.Process) -> float:
-    """MiB of all processes, what they share only once."""
-    total = 0
-    for each in family(server):
-        with contextlib.suppress(psutil.Error):
-            total += each.memory_full_info().pss
-    return total / 2**20
+def judged(samples: Sequence[Sample]) -> list[str]:
+    """Say how memory and descriptors have grown. Returns what has grown too much."""
+    began = samples[0].at
+    warm = min(WARM_UP * (samples[-1].at - began), MOST_WARM_UP)
+    steady = [each for each in samples if each.at - began >= warm]
+    grown = []
+    total = medians(steady, lambda each: each.total)
+    halves = medians(steady, lambda each: each.total, 2)
+    say(f"memory: {shown(total)}, {growth(total):+.1%}; {growth(halves):+.1%} from the first half to the second")
+    if max(growth(total), growth(halves)) > MOST_GROWTH:
+        grown.append(f"all processes: {shown(total)}")
+    shared = medians(steady, lambda each: each.shared)
+    rest = medians(steady, lambda each: each.total - each.shared)
+    say(f"  of these, what tensors are shared in: {shown(shared)}, {growth(shared):+.1%}")
+    say(f"  and all else: {shown(rest)}, {growth(rest):+.1%}")
+    if growth(rest) > MOST_GROWTH:
+        grown.append(f"all but what tensors are shared in: {shown(rest)}")
+    for kind in sorted({kind for each in steady for kind in each.kinds}):
+        found = medians(steady, lambda each, kind=kind: each.kinds.get(kind, 0.0))  # type: ignore[misc]
+        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}")
+    for pid, kind in lasting(steady).items():
+        found = medians(steady, lambda each, pid=pid: each.processes[pid][1])  # type: ignore[misc]
+        too_much = growth(found) > MOST_GROWTH and found[-1] - found[0] > SMALL
+        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}: process {pid} without shared tensors, all the time")
+        if too_much:
+            grown.append(f"{kind} (process {pid}): {shown(found)}")
+    say("descriptors:")
+    for name in sorted({name for each in steady for name in each.descriptors}):
+        counts = medians(steady, lambda each, name=name: each.descriptors[name])  # type: ignore[misc]
+        say(f"  {name:28} {' '.join(f'{each:g}' for each in counts)}")
+    return grown
 
 
-async def watch(server: psutil.Process, ends: float, samples: list[float]) -> None:
-    while time.monotonic() < ends:
-        await asyncio.sleep(SAMPLE_SECONDS)
-        samples.append(memory(server))
-        say(f"{samples[-1]:8.1f} MiB")
+def shown(figures: Sequence[float]) -> str:
+    """Medians of windows."""
+    return " ".join(f"{each:.1f}" for each in figures) + " MiB"
+
+
+def troubles(log: bytes, kills: Mapping[str, Sequence[float]]) -> list[str]:
+    """What is in the log and should not be."""
+    errors: list[bytes] = ERROR.findall(log)
+    found = [each for each in errors if not EXPECTED.match(each)] + DEFECTS.findall(log)
+    died = sum(b"was ended by SIGKILL" in each for each in errors)
+    killed = sum(map(len, kills.values()))
+    more = [f"{died} processes were killed, and not {killed}"] if died > killed else []
+    return more + [f"in the log: {each[:300].decode(errors='replace')}" for each in found]
 
 
 def free_port() -> int:
@@ -217,61 +267,83 @@ def free_port() -> int:
                 return port
 
 
-async def soak(port: int, server: psutil.Process, minutes: float, clients: int) -> tuple[Tally, list[float]]:
-    tally, samples = Tally(), []
-    ends = time.monotonic() + minutes * 60
-    await asyncio.gather(
-        *(client(port, number, ends, tally) for number in range(clients)),
-        reload(port, ends, tally),
-        kill(server, ends, tally),
-        watch(server, ends, samples),
-    )
-    return tally, samples
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--api-workers", type=int, default=2)
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="soak-"))
+    (scratch / "tmp").mkdir()
     make_repository(scratch / "models")
     port = free_port()
-    command = [str(Path(sys.executable).with_name("octavo")), "serve", "--model-repository", str(scratch / "models")]
+    frontends = ["--allow-client-shm"] if options.api_workers == 1 else ["--api-workers", str(options.api_workers)]
     log = (scratch / "log").open("wb")
     process = subprocess.Popen(
-        [*command, "--model-control-mode", "explicit", "--load-model", "*", "--port", str(port)],
+        [
+            *(str(Path(sys.executable).with_name("octavo")), "serve", "--model-repository", str(scratch / "models")),
+            *("--model-control-mode", "explicit", "--load-model", "*", "--port", str(port), *frontends),
+        ],
         stdout=log,
         stderr=log,
-        env={**os.environ, "TMPDIR": str(scratch)},
+        env={**os.environ, "TMPDIR": str(scratch / "tmp")},
     )
     server = psutil.Process(process.pid)
+    soak = Soak(port, server, scratch / "models", options.api_workers)
+    left: list[str] = []
     try:
         wait(port, process, scratch / "log")
-        tally, samples = asyncio.run(soak(port, server, options.minutes, options.clients))
+        asyncio.run(soak.run(options.minutes, options.clients))
+        left = asyncio.run(found_at_rest(soak, server, scratch / "tmp"))
         there = family(server)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    left = [f"process {each.pid}" for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
-    left += [str(each) for each in scratch.iterdir() if each.name not in ("models", "log")]
-    steady = samples[int(len(samples) * WARM_UP) :]
-    half = len(steady) // 2
-    growth = np.mean(steady[half:]) / np.mean(steady[:half]) - 1 if half else 0.0
-    say(dict(sorted(tally.outcomes.items())))
-    say(f"memory: {growth:+.1%} from the first half to the second; wrong: {len(tally.wrong)}; left: {left}")
-    for each in tally.wrong[:20]:
+        status = process.wait(60)
+    left += [f"process {each.pid}" for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    left += [str(each) for each in (scratch / "tmp").rglob("*")]
+    left += [f"/dev/shm/{each}" for each in os.listdir("/dev/shm") if each.startswith(OWN)]
+    if status:
+        left.append(f"exit status {status}")
+    wrong = [*soak.tally.wrong, *troubles((scratch / "log").read_bytes(), soak.tally.kills)]
+    grown = judged(soak.samples)
+    say(dict(sorted(soak.tally.outcomes.items())))
+    say(f"lines of /metrics: {soak.metrics[len(soak.metrics) // 5]} to {soak.metrics[-1]}")
+    lost = soak.tally.lost
+    say(f"{soak.tally.requests} requests, wrong: {len(wrong)}, lost: {len(lost)}, left: {left}, grown: {grown}")
+    for each in (*wrong[:20], *lost[:20]):
         say(each)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return bool(tally.wrong or left or growth > MOST_GROWTH)
+    failed = bool(wrong or lost or left or grown)
+    if failed:
+        say(f"the server's log is {scratch / 'log'}")
+    else:
+        shutil.rmtree(scratch)
+    return failed
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("*") if not each.is_dir()]
+
+
+async def found_at_rest(soak: Soak, server: psutil.Process, folder: Path) -> list[str]:
+    """What should not be there when nobody asks for anything."""
+    await asyncio.sleep(REST_SECONDS)
+    left = await soak.left_in_flight()
+    processes = family(server)
+    files = files_in(folder)
+    say(f"at rest: {len(processes)} processes, {len(files)} files of theirs, {sample(server).total:.1f} MiB")
+    if len(files) > 2 * len(processes) + OWN_FILES:
+        left.append(f"{len(files)} files of {len(processes)} processes")
+    if found := zombies(server):
+        left.append(f"{found} zombies")
+    return left
 
 
 def wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until the models are ready."""
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 120
     while time.monotonic() < ends and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"GET /v2/models/both/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             if b" 200 " in connection.recv(64):
                 return
         time.sleep(0.1)

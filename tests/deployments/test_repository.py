@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,12 @@ def factor(url: str, model: str, version: str = "") -> tuple[float, str]:
     answer = httpx.post(f"{url}{path}/infer", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()["outputs"][0]["data"][0], answer.json()["model_version"]
+
+
+def files_of_clients() -> set[Path]:
+    """Folders with files that clients have sent, of all servers."""
+    places = (Path(tempfile.gettempdir()), *Path(tempfile.gettempdir()).glob("octavo-run-*"))
+    return {each for place in places for each in place.glob("octavo-model-*")}
 
 
 def index(url: str) -> dict[tuple[str, str], tuple[str, str]]:
@@ -361,11 +368,11 @@ def test_what_clients_may_not_load(server: Server, parameters: object, message: 
 def test_files_of_clients_are_removed_when_they_are_used_no_more(server: Server, tmp_path: Path) -> None:
     config = json.dumps(config_to_json(read_config(SCALE, "test")))
     data = base64.b64encode(b"no model").decode()
-    before = set(Path("/tmp").glob("octavo-model-*"))
+    before = files_of_clients()
     parameters = {"config": config, "file:1/model.onnx": data}
     answer = httpx.post(f"{server.url}/v2/repository/models/none/load", json={"parameters": parameters})
     assert answer.status_code == 400
-    eventually(lambda: set(Path("/tmp").glob("octavo-model-*")) <= before)
+    eventually(lambda: files_of_clients() <= before)
 
 
 # --- the other modes --------------------------------------------------------------------------------------------------
@@ -402,6 +409,7 @@ def test_a_server_whose_models_cannot_all_be_loaded_may_end(tmp_path: Path) -> N
 
 
 def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
+    before = files_of_clients()
     write_model(tmp_path, "scale", SCALE, v1=onnx_scale(4))
     with serving(tmp_path, "--model-control-mode", "explicit", "--strict-readiness=false") as server:
         assert index(server.url) == {("scale", ""): ("", "")}
@@ -411,6 +419,11 @@ def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
             given = triton_http.InferInput("x", [1, 3], "FP32")
             given.set_data_from_numpy(np.ones((1, 3), np.float32))
             assert client.infer("scale", [given]).as_numpy("y")[0, 0] == 4
+            config = json.dumps(config_to_json(read_config(SCALE, "test")))
+            client.load_model("scale", config=config, files={"file:1/model.onnx": onnx_scale(5)})
+            assert client.infer("scale", [given]).as_numpy("y")[0, 0] == 5
+            assert files_of_clients() - before
+    assert files_of_clients() <= before
 
 
 def test_a_server_is_not_ready_before_its_models_are(tmp_path: Path) -> None:

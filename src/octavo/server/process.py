@@ -6,6 +6,8 @@ Several of them may accept connections on one socket; none knows of the others.
 
 import ctypes
 import sys
+import tempfile
+from pathlib import Path
 
 import msgspec
 import uvloop
@@ -55,6 +57,8 @@ def main() -> int:
     configuration = msgspec.json.decode(parent.configuration, type=FrontendConfiguration)
     configure_logging(parent.logging)
     _keep_freed_memory()
+    # What clients send to be loaded lies with the server's sockets, and goes with it, however it ends.
+    tempfile.tempdir = str(Path(sys.argv[1].removeprefix("ipc://")).parent)
     try:
         uvloop.run(serve(parent, configuration))
     except OctavoError as error:

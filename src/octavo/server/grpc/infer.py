@@ -126,6 +126,7 @@ class Inferences:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: dict[bytes, Known] = {}
+        server.deployments.subscribe(lambda _: self._known.clear())  # they know models that may be gone
 
     def infer(self, call: Call, message: Buffer) -> None:
         """ModelInfer: one result. Raises RpcError."""

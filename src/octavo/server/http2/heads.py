@@ -12,6 +12,9 @@ MAX_HEAD = 16 * 1024
 MAX_HEADS = 64
 """Different heads that are remembered."""
 
+MAX_REMEMBERED = 1024
+"""Bytes of the fields of one: each connection has its own."""
+
 INDEXED, ADDED, RESIZED = 0x80, 0x40, 0x20
 """How the first bytes of fields begin: one of the table; one that is put there; the table's size. Others leave it."""
 
@@ -40,7 +43,7 @@ class HeadReader:
             head = self._application.read_head(fields)
             if _changes_table(block) or len(self._known) >= MAX_HEADS:
                 self._known.clear()
-            else:
+            elif sum([len(name) + len(value) for name, value in fields]) <= MAX_REMEMBERED >= len(block):
                 self._known[block] = head
         return head
 

@@ -63,6 +63,7 @@ class DirectWay:
         self._written_fields = b""
         self._known: dict[bytes, Request] = {}
         self.reader = SmallReader()
+        server.deployments.subscribe(lambda _: self.reader.forget())
 
     def begin(self, connection: "HttpProtocol", data: bytes) -> Exchange | None:
         """Begin the request whose head a connection has read; None if it is the application's.

@@ -25,6 +25,10 @@ class SmallReader:
     def __init__(self) -> None:
         self._meanings: dict[tuple[str, PriorityRange | None, bytes], Meaning] = {}
 
+    def forget(self) -> None:
+        """The models that are there have changed: what is remembered knows others."""
+        self._meanings.clear()
+
     def read(
         self, call: CallHead, deployment: HostedDeployment, info: HostedInfo, data: bytes
     ) -> tuple[Outlined, ReplyWriter] | None:

@@ -1,0 +1,118 @@
+"""What a server's processes take: memory, descriptors, files, and whether that grows."""
+
+import contextlib
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+WINDOWS = 4
+"""In which the time after the warm-up is cut."""
+
+MIB = 2**20
+
+
+@dataclass
+class Sample:
+    """How much there was at a moment, in MiB.
+
+    Attributes:
+        kinds: of all processes of a kind. processes: of each, by its number, without `shared`.
+        shared: of memory that processes share tensors in, which comes and goes with the load.
+        descriptors: of each kind of process and what they are of.
+    """
+
+    at: float
+    kinds: dict[str, float] = field(default_factory=dict)
+    processes: dict[int, tuple[str, float]] = field(default_factory=dict)
+    shared: float = 0.0
+    descriptors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> float:
+        return sum(self.kinds.values())
+
+
+def family(server: psutil.Process) -> list[psutil.Process]:
+    """The server's processes, itself first."""
+    return [server, *server.children(recursive=True)]
+
+
+def kind_of(process: psutil.Process, server: psutil.Process) -> str:
+    """Which of the server's processes it is; of a model, with its name."""
+    if process.pid == server.pid:
+        return "supervisor"
+    if "octavo.server.process" in process.cmdline():
+        return "frontend"
+    if process.ppid() == server.pid:
+        return "fork server"
+    name = Path(f"/proc/{process.pid}/comm").read_text()  # as in "first v2 instance 2"
+    return f"model {name.split()[0]}"
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """MiB of a process, of what it shares with others its part (PSS); and how much of that is in files without a place,
+    in which tensors are shared."""
+    found = {"Pss": 0.0, "Pss_Shmem": 0.0}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in found:
+            found[name] = int(value.split()[0]) / 1024
+    return found["Pss"], found["Pss_Shmem"]
+
+
+def descriptors(pid: int) -> Counter[str]:
+    """How many descriptors a process has, of each kind."""
+    found: Counter[str] = Counter()
+    for each in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            to = os.readlink(f"/proc/{pid}/fd/{each}")
+            found["memory" if to.startswith("/memfd") else to.split(":")[0] if ":" in to else "file"] += 1
+    return found
+
+
+def sample(server: psutil.Process) -> Sample:
+    """Look at all processes that there are."""
+    found = Sample(time.monotonic())
+    for process in family(server):
+        with contextlib.suppress(psutil.Error, OSError):
+            kind = kind_of(process, server)
+            size, shared = memory(process.pid)
+            found.kinds[kind] = found.kinds.get(kind, 0.0) + size
+            found.shared += shared
+            found.processes[process.pid] = (kind, size - shared)
+            for name, count in descriptors(process.pid).items():
+                found.descriptors[f"{kind}: {name}"] += count
+    return found
+
+
+def medians(samples: Sequence[Sample], figure: Callable[[Sample], float], windows: int = WINDOWS) -> list[float]:
+    """Of a figure in windows of the same length."""
+    size = len(samples) / windows
+    cut = [samples[int(at * size) : int((at + 1) * size)] for at in range(windows)]
+    return [median([figure(each) for each in part]) for part in cut if part]
+
+
+def growth(found: Sequence[float]) -> float:
+    """From the first window to the last, as a part of the first."""
+    return found[-1] / found[0] - 1 if found and found[0] else 0.0
+
+
+def lasting(samples: Sequence[Sample]) -> dict[int, str]:
+    """The processes that are in all samples, and what they are."""
+    there = set.intersection(*(set(each.processes) for each in samples)) if samples else set()
+    return {pid: samples[0].processes[pid][0] for pid in sorted(there)}
+
+
+def zombies(server: psutil.Process) -> int:
+    """Processes that have ended and that nobody has asked how."""
+    found = 0
+    for each in family(server):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += each.status() == psutil.STATUS_ZOMBIE
+    return found
