@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ def eventually(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
+        time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -380,8 +381,10 @@ def test_files_of_clients_are_removed_when_they_are_used_no_more(server: Server,
 
 def test_polling_follows_the_folders(tmp_path: Path) -> None:
     write_model(tmp_path, "first", SCALE, v1=onnx_scale(1))
-    flags = ("--model-control-mode", "poll", "--repository-poll-secs", "0.1")
+    write_model(tmp_path, "broken", "max_batch_sise: 3", v1=onnx_scale())
+    flags = ("--model-control-mode", "poll", "--repository-poll-secs", "0.1", "--strict-readiness=false")
     with serving(tmp_path, *flags) as server:
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
         refused = httpx.post(f"{server.url}/v2/repository/models/first/load")
         assert refused.status_code == 503
         assert refused.json()["error"] == "explicit model load / unload is not allowed if polling is enabled"
@@ -411,10 +414,18 @@ def test_a_server_whose_models_cannot_all_be_loaded_may_end(tmp_path: Path) -> N
 def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
     before = files_of_clients()
     write_model(tmp_path, "scale", SCALE, v1=onnx_scale(4))
-    with serving(tmp_path, "--model-control-mode", "explicit", "--strict-readiness=false") as server:
-        assert index(server.url) == {("scale", ""): ("", "")}
+    write_model(tmp_path, "other", SCALE, v1=onnx_scale(4))
+    write_ensemble(tmp_path, "chain", "other", "other")
+    with serving(tmp_path, "--model-control-mode", "explicit") as server:
+        assert index(server.url) == {(name, ""): ("", "") for name in ("scale", "other", "chain")}
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
         with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            with ThreadPoolExecutor() as pool:
+                loading = pool.submit(httpx.post, f"{server.url}/v2/repository/models/chain/load")
+                eventually(lambda: not client.is_server_ready())
+                eventually(client.is_server_ready)
+                assert client.is_model_ready("chain"), "it waits for more than the steps"
+            assert loading.result().status_code == 200
             client.load_model("scale")
             given = triton_http.InferInput("x", [1, 3], "FP32")
             given.set_data_from_numpy(np.ones((1, 3), np.float32))

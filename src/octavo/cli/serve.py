@@ -134,6 +134,7 @@ class ServerProcesses:
         self._hurry = asyncio.Event()
         self._loaded = False
         self._repository: Repository | None = None
+        self._names: list[str] = []
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -149,7 +150,7 @@ class ServerProcesses:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            self._start()
+            await self._start()
             ready = await _unless(self._stop, self._until_ready(started))
             if ready:
                 following = [asyncio.create_task(reload_when_changed(self._manager))]
@@ -165,7 +166,7 @@ class ServerProcesses:
                 self._folder.close()
         return 0 if ready else INTERRUPTED
 
-    def _start(self) -> None:
+    async def _start(self) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
         self._entries = Entries(self._supervisor, self._configure)
         settings = self._configuration.repository
@@ -173,6 +174,7 @@ class ServerProcesses:
             from octavo.deployments.repository import Repository
 
             self._repository = Repository(self._entries, settings, self._configuration.hosting)
+            self._names = await self._repository.find()
         self._manager = DeploymentManager(
             self._entries,
             self._deployments,
@@ -263,7 +265,7 @@ class ServerProcesses:
         """Raises ServerFailed: a model cannot be loaded, and that is to end the server."""
         if self._repository is None:
             return
-        failures = await self._repository.start()
+        failures = await self._repository.start(self._names)
         if failures and self._configuration.repository.exit_on_error:
             raise ServerFailed(f"failed to load all models: {'; '.join(failures)}")
 

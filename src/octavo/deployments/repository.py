@@ -50,6 +50,10 @@ class _Model:
     folder: str | None = None
 
 
+_LOADING = {"": ("LOADING", "")}
+"""Of a model of which nobody knows yet what versions it has."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What a folder has. Attributes: planned: what is to be served of it; None if that is so already."""
@@ -98,13 +102,21 @@ class Repository:
 
     # --- what is asked for --------------------------------------------------------------------------------------------
 
-    async def start(self) -> list[str]:
-        """Load what is to be there from the start. Returns why some models are not, and the log says so at once."""
+    async def find(self) -> list[str]:
+        """See which models there are. Returns those that are to be there from the start, which are loading from now on,
+        for whoever asks."""
         there, twice = await in_thread(partial(models_of, self._places))
         names = list(there)
         if self._settings.model_control_mode == "explicit":
             names = names if self._settings.load_model == (ALL,) else list(self._settings.load_model)
         self._note_all(there, twice)
+        for name in names:
+            self._model(name).trouble = _LOADING
+        self._list()
+        return names
+
+    async def start(self, names: Sequence[str]) -> list[str]:
+        """Load what is to be there from the start. Returns why some models are not, and the log says so at once."""
         failures = await self._load_all(names)
         self._entries.loading = False
         await self._entries.publish()  # who is told that the server is ready may ask for what is not, too
@@ -205,6 +217,9 @@ class Repository:
         if wish.name not in round_.tasks:
             model = self._model(wish.name)
             model.wanted = model.wanted or wanted
+            if not model.entries:
+                model.trouble = _LOADING
+                self._list()
             round_.tasks[wish.name] = asyncio.create_task(self._follow(round_, model, wish))
         return round_.tasks[wish.name]
 
@@ -218,6 +233,8 @@ class Repository:
                 await self._replace(model, found, wish)
         except OctavoError as error:
             log.error("model %s cannot be loaded: %s%s", model.name, error, _rest(model))
+            if model.trouble is _LOADING:
+                self._note_trouble(model, "", str(error))
             raise
         finally:
             self._list()
