@@ -92,20 +92,27 @@ def test_long_contexts_are_the_same_bits_by_spans_and_in_one_go(
         more = {"max_positions": 2048, "threads": threads, "isa": isa, "kv_cache_dtype": kv_cache_dtype}
         return CpuExecutor(graph, tensors, **pages, **more)  # type: ignore[arg-type]
 
-    whole = Runner(executor(2)).run(tokens)
-    for threads in (1, 3):
-        assert np.array_equal(Runner(executor(threads)).run(tokens, [1086, 1]), whole)
-    runner = Runner(executor(2))
-    one, others = runner.sequence(tokens), [runner.sequence(short) for _ in range(12)]
-    runner.step([(one, 1089), *((other, 39) for other in others)])
-    crowd = runner.step([(one, 1), *((other, 1) for other in others)])
-    assert np.array_equal(crowd[0], whole[1089:])
-    runner = Runner(executor(2))
-    one, other = runner.sequence(tokens), runner.sequence(short)
-    runner.step([(one, 1089), (other, 39)])
-    pair = runner.step([(other, 1), (one, 1)])
-    assert np.array_equal(pair[1], whole[1089:])
-    assert np.array_equal(pair[0], crowd[1])
+    few = Runner(executor(2)).run(short)
+    for threads in (2, 1, 3):
+        runner = Runner(executor(threads))
+        one, others = runner.sequence(tokens), [runner.sequence(short) for _ in range(12)]
+        beside = [(other, 38) for other in others]
+        if threads == 2:
+            [whole] = runner.step([(one, 1090)])
+            runner.step(beside)
+        else:
+            assert np.array_equal(runner.step([(one, 1086), *beside])[0], whole[:1086])
+        one.computed = 1086
+        alone = [runner.step([(one, 1)])[0] for _ in range(4)]
+        assert np.array_equal(np.concatenate(alone), whole[1086:])
+        one.computed = 1089  # the last token is computed once more, and not all of them
+        crowd = runner.step([(one, 1), *((other, 1) for other in others)])
+        assert np.array_equal(crowd[0], whole[1089:])
+        assert np.array_equal(crowd[1], few[38:39])
+        one.computed = 1089
+        pair = runner.step([(others[0], 1), (one, 1)])
+        assert np.array_equal(pair[0], few[39:])
+        assert np.array_equal(pair[1], whole[1089:])
     if kv_cache_dtype == "fp32":
         expected = Runner(ReferenceExecutor(graph, tensors, **pages)).run(tokens)  # type: ignore[arg-type]
         assert np.abs(whole - expected).max() <= 2e-5
