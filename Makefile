@@ -30,16 +30,20 @@ PARALLEL  = $(MAKE) --no-print-directory $(JOBS) $(if $(filter output-sync,$(.FE
 # What reads model files.
 EXTRAS := onnx torch tensorflow tflite openvino transformers sklearn xgboost lightgbm
 
-.PHONY: serve test checks lint tidy types check-imports unit fuzz clients runtimes triton docs protos sanitize format clean
+.PHONY: serve test checks lint tidy types check-imports unit spare fuzz clients runtimes triton docs protos sanitize format clean
 
 serve: $(VENV)/.installed
 	$(BIN)/octavo serve $(MODEL) --host $(HOST) --port $(PORT)
 
-test: checks unit $(if $(LINUX),sanitize)
+# The sanitizers compute without a pause: they have the cores while the tests wait.
+test: checks
+	+@$(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j2) unit $(if $(LINUX),spare)
 
-# Beside them what `sanitize` runs is compiled.
 checks: $(VENV)/.installed-test
-	+@$(PARALLEL) types lint check-imports $(if $(LINUX),build/sanitize/.built)
+	+@$(PARALLEL) types lint check-imports
+
+spare:
+	+@nice $(PARALLEL) sanitize
 
 lint: $(VENV)/.installed-test $(if $(LINUX),tidy)
 	$(BIN)/ruff check .
