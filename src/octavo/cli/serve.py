@@ -134,7 +134,6 @@ class ServerProcesses:
         self._hurry = asyncio.Event()
         self._loaded = False
         self._repository: Repository | None = None
-        self._names: list[str] = []
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -150,7 +149,7 @@ class ServerProcesses:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
-            await self._start()
+            self._start()
             ready = await _unless(self._stop, self._until_ready(started))
             if ready:
                 following = [asyncio.create_task(reload_when_changed(self._manager))]
@@ -166,7 +165,7 @@ class ServerProcesses:
                 self._folder.close()
         return 0 if ready else INTERRUPTED
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
         self._entries = Entries(self._supervisor, self._configure)
         settings = self._configuration.repository
@@ -174,7 +173,6 @@ class ServerProcesses:
             from octavo.deployments.repository import Repository
 
             self._repository = Repository(self._entries, settings, self._configuration.hosting)
-            self._names = await self._repository.find()
         self._manager = DeploymentManager(
             self._entries,
             self._deployments,
@@ -265,7 +263,7 @@ class ServerProcesses:
         """Raises ServerFailed: a model cannot be loaded, and that is to end the server."""
         if self._repository is None:
             return
-        failures = await self._repository.start(self._names)
+        failures = await self._repository.start()
         if failures and self._configuration.repository.exit_on_error:
             raise ServerFailed(f"failed to load all models: {'; '.join(failures)}")
 

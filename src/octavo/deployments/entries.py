@@ -200,8 +200,6 @@ class Entries:
     def announce(self) -> None:
         """Tell the frontends of the table as it is now."""
         self._revision += 1
-        if not self._applied:  # none has been started: each begins with the table as it is then
-            return
         self._configure(self.table)
         self._supervisor.notify(raw(self.table))
 

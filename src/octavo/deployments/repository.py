@@ -102,21 +102,13 @@ class Repository:
 
     # --- what is asked for --------------------------------------------------------------------------------------------
 
-    async def find(self) -> list[str]:
-        """See which models there are. Returns those that are to be there from the start, which are loading from now on,
-        for whoever asks."""
+    async def start(self) -> list[str]:
+        """Load what is to be there from the start. Returns why some models are not, and the log says so at once."""
         there, twice = await in_thread(partial(models_of, self._places))
         names = list(there)
         if self._settings.model_control_mode == "explicit":
             names = names if self._settings.load_model == (ALL,) else list(self._settings.load_model)
         self._note_all(there, twice)
-        for name in names:
-            self._model(name).trouble = _LOADING
-        self._list()
-        return names
-
-    async def start(self, names: Sequence[str]) -> list[str]:
-        """Load what is to be there from the start. Returns why some models are not, and the log says so at once."""
         failures = await self._load_all(names)
         self._entries.loading = False
         await self._entries.publish()  # who is told that the server is ready may ask for what is not, too
