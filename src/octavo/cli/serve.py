@@ -25,6 +25,7 @@ from octavo.deployments.reloading import reload_when_changed
 from octavo.deployments.resources import divide
 from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DeploymentSettings
+from octavo.deployments.tracing import ServerTracing
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
 from octavo.hosting.response_cache import CacheMemory, cache_file
@@ -134,6 +135,7 @@ class ServerProcesses:
         self._hurry = asyncio.Event()
         self._loaded = False
         self._repository: Repository | None = None
+        self._tracing: ServerTracing | None = None
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -161,6 +163,8 @@ class ServerProcesses:
             await self._drain()
         finally:
             await self._supervisor.stop()
+            if self._tracing is not None:
+                self._tracing.close()
             if self._folder is not None:
                 self._folder.close()
         return 0 if ready else INTERRUPTED
@@ -168,6 +172,7 @@ class ServerProcesses:
     def _start(self) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
         self._entries = Entries(self._supervisor, self._configure)
+        self._tracing = ServerTracing(self._entries, self._settings.tracing)
         settings = self._configuration.repository
         if settings.model_repository:
             from octavo.deployments.repository import Repository
@@ -179,6 +184,7 @@ class ServerProcesses:
             sources=self._configuration.sources,
             locate=_fetch,
             server_log=ServerLog(self._supervisor, self._settings.logging, self._frontends),
+            tracing=self._tracing,
             repository=self._repository,
         )
         for name in self._frontends:

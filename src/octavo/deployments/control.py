@@ -13,6 +13,7 @@ import msgspec
 
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.settings import DeploymentSettings
+from octavo.deployments.trace_settings import ChangeTracing, Tracing
 from octavo.hosting.config import ENSEMBLE
 
 NOT_CONTROLLED = "explicit model load / unload is not allowed if polling is enabled"
@@ -90,12 +91,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         listed: the models of repositories that are not among them.
         loading: whether the repositories' models that are to be there from the start are still being loaded.
+        tracing: which requests are traced.
     """
 
     revision: int
     entries: tuple[Entry, ...]
     listed: tuple[Listed, ...] = ()
     loading: bool = False
+    tracing: Tracing = Tracing()
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied", kw_only=True):
@@ -186,7 +189,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
 
 
-Wish = Load | Unload | Describe | LoadModel | UnloadModel | ChangeLogging
+Wish = Load | Unload | Describe | LoadModel | UnloadModel | ChangeLogging | ChangeTracing
 Message = Applied | Wish
 
 Administer = Callable[[Wish], Awaitable[Outcome]]

@@ -9,6 +9,7 @@ import msgspec
 
 from octavo.deployments.control import Applied, Entry, Listed, Role, Table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
+from octavo.deployments.trace_settings import Tracing
 from octavo.engine.launch import engine_spec
 from octavo.errors import OctavoError
 from octavo.hosting.launch import hosting_spec, workers_of
@@ -31,12 +32,13 @@ class Entries:
         configure: called with every new table, for what frontends that start later are to be told.
 
     Attributes:
-        listed: the models of repositories that are not offered. loading: see `Table`.
+        listed: the models of repositories that are not offered. loading, tracing: see `Table`.
     """
 
     def __init__(self, supervisor: Supervisor, configure: Callable[[Table], None]) -> None:
         self.listed: tuple[Listed, ...] = ()
         self.loading = False
+        self.tracing = Tracing()
         self._supervisor = supervisor
         self._configure = configure
         self._revision = 0
@@ -51,7 +53,9 @@ class Entries:
     def table(self) -> Table:
         """All deployments as they are now."""
         entries = tuple(self._entries.values())
-        return Table(revision=self._revision, entries=entries, listed=self.listed, loading=self.loading)
+        return Table(
+            revision=self._revision, entries=entries, listed=self.listed, loading=self.loading, tracing=self.tracing
+        )
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(tuple(self._entries.values()))

@@ -35,7 +35,7 @@ class HostedDeployment:
             created=int(time.time()),
             aliases=settings.names[1:],
             root=settings.model,
-            version=settings.hosting.repository.version if settings.hosting.repository else "1",
+            version=settings.hosting.version,
         )
 
     @property

@@ -37,6 +37,8 @@ from octavo.deployments.resources import divide
 from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, require_distinct_names, resolve_deployment
 from octavo.deployments.threads import in_thread
+from octavo.deployments.trace_settings import ChangeTracing
+from octavo.deployments.tracing import ServerTracing
 from octavo.engine.config import ModelInfo
 from octavo.errors import OctavoError
 from octavo.settings import Source, from_table, require_known
@@ -52,7 +54,8 @@ class DeploymentManager:
     """Does what frontends ask their supervisor for.
 
     Args:
-        entries: what is served. repository: of models, if there is one. server_log: of all processes.
+        entries: what is served. repository: of models, if there is one.
+        server_log: of all processes. tracing: of requests.
         deployments: from the start on; where their models lie is known.
         sources: the command line and the environment, which hold for deployments that come later, too.
         locate: finds a model on this machine, or fetches it. Called in a thread. Raises OctavoError.
@@ -66,11 +69,13 @@ class DeploymentManager:
         sources: Sequence[Source],
         locate: Callable[[str], Path],
         server_log: ServerLog,
+        tracing: ServerTracing,
         repository: "Repository | None" = None,
     ) -> None:
         self._entries = entries
         self._repository = repository
         self._server_log = server_log
+        self._tracing = tracing
         self._sources = [_without_names(source) for source in sources]
         self._locate = locate
         self._changing: str | None = None
@@ -98,6 +103,9 @@ class DeploymentManager:
             return Outcome()
         if isinstance(wish, ChangeLogging):
             await self._server_log.change(wish)
+            return Outcome()
+        if isinstance(wish, ChangeTracing):
+            await self._tracing.change(wish)
             return Outcome()
         if isinstance(wish, Describe):
             return Outcome(deployments=tuple(map(self._describe, self._entries)))

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,6 +37,20 @@ _HEAD_SIZE = struct.Struct("<I")
 OnEnd = Callable[[Pending], None]
 
 
+class _Wish(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        size: bytes. digest: finds out where its answer is kept. ask: asks the model.
+        trace: has it written down, if the model need not be asked.
+    """
+
+    size: int
+    digest: Callable[[], bytes]
+    ask: Callable[[OnEnd | None], Pending]
+    trace: OnEnd | None = None
+
+
 class _Head(msgspec.Struct, frozen=True, array_like=True):
     """What is kept of an answer before its bytes."""
 
@@ -58,7 +73,7 @@ class CachingClient(ModelClient):
     """
 
     def __init__(self, inner: ModelClient, cache: ResponseCache, name: str) -> None:
-        super().__init__()
+        super().__init__(inner.version)
         self.statistics = inner.statistics
         self._inner = inner
         self._cache = cache
@@ -147,7 +162,8 @@ class CachingClient(ModelClient):
             inference = inner.outline(inference)
         outline = inference.outline
         digest = partial(self._digest, outline, inference.tensors)
-        return self._begin(info, began, outline.size, digest, partial(inner.begin, inference), on_end)
+        trace = None if inference.trace is None else partial(self._trace, inference)
+        return self._begin(info, began, _Wish(outline.size, digest, partial(inner.begin, inference), trace), on_end)
 
     def begin_call(self, call: BodyCall, on_end: OnEnd | None = None) -> Pending:
         """As `ModelClient.begin_call`."""
@@ -155,33 +171,25 @@ class CachingClient(ModelClient):
         info = inner.available
         if info is None or not info.response_cache or call.media_type.lower().startswith(_BOUNDED):
             return inner.begin_call(call, on_end)
-        digest = partial(self._digest_of_body, call)
-        return self._begin(info, began, len(call.body), digest, partial(inner.begin_call, call), on_end)
+        wish = _Wish(len(call.body), partial(self._digest_of_body, call), partial(inner.begin_call, call))
+        return self._begin(info, began, wish, on_end)
 
-    def _begin(
-        self,
-        info: HostedInfo,
-        began: int,
-        size: int,
-        digest: Callable[[], bytes],
-        ask: Callable[[OnEnd | None], Pending],
-        on_end: OnEnd | None,
-    ) -> Pending:
+    def _begin(self, info: HostedInfo, began: int, wish: _Wish, on_end: OnEnd | None) -> Pending:
         ordered = info.queue.preserve_ordering
-        if size > INLINE_BYTES and not ordered:
+        if wish.size > INLINE_BYTES and not ordered:
             pending = self._own(began, on_end)
-            self._beside[pending] = self._loop.create_task(self._follow(pending, digest, ask))
+            self._beside[pending] = self._loop.create_task(self._follow(pending, wish))
             return pending
-        key = digest()
+        key = wish.digest()
         found = self._cache.get(key)
         spent = time.perf_counter_ns() - began
         if found is None:
-            pending = ask(partial(self._on_end, key, spent, on_end))
+            pending = wish.ask(partial(self._on_end, key, spent, on_end))
             if ordered and not pending.ended:
                 self._in_order.append((pending, False))
             return pending
         pending = self._own(began, on_end)
-        self._settle(pending, found, spent)
+        self._settle(pending, wish, found, spent)
         if self._in_order:
             self._in_order.append((pending, True))
         else:
@@ -194,18 +202,22 @@ class CachingClient(ModelClient):
         pending.arrived = began
         return pending
 
-    async def _follow(
-        self, pending: Pending, digest: Callable[[], bytes], ask: Callable[[OnEnd | None], Pending]
-    ) -> None:
+    def _trace(self, inference: Outlined, pending: Pending) -> None:
+        trace, outline = inference.trace, inference.outline
+        assert trace is not None
+        trace.start(outline.info.name, self.version, pending.arrived / 1e9, outline.parts, inference.tensors)
+        pending.trace = trace
+
+    async def _follow(self, pending: Pending, wish: _Wish) -> None:
         """A request that takes long to digest, from its beginning to its end."""
         try:
-            key = await asyncio.to_thread(digest)
+            key = await asyncio.to_thread(wish.digest)
             found = self._cache.get(key)
             spent = time.perf_counter_ns() - pending.arrived
             if found is None:
-                pending.settle(await self._asked(key, spent, ask))
+                pending.settle(await self._asked(key, spent, wish.ask))
             else:
-                self._settle(pending, found, spent)
+                self._settle(pending, wish, found, spent)
         except InferenceError as error:
             pending.settle(error=error)
         except Exception:  # a defect of ours, of which whoever waits has to hear
@@ -270,7 +282,9 @@ class CachingClient(ModelClient):
         seen.cache_misses += 1
         seen.cache_miss_time += spent + time.perf_counter_ns() - began
 
-    def _settle(self, pending: Pending, found: bytes, spent: int) -> None:
+    def _settle(self, pending: Pending, wish: _Wish, found: bytes, spent: int) -> None:
+        if wish.trace is not None:
+            wish.trace(pending)
         view = memoryview(found)
         [size] = _HEAD_SIZE.unpack_from(view)
         ends = _HEAD_SIZE.size + size

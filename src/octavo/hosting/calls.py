@@ -15,6 +15,7 @@ from octavo.hosting.inference import Inference
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.tensors import Buffer
+from octavo.hosting.trace import find
 from octavo.hosting.wire import (
     READY,
     UNLOAD,
@@ -142,11 +143,16 @@ class Calls:
         if client.info.streams and not ask.many:
             raise _not_run(ask, DECOUPLED.format(ask.model))
         within = (*ask.details.within, asker.name) if ask.waits else ask.details.within
+        parent = find(ask.details.trace)
+        trace = None if parent is None else parent.child()
+        if trace is not None:
+            trace.request_id = ask.details.id
         inference = Inference(
             inputs=tensors_of(ask.parts, data),
             outputs=ask.outputs,
             timeout=ask.timeout,
-            details=replace(ask.details, within=within),
+            details=replace(ask.details, within=within, trace=0),
+            trace=trace,
         )
         try:
             return client.begin(inference)

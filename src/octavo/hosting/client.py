@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 import msgspec
+from msgspec.structs import replace
 
 from octavo.hosting.admission import Admission
 from octavo.hosting.calls import Calls
@@ -21,7 +22,8 @@ from octavo.hosting.pending import Pending, Result
 from octavo.hosting.probes import Probes
 from octavo.hosting.sequence_routing import explained, instance_of, sequence_of, still_to_begin
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Call, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply
+from octavo.hosting.trace import Span
+from octavo.hosting.wire import Call, Details, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -36,6 +38,7 @@ class HostedClient(ModelClient):
     Args:
         on_culprit: called with a worker's name when it is known what it died of.
         calls: does what the model wants of others; without it, it can ask none.
+        version: of the model.
     """
 
     state = WorkerState.LOADING
@@ -43,8 +46,14 @@ class HostedClient(ModelClient):
     info: HostedInfo | None = None
     edition = ""
 
-    def __init__(self, *, on_culprit: Callable[[str], None] = lambda worker: None, calls: Calls | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        *,
+        on_culprit: Callable[[str], None] = lambda worker: None,
+        calls: Calls | None = None,
+        version: str = "1",
+    ) -> None:
+        super().__init__(version)
         self._on_culprit = on_culprit
         self._calls = calls
         self._probes = Probes()
@@ -100,7 +109,9 @@ class HostedClient(ModelClient):
         info = self._require_info()
         if isinstance(inference, Inference):
             inference = self.outline(inference)
-        outline = inference.outline
+        outline, details, trace = inference.outline, inference.details, inference.trace
+        if trace is not None and info.details:
+            details = replace(details or Details(), trace=trace.number)
         message = Infer(
             next(self._numbers),
             outline.parts,
@@ -108,12 +119,12 @@ class HostedClient(ModelClient):
             outline.outputs,
             inference.priority,
             inference.timeout,
-            inference.details if info.details else None,
+            details if info.details else None,
         )
-        within = inference.details.within if inference.details is not None else ()
+        within = details.within if details is not None else ()
         if within:
             self._require_free(within)
-        return self._begin(info, message, inference.tensors, outline.items, on_end, within=within)
+        return self._begin(info, message, inference.tensors, outline.items, on_end, within=within, trace=trace)
 
     def outline(self, inference: Inference) -> Outlined:
         """As `ModelClient.outline`."""
@@ -147,6 +158,7 @@ class HostedClient(ModelClient):
         on_end: Callable[[Pending], None] | None = None,
         *,
         within: tuple[str, ...] = (),
+        trace: Span | None = None,
     ) -> Pending:
         batching = info.queue
         number = batching.level(message.priority)
@@ -159,6 +171,8 @@ class HostedClient(ModelClient):
             self.statistics.rejected += 1
             raise
         pending = Pending(self._loop, message, tensors, items, number, on_end, within)
+        if trace is not None:
+            pending.start_trace(trace, info.name, self.version)
         level = self._admission.level(number)
         level.requests += 1
         level.items += items
@@ -251,7 +265,7 @@ class HostedClient(ModelClient):
             self._succeed(pending, reply)
         elif isinstance(reply, Failed):
             del instance.outstanding[pending.number]
-            self._note(reply, 0)
+            self._note(pending, reply, 0)
             error = InferenceError(
                 explained(reply.message, instance), Code(reply.code), retry_after=reply.retry_after, field=reply.field
             )
@@ -261,7 +275,7 @@ class HostedClient(ModelClient):
     def _succeed(self, pending: Pending, reply: Output | Ended, last: Result | None = None) -> None:
         self.statistics.success += 1
         self.statistics.success_time += time.perf_counter_ns() - pending.arrived
-        self._note(reply, pending.items)
+        self._note(pending, reply, pending.items)
         self._end(pending, last)
 
     def _fail(self, pending: Pending, error: InferenceError) -> None:
@@ -281,10 +295,12 @@ class HostedClient(ModelClient):
         while self._ordered and self._ordered[0].settled:
             self._ordered.popleft().end()
 
-    def _note(self, reply: Output | Ended | Failed, items: int) -> None:
+    def _note(self, pending: Pending, reply: Output | Ended | Failed, items: int) -> None:
         timing = reply.timing
         if timing is None:
             return
+        if pending.trace is not None:
+            pending.trace.computed(pending.message.arrived, timing)
         statistics = self.statistics
         statistics.last = time.time()
         statistics.inferences += items

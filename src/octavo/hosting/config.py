@@ -133,6 +133,11 @@ class HostingConfig:
         None, help="file.py:Class of the model whose weights a file holds.", metavar="NAME", without="none"
     )
 
+    @property
+    def version(self) -> str:
+        """A number, as the Open Inference Protocol has it: "1" where nothing says another."""
+        return self.repository.version if self.repository is not None else "1"
+
     def validate(self) -> None:
         """Check what can be checked without the model. Raises ConfigError."""
         check(self)

@@ -97,11 +97,11 @@ class EnsembleClient(ModelClient):
     It is as ready as the least ready of them. A request ends on the models that it began with.
 
     Args:
-        models: to find them among.
+        models: to find them among. version: of the ensemble.
     """
 
-    def __init__(self, ensemble: Ensemble, models: Models) -> None:
-        super().__init__()
+    def __init__(self, ensemble: Ensemble, models: Models, version: str = "1") -> None:
+        super().__init__(version)
         self._ensemble = ensemble
         self._models = models
         self._turns: list[Turns[Visit]] = [Turns(ensemble.max_inflight_requests) for _ in ensemble.steps]
@@ -244,6 +244,8 @@ class EnsembleClient(ModelClient):
         outline, number = inference.outline, next(self._numbers)
         message = Infer(number, outline.parts, time.monotonic(), outline.outputs, inference.priority, inference.timeout)
         pending = Pending(self._loop, message, inference.tensors, outline.items, 1)
+        if inference.trace is not None:
+            pending.start_trace(inference.trace, self._ensemble.name, self.version)
         run = Run(
             bound.graph,
             bound.graph.plan(outline.outputs),

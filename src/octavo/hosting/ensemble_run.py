@@ -223,7 +223,8 @@ class Run:
             wanted = Inference(inputs=named, outputs=tuple(self._graph.step(number).outputs))
             outline = client.outline(wanted).outline
             known.learn(parts, outline)
-        return Outlined(outline, tensors, asked.priority, asked.timeout, asked.details)
+        trace = None if asked.trace is None else asked.trace.child()
+        return Outlined(outline, tensors, asked.priority, asked.timeout, asked.details, trace)
 
     def _inputs(self, visit: Visit) -> dict[str, Encoded]:
         """The tensors that a step takes, which have come one by one."""

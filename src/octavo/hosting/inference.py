@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Buffer, Encoded
+from octavo.hosting.trace import Span
 from octavo.hosting.wire import Details, Output, Part, tensors_of
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Inference:
     Attributes:
         inputs: by name. outputs: those that are wanted; none for all.
         priority: 1 is the most urgent, 0 the model's default. timeout: seconds that it may wait; 0 for ever.
-        details: for models that want them.
+        details: for models that want them. trace: where it is written down, if it is.
     """
 
     inputs: Mapping[str, Encoded]
@@ -29,6 +30,7 @@ class Inference:
     priority: int = 0
     timeout: float = 0.0
     details: Details | None = None
+    trace: Span | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +58,7 @@ class Outlined:
 
     Attributes:
         tensors: the bytes of the inputs, one behind the other, in any number of pieces.
-        priority, timeout, details: as for `Inference`.
+        priority, timeout, details, trace: as for `Inference`.
     """
 
     outline: Outline
@@ -64,6 +66,7 @@ class Outlined:
     priority: int = 0
     timeout: float = 0.0
     details: Details | None = None
+    trace: Span | None = None
 
 
 class Outputs(dict[str, Encoded]):

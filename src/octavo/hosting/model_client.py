@@ -16,11 +16,15 @@ from octavo.worker.control import WorkerState
 class ModelClient(ABC):
     """A hosted model as a frontend sees it.
 
+    Args:
+        version: of the model, as the Open Inference Protocol has it.
+
     Attributes:
         statistics: of this frontend's requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, version: str = "1") -> None:
+        self.version = version
         self.statistics = Statistics()
 
     @property
@@ -116,7 +120,7 @@ class ModelClient(ABC):
             raise
         tensors = [each.data for each in inputs.values()]
         outline = Outline(info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
-        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
+        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details, inference.trace)
 
     async def infer(self, inference: Inference | Outlined) -> Outputs:
         """The outputs of a request, which is checked first. To cancel it takes it out of the queue.

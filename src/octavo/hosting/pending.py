@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.tensors import Buffer
+from octavo.hosting.trace import Span
 from octavo.hosting.wire import Call, Infer, Output
 
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -26,7 +27,8 @@ class Pending:
         on_end: called when it has ended, at once: for whoever waits for its one result without a task.
         within: the processes that wait for it, and cannot compute it.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
-        timer: ends its waiting. settled: whether it is known what comes of it. ended: whether it was told so.
+        timer: ends its waiting. trace: where it is written down, if it is.
+        settled: whether it is known what comes of it. ended: whether it was told so.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -39,6 +41,7 @@ class Pending:
     arrived: int = field(default_factory=time.perf_counter_ns)
     deaths: int = 0
     timer: asyncio.TimerHandle | None = None
+    trace: Span | None = None
     settled: bool = False
     ended: bool = False
     _error: InferenceError | None = None
@@ -57,8 +60,16 @@ class Pending:
         """Why it has no result, when it has ended."""
         return self._error
 
+    def start_trace(self, trace: Span, model: str, version: str) -> None:
+        """Write down what becomes of it. Args: model, version: whose it is."""
+        assert isinstance(self.message, Infer)
+        self.trace = trace
+        trace.start(model, version, self.message.arrived, self.message.parts, self.tensors)
+
     def put(self, output: Output, data: memoryview) -> None:
         """A result has come, and others will."""
+        if self.trace is not None:
+            self.trace.result(output, data)
         self._unread += len(data)
         if self._results is None:
             self._results = deque()
@@ -76,6 +87,10 @@ class Pending:
         self._last, self._error = last, error
         if self.timer is not None:
             self.timer.cancel()
+        if self.trace is not None:
+            if last is not None:
+                self.trace.result(*last)
+            self.trace.end()
 
     def end(self) -> None:
         """Tell what was settled."""

@@ -26,6 +26,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
         id: its client's name for it. parameters: that the server itself does not heed.
         sequence: which one it belongs to; 0 and "" for none. flags: `SEQUENCE_START`, `SEQUENCE_END`.
         within: the processes that can do nothing else before it has ended: those of the models that asked for it.
+        trace: the number of its `octavo.hosting.trace.Span` in the frontend; 0 if it is not traced.
     """
 
     id: str = ""
@@ -33,6 +34,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
     flags: int = 0
     parameters: dict[str, bool | int | float | str] = {}
     within: tuple[str, ...] = ()
+    trace: int = 0
 
 
 SEQUENCE_START, SEQUENCE_END = 1, 2

@@ -50,7 +50,7 @@ ASGI_KEYS = (
 
 NOT_MOUNTED = (
     *("host", "port", "uds", "api_workers", "shutdown_timeout", "admin_api_key", "admin_api_key_file"),
-    *("log_level", "log_verbose", "log_info", "log_warning", "log_error", "log_format", "log_file"),
+    *("log_level", "log_verbose", "log_info", "log_warning", "log_error", "log_format", "log_file", "trace_config"),
     *("max_connections", "request_head_timeout", "request_body_timeout", "keep_alive_timeout"),
 )
 """Settings of a server that is one of its own: connections and logs are the outer application's."""

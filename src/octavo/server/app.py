@@ -41,6 +41,7 @@ from octavo.server.operations import operation_routes
 from octavo.server.render import render_routes
 from octavo.server.responses import response_routes
 from octavo.server.settings import ServerSettings
+from octavo.server.tracing import Tracer
 
 ERROR_FORMATS: dict[str, ErrorFormat] = {**{dialect.path: dialect for dialect in DIALECTS}, ROOT: InferenceErrors()}
 """Errors as the API of each path has them, and of the paths below it."""
@@ -51,19 +52,21 @@ def create_app(
     deployments: Deployments,
     administer: Administer | None = None,
     cache: ResponseCache | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Build the application. It neither starts nor stops the engines of the deployments.
 
     Args:
         administer: does what administrators want; without it, or without a key for them, there is no /admin.
         cache: where the deployments keep answers, if they do.
+        tracer: of requests; without one, none is traced.
 
     Raises:
         ConfigError: settings that cannot work.
     """
     settings = settings.with_keys()
     settings.validate()
-    server = Server(settings, deployments, administer, cache)
+    server = Server(settings, deployments, administer, cache, tracer)
     deployments.as_tensors = lambda deployment, streams: LanguageModelClient(server, deployment, streams=streams)
     middleware = [Middleware(RequestContextMiddleware, metrics=server.http_metrics)]
     if settings.allowed_hosts and ANY not in settings.allowed_hosts:

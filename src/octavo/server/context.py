@@ -23,6 +23,7 @@ from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetric
 from octavo.server.reply import InFlight
 from octavo.server.response_store import ResponseStore, StoreLimits
 from octavo.server.settings import ServerSettings
+from octavo.server.tracing import Tracer
 
 CONVERSATION_BODIES = 4
 """So many of the largest bodies may a conversation have in the store that a request goes on with."""
@@ -43,6 +44,7 @@ class Server:
     Args:
         administer: does what changes which models there are; None if nothing does.
         cache: where the deployments keep answers, if they do.
+        tracer: of requests for hosted models; without one, none is traced.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Server:
         deployments: Deployments,
         administer: Administer | None = None,
         cache: ResponseCache | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.settings = settings
         self.administer = administer
+        self.tracer = tracer or Tracer()
         self.deployments = deployments
         self.in_flight = InFlight()
         self.entrance = Entrance()

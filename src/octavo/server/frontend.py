@@ -11,6 +11,7 @@ from octavo.server.app import create_app
 from octavo.server.launch import FrontendConfiguration
 from octavo.server.offering import Offering
 from octavo.server.run import HttpServer, settings_on
+from octavo.server.tracing import Tracer
 from octavo.worker.control import Ready, Stop
 from octavo.worker.link import SupervisorLink
 from octavo.worker.process import Parent
@@ -33,15 +34,15 @@ async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
             offering.stop()
             server.stop(order.drain_seconds)
 
-    deployments = Deployments()
+    deployments, tracer = Deployments(), Tracer()
     link = SupervisorLink(parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload))
     cache = None if configuration.cache is None else ResponseCache(configuration.cache.size, configuration.cache)
-    offering = Offering(link, deployments, cache)
+    offering = Offering(link, deployments, cache, tracer)
     await offering.begin(configuration.table)
     if not stopped.is_set():
         listener = socket.socket(fileno=configuration.listener)
         settings = settings_on(listener, configuration.settings)
-        app = create_app(settings, deployments, offering.fulfil, cache)
+        app = create_app(settings, deployments, offering.fulfil, cache, tracer)
         grpc = configuration.grpc_listener
         grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
         server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))

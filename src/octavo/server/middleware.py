@@ -66,6 +66,8 @@ class RequestContextMiddleware:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
+                if context.trace is not None:
+                    context.trace.event("HTTP_SEND_START")
                 headers = [*message.get("headers", ()), *named]
                 if context.warning:
                     headers.append((WARNING_HEADER.encode(), context.warning.encode()))

@@ -26,6 +26,7 @@ from octavo.hosting.response_cache import ResponseCache
 from octavo.hosting.triton.ensembles import ensemble_of
 from octavo.hosting.triton.normal_form import normal_form
 from octavo.server.inference.control import ModelsOwn
+from octavo.server.tracing import Tracer
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 from octavo.worker.link import SupervisorLink
 
@@ -43,13 +44,16 @@ class Offering:
     """Does what the supervisor's tables say, one after the other, and tells it so.
 
     Args:
-        deployments: what is offered. cache: of answers, if they are kept.
+        deployments: what is offered. cache: of answers, if they are kept. tracer: of requests.
     """
 
-    def __init__(self, link: SupervisorLink, deployments: Deployments, cache: ResponseCache | None) -> None:
+    def __init__(
+        self, link: SupervisorLink, deployments: Deployments, cache: ResponseCache | None, tracer: Tracer
+    ) -> None:
         self._link = link
         self._deployments = deployments
         self._cache = cache
+        self._tracer = tracer
         self._revision = -1
         self._opened: dict[str, AnyDeployment] = {}
         self._failures: dict[str, str] = {}
@@ -101,6 +105,7 @@ class Offering:
                     await self._open(entry.worker, entry.settings)
             offered = (entry.worker for entry in wanted if entry.role is Role.OFFERED)
             self._deployments.listed, self._deployments.loading = table.listed, table.loading
+            self._tracer.apply(table.tracing)
             self._deployments.offer(self._opened[worker] for worker in offered if worker in self._opened)
             for worker in self._opened.keys() - workers - self._leaving:
                 self._leaving.add(worker)
@@ -130,12 +135,12 @@ class Offering:
         model = settings.hosting.repository
         assert model is not None
         ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name, model.labels)
-        client = EnsembleClient(ensemble, OfferedModels(self._deployments))
+        client = EnsembleClient(ensemble, OfferedModels(self._deployments), settings.hosting.version)
         return HostedDeployment.of(settings, self._with_cache(worker, client))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:
         calls = Calls(OfferedModels(self._deployments), ModelsOwn(self.fulfil))
-        client = HostedClient(on_culprit=self._link.culprit_found, calls=calls)
+        client = HostedClient(on_culprit=self._link.culprit_found, calls=calls, version=settings.hosting.version)
 
         def watch(name: str) -> None:
             client.add(name)

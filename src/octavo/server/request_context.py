@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from octavo.hosting.trace import Span
 from octavo.server.keys import PriorityRange
 
 SCOPE_KEY = "octavo.request_context"
@@ -32,6 +33,7 @@ class RequestContext:
         received_bytes, sent_bytes: of the bodies to and from a hosted model; None if it is for none.
         refusal: what is wrong, in the words of the error response, if it is one.
         warning: what the client should know of its request, in ASCII; empty if all of it was understood.
+        trace: where it is written down, if it is one of those that are traced.
     """
 
     request_id: str
@@ -46,6 +48,7 @@ class RequestContext:
     sent_bytes: int = 0
     refusal: str = ""
     warning: str = ""
+    trace: Span | None = None
 
     _ends: list[Callable[[], None]] = field(default_factory=list)
 

@@ -139,6 +139,7 @@ class HttpServer:
             if self._drain is not None:
                 self._drain.cancel()
             self._listener.close()
+            await self._server.tracer.close()
             self._server.close()
 
     def stop(self, drain_seconds: float) -> None:

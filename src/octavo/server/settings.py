@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from octavo.deployments.trace_settings import Tracing, read_trace_config
 from octavo.errors import ConfigError
 from octavo.logs import DEFAULT, FORMATS, LogSettings
 from octavo.server.cache_config import checked_size, read_cache_config
@@ -176,11 +177,19 @@ class ServerSettings:
     log_file: str | None = setting(
         None, help="A file for the log, which goes on there if there is one.", metavar="PATH", without="standard error"
     )
+    trace_config: tuple[str, ...] = setting(
+        (),
+        help="Which requests of Triton's clients are traced, and where that is written: triton,file=PATH, "
+        "triton,log-frequency=N, level=TIMESTAMPS or TENSORS, rate=N, count=N; repeat it for more.",
+        metavar="SETTING",
+        without="none is",
+    )
     keys: tuple[ApiKey, ...] = ()
 
     def validate(self) -> None:
         """Check every setting. Raises ConfigError."""
         check(self)
+        read_trace_config(self.trace_config)
         for host in self.allowed_hosts:
             if not is_pattern(host):
                 raise ConfigError(
@@ -235,6 +244,11 @@ class ServerSettings:
         if self.response_cache_byte_size is not None:
             return checked_size(self.response_cache_byte_size, "response_cache_byte_size")
         return read_cache_config(self.cache_config)
+
+    @property
+    def tracing(self) -> Tracing:
+        """Which requests are traced, at the start."""
+        return read_trace_config(self.trace_config)
 
     @property
     def client_keys(self) -> tuple[ApiKey, ...]:

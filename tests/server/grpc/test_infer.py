@@ -285,7 +285,7 @@ def test_split_finds_what_protobuf_finds(fields: list[tuple[bytes, int]]) -> Non
     written = b"".join(tag + _varint(size) + bytes(size) for tag, size in fields)
     known = service_pb2.ModelInferRequest.FromString(written)
     for form in (written, memoryview(written)):
-        head, raw, name = split(form)
+        head, raw, name, _ = split(form)
         assert [bytes(each) for each in raw] == list(known.raw_input_contents)
         parsed = service_pb2.ModelInferRequest.FromString(
             head + b"".join(b"\x3a" + _varint(len(each)) + each for each in raw)
@@ -298,7 +298,7 @@ def test_split_finds_what_protobuf_finds(fields: list[tuple[bytes, int]]) -> Non
 @examples(25)
 def test_split_takes_or_refuses_any_bytes(written: bytes) -> None:
     try:
-        head, raw, name = split(written)
+        head, raw, name, _ = split(written)
     except InferenceError:
         return
     assert len(head) + sum(map(len, raw)) + len(name.encode()) <= len(written)

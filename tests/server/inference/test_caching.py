@@ -21,6 +21,7 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.response_cache import ResponseCache
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded
+from octavo.hosting.trace import LEVELS, Trace
 from octavo.server.settings import ServerSettings
 from tests.server.fake import running
 from tests.server.inference.fake import FakeClient, deployed
@@ -331,3 +332,24 @@ async def test_another_edition_of_a_model_has_answers_of_its_own() -> None:
         model.client.edition = edition
         outputs = await client.infer(inference(1))
         assert np.frombuffer(outputs["CALLS"].data, "<i4").tolist() == [count]
+
+
+@in_a_loop
+async def test_requests_that_are_traced_are_also_where_the_model_is_not_asked() -> None:
+    model = Counting("traced", ResponseCache(SIZE))
+    seen = []
+    for _ in range(2):
+        ended: list[Trace] = []
+        trace = Trace(LEVELS, ended.append)
+        await model.deployment.client.infer(replace(inference(1), trace=trace.root))
+        trace.close()
+        assert ended == [trace]
+        seen.append(([name for name, _ in trace.root.events], [tensor[:2] for tensor in trace.root.tensors]))
+    asked, found = seen
+    assert model.calls == 1
+    assert {name for name in asked[0] if name not in found[0]} == {
+        *("COMPUTE_START", "COMPUTE_INPUT_END", "COMPUTE_OUTPUT_START", "COMPUTE_END")
+    }
+    assert found[0] == ["REQUEST_START", "QUEUE_START", "INFER_RESPONSE_COMPLETE", "REQUEST_END"]
+    assert found[1] == asked[1]
+    assert ("TENSOR_BACKEND_OUTPUT", "CALLS") in found[1]

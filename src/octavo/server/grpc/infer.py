@@ -24,6 +24,7 @@ from octavo.server.grpc.infer_response import (
     response_parameters,
     write_response,
 )
+from octavo.server.grpc.traced import Traced, with_trace
 from octavo.server.inference.classification import classify
 from octavo.server.inference.lookup import find, loaded
 from octavo.server.inference.parameters import named
@@ -83,11 +84,11 @@ class Known:
 
 
 class Asked:
-    """A model has been asked for the one answer of a call. See `Work`."""
+    """A model has been asked for the one answer of a call. See `octavo.server.grpc.call.Work`."""
 
     __slots__ = ("_call", "_deployment", "_known", "_pending", "_request", "_use")
 
-    def __init__(self, call: Call, deployment: HostedDeployment, known: Known, request: str, use: Use) -> None:
+    def __init__(self, call: Call, deployment: HostedDeployment, known: Known, request: Request, use: Use) -> None:
         self._call = call
         self._deployment = deployment
         self._known = known
@@ -107,13 +108,18 @@ class Asked:
         if pending is not None:
             self._deployment.client.leave(pending)
         self._use.end()
+        if self._request.trace is not None:
+            Traced(self._request.trace).end()
 
     def _on_end(self, pending: Pending) -> None:
         call = self._call
         if call.closed:
             return
         try:
-            call.answer(self._known.answer(self._deployment, *pending.only(), self._request))
+            answer = self._known.answer(self._deployment, *pending.only(), self._request.id)
+            if self._request.trace is not None:
+                self._request.trace.event("GRPC_SEND_START")
+            call.answer(answer)
         except InferenceError as error:
             call.fail(rpc_error(error))
         except Exception as error:
@@ -140,9 +146,11 @@ class Inferences:
                 return
             known.head.check_raw(len(request.raw))
             deployment = self._find(call, known.head)
+            if self._server.tracer.on:
+                request = with_trace(self._server, deployment.name, request, call.started)
             use = self._server.deployments.begin()
             use.choose(deployment)
-            call.work = asked = Asked(call, deployment, known, request.id, use)
+            call.work = asked = Asked(call, deployment, known, request, use)
             asked.ask(self.outlined(call, deployment, known, request))
         except InferenceError as error:
             raise rpc_error(error) from None
@@ -152,10 +160,15 @@ class Inferences:
         try:
             known = await self.read(request)
             deployment = self._find(call, known.head)
+            request = with_trace(self._server, deployment.name, request, call.started)
+            if request.trace is not None:
+                call.work = Traced(request.trace)
             outputs = await self.compute(call, deployment, known, request)
         except InferenceError as error:
             raise rpc_error(error) from None
         head = response_id(request.id) + response_head(deployment.name, deployment.version)
+        if request.trace is not None:
+            request.trace.event("GRPC_SEND_START")
         call.answer(write_response(head + response_parameters(outputs.parameters), outputs))
 
     def _find(self, call: Call, head: InferHead) -> HostedDeployment:
@@ -200,12 +213,19 @@ class Inferences:
         priority, timeout = self._treatment(call, head)
         details = named(head.options.details, request.id)
         if head.all_raw and (outline := known.fits(loaded(deployment), raw)) is not None:
-            return Outlined(outline, raw, priority, timeout, details)
+            return Outlined(outline, raw, priority, timeout, details, request.trace)
         left, inputs = iter(raw), {}
         for each in head.inputs:
             inputs[each.name] = Encoded(each.datatype, each.shape, next(left) if each.data is None else each.data)
         found = client.outline(
-            Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout, details=details)
+            Inference(
+                inputs=inputs,
+                outputs=head.names,
+                priority=priority,
+                timeout=timeout,
+                details=details,
+                trace=request.trace,
+            )
         )
         known.keep(found.outline)
         return found
@@ -227,7 +247,14 @@ class Inferences:
             inputs[each.name] = Encoded(each.datatype, each.shape, data)
         priority, timeout = self._treatment(call, head)
         details = named(head.options.details, request.id)
-        return Inference(inputs=inputs, outputs=head.names, priority=priority, timeout=timeout, details=details)
+        return Inference(
+            inputs=inputs,
+            outputs=head.names,
+            priority=priority,
+            timeout=timeout,
+            details=details,
+            trace=request.trace,
+        )
 
     def _treatment(self, call: Call, head: InferHead) -> tuple[int, float]:
         """Its priority, and for how long it waits: in a queue no longer than its client, who leaves at a deadline."""

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.tensors import Buffer, Place, Tensor, to_bytes
+from octavo.hosting.trace import Span
 from octavo.protos.messages import InferRequest
 from octavo.server.inference.parameters import Options, options
 
@@ -126,11 +127,13 @@ class Request(NamedTuple):
     Attributes:
         head: all but the others: a whole message itself, whose order of fields says nothing.
         raw: the raw bytes of its inputs, which share the memory of the request. id: its name.
+        trace: where it is written down, if it is.
     """
 
     head: bytes
     raw: list[Buffer]
     id: str
+    trace: Span | None = None
 
 
 def split(message: Buffer) -> Request:

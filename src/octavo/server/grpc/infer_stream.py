@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.errors import InferenceError
@@ -21,6 +22,7 @@ from octavo.server.grpc.infer_response import (
     streamed,
     write_response,
 )
+from octavo.server.grpc.traced import with_trace
 from octavo.server.inference.lookup import find, loaded
 
 log = logging.getLogger("octavo.server")
@@ -78,7 +80,26 @@ class InferenceStreams:
         except InferenceError as error:
             return _failed(error, name), True
         call.deployment = deployment.name
-        return (self._results if streams else self._result)(call, deployment, known, request), not streams
+        answer = self._results if streams else self._result
+        if self._server.tracer.on:
+            return self._traced(partial(answer, call, deployment, known), deployment.name, request), not streams
+        return answer(call, deployment, known, request), not streams
+
+    async def _traced(self, answer: Callable[[Request], Answers], model: str, request: Request) -> Answers:
+        """What answers a request that may be one of those that are traced."""
+        request = with_trace(self._server, model, request)
+        span = request.trace
+        try:
+            async with aclosing(answer(request)) as answers:
+                async for each in answers:
+                    if span is not None:
+                        span.event("GRPC_SEND_START")
+                    yield each
+                    if span is not None:
+                        span.event("GRPC_SEND_END")
+        finally:
+            if span is not None:
+                span.trace.close()
 
     async def _result(self, call: Call, deployment: HostedDeployment, known: Known, request: Request) -> Answers:
         try:

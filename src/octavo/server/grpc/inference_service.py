@@ -24,6 +24,7 @@ from octavo.server.inference.lookup import confirms, find, loaded, statistics_of
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
 from octavo.server.inference.shared_memory import require_no_region
+from octavo.server.inference.trace_settings import change_trace_settings
 
 NAME = "inference.GRPCInferenceService"
 
@@ -56,7 +57,6 @@ class InferenceService:
             "CudaSharedMemoryStatus": self._cuda_memory_status,
             "CudaSharedMemoryRegister": self._refuse_cuda,
             "CudaSharedMemoryUnregister": lambda _: {},
-            "TraceSetting": self._trace_setting,
         }
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
         for name, do in (
@@ -64,6 +64,7 @@ class InferenceService:
             ("RepositoryModelLoad", self._load_model),
             ("RepositoryModelUnload", self._unload_model),
             ("LogSettings", self._log_settings),
+            ("TraceSetting", self._trace_setting),
         ):
             methods[f"/{NAME}/{name}"] = _later(name, do)
         methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
@@ -135,14 +136,10 @@ class InferenceService:
         message = f"failed to register CUDA shared memory region: '{request.name:.100}', GPUs not supported"
         raise RpcError(Status.INVALID_ARGUMENT, message)
 
-    def _trace_setting(self, request: Any) -> Mapping[str, Any]:
-        if request.model_name:
-            find(self._server.deployments, request.model_name)
-        if request.settings:
-            raise RpcError(Status.UNIMPLEMENTED, "the server does not support trace")
-        listed = {
-            name: value if isinstance(value, list) else [value] for name, value in metadata.TRACE_SETTINGS.items()
-        }
+    async def _trace_setting(self, request: Any) -> Mapping[str, Any]:
+        wanted = {name: _trace_value(name, each.value) for name, each in request.settings.items()}
+        settings = await change_trace_settings(self._server, request.model_name, wanted)
+        listed = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
         return {"settings": {name: {"value": value} for name, value in listed.items()}}
 
     async def _log_settings(self, request: Any) -> Mapping[str, Any]:
@@ -163,6 +160,17 @@ def _refuse_repository(request: Any) -> None:
 def _value(parameter: Any) -> object:
     """Of a `ModelRepositoryParameter`."""
     return getattr(parameter, parameter.WhichOneof("parameter_choice") or "string_param")
+
+
+def _trace_value(name: str, values: Sequence[str]) -> object:
+    """Of a `TraceSettingRequest.SettingValue`; none clears the setting. Raises InferenceError: there are too many."""
+    if not values:
+        return None
+    if name == "trace_level":
+        return list(values)
+    if len(values) > 1:
+        raise InferenceError(f"expect only 1 value for '{name:.100}', and there are {len(values)}")
+    return values[0]
 
 
 def _chosen(setting: Any) -> object:

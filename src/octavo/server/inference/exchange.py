@@ -21,6 +21,7 @@ from octavo.server.inference.http import JOINED_BYTES, Answer, CallHead, Fields,
 from octavo.server.inference.infer import compute, write_reply, write_small
 from octavo.server.inference.routes import PREDICT, Found
 from octavo.server.inference.tensors_out import ReplyWriter
+from octavo.server.inference.work import begin_trace
 from octavo.server.keys import ApiKey
 from octavo.server.leaving import shutting_down
 from octavo.server.middleware import RAW_ID_HEADERS, note
@@ -122,6 +123,8 @@ class Exchange:
         self._call.context.received_bytes = self._size
         self._way.server.in_flight.join(self)
         try:
+            if self._way.server.tracer.on and self._route is not PREDICT:
+                begin_trace(self._call, self._deployment)
             if self._route is PREDICT:
                 self._wait(begin_predict(self._call, self._deployment, data, self._on_computed))
             else:
@@ -245,6 +248,8 @@ class Exchange:
     def _head(self, status: int, size: int, content_type: bytes, fields: Fields) -> bytes:
         context = self._call.context
         context.status = status
+        if context.trace is not None:
+            context.trace.event("HTTP_SEND_START")
         self.response_started = True
         name = context.request_id.encode()
         return b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b%b\r\n" % (

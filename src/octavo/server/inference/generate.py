@@ -14,14 +14,13 @@ from octavo.hosting.signature import ANY, TensorSpec
 from octavo.hosting.tensors import Encoded, Place, from_json
 from octavo.server.body import INLINE_BYTES
 from octavo.server.errors import invalid
-from octavo.server.inference.body import read_body
 from octavo.server.inference.events import send_events
 from octavo.server.inference.http import Call
 from octavo.server.inference.nested import datatype_of
 from octavo.server.inference.parameters import named
 from octavo.server.inference.tensor_json import read_json
 from octavo.server.inference.tensors_out import values_json
-from octavo.server.inference.work import allowed_options, begin, presence
+from octavo.server.inference.work import allowed_options, begin, presence, read_asked
 from octavo.server.offload import off_loop
 
 NOT_ONE = (
@@ -59,7 +58,7 @@ async def _read(call: Call) -> tuple[HostedDeployment, HostedInfo, Inference, st
     deployment, info = begin(call)
     if call.headers.get(b"content-encoding", b"identity") not in (b"identity", b""):
         raise invalid("Unsupported content-encoding, only 'identity' is supported.")
-    data = await read_body(call)
+    data = await read_asked(call, deployment)
     body = await read_json(call.server, data)
     request_id = body.get("id", "")
     if not isinstance(request_id, str):
@@ -68,12 +67,15 @@ async def _read(call: Call) -> tuple[HostedDeployment, HostedInfo, Inference, st
         inputs, parameters = await off_loop(_tensors, info, body)
     else:
         inputs, parameters = _tensors(info, body)
-    chosen = allowed_options(call, parameters)
+    chosen, trace = allowed_options(call, parameters), call.context.trace
+    if trace is not None:
+        trace.request_id = request_id
     inference = Inference(
         inputs=inputs,
         priority=chosen.priority,
         timeout=chosen.timeout,
         details=named(chosen.details, request_id),
+        trace=trace,
     )
     return deployment, info, inference, request_id
 

@@ -12,13 +12,12 @@ from octavo.hosting.wire import Output
 from octavo.server.body import INLINE_BYTES
 from octavo.server.compression import accepted, packed
 from octavo.server.errors import invalid
-from octavo.server.inference.body import read_body
 from octavo.server.inference.http import BINARY, Answer, Call, CallHead, Part
 from octavo.server.inference.parameters import named
 from octavo.server.inference.tensor_json import Head, parse_head, read_head
 from octavo.server.inference.tensors_in import LENGTH_HEADER, Reader, head_length, raw_input
 from octavo.server.inference.tensors_out import LARGE_BYTES, ReplyWriter, wishes
-from octavo.server.inference.work import allowed_options, begin, presence
+from octavo.server.inference.work import allowed_options, begin, presence, read_asked
 from octavo.server.offload import off_loop
 
 PACKED_BYTES = 512
@@ -35,7 +34,7 @@ async def infer(call: Call) -> None:
     deployment, info = begin(call)
     if info.streams:
         raise InferenceError(STREAMS.format(info.name), Code.UNSUPPORTED)
-    data = await read_body(call)
+    data = await read_asked(call, deployment)
     with presence(call):
         answer = await compute(call, deployment, info, data)
     await call.reply(*answer)
@@ -57,7 +56,8 @@ def read_small(call: CallHead, deployment: HostedDeployment, info: HostedInfo, d
     if not size and LENGTH_HEADER in call.headers:
         chosen = allowed_options(call, None)
         writer = ReplyWriter(deployment, info, {}, binary=True)
-        return Inference(inputs=raw_input(info, data), priority=chosen.priority), writer
+        inference = Inference(inputs=raw_input(info, data), priority=chosen.priority, trace=call.context.trace)
+        return inference, writer
     if size > INLINE_BYTES:
         return None
     view = memoryview(data)
@@ -85,6 +85,9 @@ def _asked(
     parameters = head.parameters
     binary = _takes_binary(parameters) if parameters else False
     chosen = allowed_options(call, parameters)
+    trace = call.context.trace
+    if trace is not None:
+        trace.request_id = head.id or ""
     wanted = wishes(head.outputs, call.server.shared_memory, binary=binary) if head.outputs else {}
     inference = Inference(
         inputs=inputs,
@@ -92,6 +95,7 @@ def _asked(
         priority=chosen.priority,
         timeout=chosen.timeout,
         details=named(chosen.details, head.id or ""),
+        trace=trace,
     )
     return inference, ReplyWriter(deployment, info, wanted, binary=binary, request_id=head.id or "")
 

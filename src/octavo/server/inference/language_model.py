@@ -125,7 +125,7 @@ class LanguageModelClient(ModelClient):
             tensor.check(Place(name, self._info.name))
         tensors = [each.data for each in inputs.values()]
         outline = Outline(self._info, parts_of(inputs), sum(map(len, tensors)), items, tuple(inference.outputs))
-        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details)
+        return Outlined(outline, tensors, inference.priority, inference.timeout, inference.details, inference.trace)
 
     def begin(self, inference: Inference | Outlined, on_end: Callable[[Pending], None] | None = None) -> Pending:
         """As `ModelClient.begin`. Its scale of priorities is another one: requests have the usual one."""
@@ -134,6 +134,8 @@ class LanguageModelClient(ModelClient):
         message = Infer(number, outline.parts, time.monotonic(), outline.outputs)
         loop = asyncio.get_running_loop()
         pending = Pending(loop, message, outlined.tensors, 1, 1, on_end)
+        if outlined.trace is not None:
+            pending.start_trace(outlined.trace, self._info.name, self.version)
         inputs = tensors_of(outline.parts, memoryview(b"".join(outlined.tensors)))
         task = self._running[number] = loop.create_task(self._run(pending, inputs))
         task.add_done_callback(lambda _: self._running.pop(number, None))

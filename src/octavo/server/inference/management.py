@@ -11,7 +11,6 @@ from octavo.server.inference.http import PLAIN, Call
 from octavo.server.inference.log_settings import change_log_settings, log_settings
 from octavo.server.inference.lookup import confirms, find, is_ready, loaded, statistics_of, versions_of
 from octavo.server.inference.metadata import (
-    TRACE_SETTINGS,
     model_metadata,
     repository_index,
     server_metadata,
@@ -19,6 +18,7 @@ from octavo.server.inference.metadata import (
 from octavo.server.inference.model_config import model_config
 from octavo.server.inference.model_stats import model_stats
 from octavo.server.inference.shared_memory import require_no_region
+from octavo.server.inference.trace_settings import change_trace_settings, trace_settings
 from octavo.server.operations import server_problem
 
 CUDA_IS_ABSENT = "failed to register CUDA shared memory region: '{}', GPUs not supported"
@@ -119,24 +119,12 @@ async def set_logging(call: Call) -> None:
 
 async def show_trace(call: Call) -> None:
     """What is traced, of one model or all."""
-    if call.name:
-        find(call.server.deployments, call.name)
-    await call.reply_json(TRACE_SETTINGS)
+    await call.reply_json(trace_settings(call.server, call.name))
 
 
 async def set_trace(call: Call) -> None:
-    """Set what is traced, to what is so already: nothing."""
-    if call.name:
-        find(call.server.deployments, call.name)
-    await _set(call, TRACE_SETTINGS, "trace setting", "this server traces nothing")
-
-
-async def _set(call: Call, settings: dict[str, Any], kind: str, why: str) -> None:
-    for name, value in (await read_object(call)).items():
-        # null is what a setting is without anybody's doing.
-        if name not in settings or value not in (None, settings[name]):
-            raise invalid(f"Attempting to set invalid {kind} '{name:.100}': {why}")
-    await call.reply_json(settings)
+    """Change what is traced, of one model or all, by all frontends."""
+    await call.reply_json(await change_trace_settings(call.server, call.name, await read_object(call)))
 
 
 async def system_memory_status(call: Call) -> None:

@@ -29,16 +29,6 @@ EXTENSIONS = (
 )
 """By Triton's names."""
 
-TRACE_SETTINGS: dict[str, Any] = {
-    "trace_level": ["OFF"],
-    "trace_rate": "1000",
-    "trace_count": "-1",
-    "log_frequency": "0",
-    "trace_file": "",
-    "trace_mode": "triton",
-}
-"""What the trace extension says: nothing is traced."""
-
 
 def server_metadata() -> dict[str, Any]:
     """Of the server."""

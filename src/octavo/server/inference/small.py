@@ -43,7 +43,10 @@ class SmallReader:
         if key is not None and (meaning := self._meanings.get(key)) is not None:
             outline, priority, timeout, details, writer = meaning
             if outline.info is info and outline.size == following:
-                return Outlined(outline, (memoryview(data)[size:],), priority, timeout, details), writer
+                trace = call.context.trace
+                if trace is not None and details is not None:
+                    trace.request_id = details.id
+                return Outlined(outline, (memoryview(data)[size:],), priority, timeout, details, trace), writer
         asked = read_small(call, deployment, info, data)
         if asked is None:
             return None

@@ -1,9 +1,11 @@
 """What every request for a hosted model passes: it is let in, and it holds its model until its end."""
 
+import time
 from dataclasses import replace
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.info import HostedInfo
+from octavo.server.inference.body import read_body
 from octavo.server.inference.http import Call, CallHead
 from octavo.server.inference.lookup import find, loaded
 from octavo.server.inference.parameters import DEFAULT, Options, options
@@ -25,6 +27,25 @@ def begin(call: CallHead) -> tuple[HostedDeployment, HostedInfo]:
     context.at_end(use.end)
     context.deployment, context.received_bytes = deployment.name, 0
     return deployment, info
+
+
+async def read_asked(call: Call, deployment: HostedDeployment) -> bytes:
+    """The body of a request for a model. Raises ApiError: as `read_body`."""
+    data = await read_body(call)
+    if call.server.tracer.on:
+        begin_trace(call, deployment)
+    return data
+
+
+def begin_trace(call: CallHead, deployment: HostedDeployment) -> None:
+    """Trace a request whose body has come, if it is one of those that are traced."""
+    trace, context = call.server.tracer.begin(deployment.name), call.context
+    if trace is not None:
+        context.trace = trace.root
+        trace.root.event("HTTP_RECV_START", time.monotonic() - (time.perf_counter() - context.started))
+        trace.root.event("HTTP_RECV_END")
+        context.at_end(lambda: trace.root.event("HTTP_SEND_END"))
+        context.at_end(trace.close)
 
 
 def presence(call: Call) -> Presence:

@@ -37,12 +37,17 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """What traces a request."""
+    """What traces a request: what it makes of other models is traced with it, if they are given this.
 
-    __slots__ = ("_context",)
+    Attributes:
+        number: by which the server knows it; 0 if the request is not traced.
+    """
 
-    def __init__(self, context: str | None = None) -> None:
+    __slots__ = ("_context", "number")
+
+    def __init__(self, context: str | None = None, number: int = 0) -> None:
         self._context = context
+        self.number = number
 
     def get_context(self) -> str | None:
         """The context that a span of the model's own would continue, as JSON; None if nothing is traced."""
@@ -90,7 +95,12 @@ class InferenceRequest:
         for each in self._inputs:
             if not isinstance(each, Tensor):
                 raise TypeError(f"InferenceRequest(inputs: list of Tensor), not of {type(each).__name__}")
-        self._details: Details | None = Details(text(request_id), correlation_id, flags, checked(parameters))
+        if trace is not None and not isinstance(trace, InferenceTrace):
+            raise TypeError(f"InferenceRequest(trace: InferenceTrace), not {type(trace).__name__}")
+        traced = 0 if trace is None else trace.number
+        self._details: Details | None = Details(
+            text(request_id), correlation_id, flags, checked(parameters), trace=traced
+        )
         self._names: Collection[str] = {text(each) for each in requested_output_names}
         self._model_name, self._model_version = text(model_name), int(model_version)
         self._timeout = int(timeout)
@@ -233,11 +243,11 @@ class IncomingRequest(InferenceRequest):
         self._inputs = [*(each for each in self._inputs if each.name() not in names), *controls]
         course, was = turn.of, self._details or Details()
         if course is not None and (was.sequence, was.flags) != (course.public_id, turn.flags):
-            self._details = Details(was.id, course.public_id, turn.flags, was.parameters)
+            self._details = replace(was, sequence=course.public_id, flags=turn.flags)
 
     def trace(self) -> InferenceTrace:
         """What traces it."""
-        return InferenceTrace()
+        return InferenceTrace(number=self.details.trace)
 
     def model_name(self) -> str:
         """The model that it is for: the one that gets it."""
