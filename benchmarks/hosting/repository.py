@@ -19,11 +19,18 @@ _CONTROLS = """sequence_batching { max_sequence_idle_microseconds: 60000000 cont
 """
 
 
-def write_repository(folder: Path, model: str) -> None:
-    """Write the models that requests of one need: "ensemble" has three steps, "many" is a lot of small ones."""
-    if model == "ensemble":
+def write_repository(folder: Path, model: str, onnx: Path | None = None) -> None:
+    """Write the models that requests of one need: an ensemble has three steps, "many" is a lot of small ones.
+
+    Args:
+        onnx: the file of models that are one, where there is a backend for such; otherwise Python code runs it.
+    """
+    if model in ("ensemble", "ensemble_onnx"):
         for name in ("one", "two", "three"):
-            _write(folder, name, "identity")
+            if onnx is not None:
+                _write_onnx(folder, name, onnx)
+            else:
+                _write(folder, name, "mlp" if model == "ensemble_onnx" else "identity")
         steps = [("one", "x", "first"), ("two", "first", "second"), ("three", "second", "output")]
         written = ",\n  ".join(_STEP.format(model=name, given=given, result=result) for name, given, result in steps)
         (folder / model / "1").mkdir(parents=True)
@@ -48,9 +55,15 @@ def _write(folder: Path, name: str, kind: str) -> None:
     )
 
 
-def _tensors(most: int) -> str:
+def _write_onnx(folder: Path, name: str, file: Path) -> None:
+    (folder / name / "1").mkdir(parents=True)
+    shutil.copy(file, folder / name / "1" / "model.onnx")
+    (folder / name / "config.pbtxt").write_text(f'backend: "onnxruntime"\n{_tensors(32, 16)}dynamic_batching {{}}\n')
+
+
+def _tensors(most: int, width: int = -1) -> str:
     return (
         f"max_batch_size: {most}\n"
-        'input [{ name: "x" data_type: TYPE_FP32 dims: [-1] }]\n'
-        'output [{ name: "output" data_type: TYPE_FP32 dims: [-1] }]\n'
+        f'input [{{ name: "x" data_type: TYPE_FP32 dims: [{width}] }}]\n'
+        f'output [{{ name: "output" data_type: TYPE_FP32 dims: [{width}] }}]\n'
     )

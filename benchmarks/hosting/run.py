@@ -20,7 +20,7 @@ from rich.console import Console
 
 from load import Answers, LoadError
 from report import Figure, Results, as_json, table
-from repository import MODELS
+from repository import MODELS, UNBATCHED
 from servers import SYSTEMS, TICKS, Server, ServerError
 from workloads import INFERENCE_PROTOCOL, PER_SECOND, REPOSITORY, WORKLOADS, Workload
 
@@ -28,6 +28,9 @@ PEERS = Path(__file__).parents[2] / ".peers-hosting"
 REDIRECTED_WIDTH = 160
 START, START_MANY = "start", "start-many"
 """The workloads that are no requests: servers are started with a model that does nothing, or a repository of many."""
+WIDTHS = {"mlp": (784, 2048, 2048, 10), "ensemble_onnx": (16, 64, 16)}
+"""Of the layers of ONNX files. The first one's weights do not fit into a core's caches, so that batches pay."""
+
 READY = Figure("to ready, s", "{:.2f}")
 GAIN = Figure("× unbatched", "{:.1f}")
 T = TypeVar("T")
@@ -51,7 +54,6 @@ class Comparison:
         self._peers = peers
         self._scratch = scratch
         self._seconds = seconds
-        self._mlp = scratch / "mlp.onnx"
 
     def start(self, name: str, rounds: int) -> None:
         """Start every server again and again."""
@@ -83,15 +85,21 @@ class Comparison:
 
     def _server(self, stack: ExitStack, system: str, model: str) -> Server | None:
         try:
-            if model.startswith("mlp") and not self._mlp.exists():
-                make = [str(self._peers / "bin" / "python"), str(MODELS / "make_mlp.py"), str(self._mlp)]
-                subprocess.run(make, check=True)
-            server = Server(system, model, self._peers, self._scratch, self._mlp)
+            server = Server(system, model, self._peers, self._scratch, self._onnx(model))
         except (ServerError, OSError, subprocess.CalledProcessError) as error:
             self._report(f"{system} does not serve {model}: {error}")
             return None
         stack.callback(server.close)
         return server
+
+    def _onnx(self, model: str) -> Path:
+        """The file that a model runs, if it runs one."""
+        name = model.removesuffix(UNBATCHED)
+        path = self._scratch / f"{name}.onnx"
+        if name in WIDTHS and not path.exists():
+            make = [str(self._peers / "bin" / "python"), str(MODELS / "make_mlp.py"), str(path)]
+            subprocess.run([*make, *map(str, WIDTHS[name])], check=True)
+        return path
 
     def _measure(self, work: Workload, server: Server) -> None:
         server.resume()

@@ -98,7 +98,7 @@ def triton(model: str, place: Place) -> Launch:
 def octavo_repository(model: str, place: Place) -> Launch:
     """Octavo with what Triton serves: the same files."""
     models = place.scratch / f"octavo-{model}"
-    write_repository(models, model)
+    write_repository(models, model, place.mlp if model == "ensemble_onnx" else None)
     command = [str(Path(sys.executable).with_name("octavo")), "serve", "--model-repository", str(models)]
     return Launch([*command, "--port", str(place.port)], {"MLP": str(place.mlp)})
 

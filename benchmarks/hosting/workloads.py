@@ -232,7 +232,8 @@ WORKLOADS: dict[str, list[Workload]] = {
     "large": [*_over_clients(_LARGE, 1, 4), *_over_clients(replace(_LARGE, way="grpc"), 1, 4)],
     "text": _over_clients(_TEXT, 1, 8, 32),
     "repository": [replace(each, systems=REPOSITORY) for each in (*_identity("http"), *_identity("grpc"))],
-    "ensemble": _over_clients(_ENSEMBLE, 1, 8, 32),
+    "ensemble": [*_over_clients(_ENSEMBLE, 1, 8, 32), *_over_clients(replace(_ENSEMBLE, way="grpc"), 1, 8, 32)],
+    "ensemble-onnx": _over_clients(replace(_ENSEMBLE, name="ensemble of three, ONNX", model="ensemble_onnx"), 1, 8, 32),
     "sequence": [_SEQUENCE],
 }
 """What is measured with the same servers, in turn."""
