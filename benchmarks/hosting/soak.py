@@ -48,6 +48,8 @@ MOST_GROWTH = 0.05
 SMALL = 2.0
 """MiB: a process that takes so much more has not grown."""
 
+SHOWN = 20
+
 REST_SECONDS = 3.0
 """For what was begun to end, before it is looked at what is left."""
 
@@ -277,20 +279,9 @@ def main() -> int:
     (scratch / "tmp").mkdir()
     make_repository(scratch / "models")
     port = free_port()
-    frontends = ["--allow-client-shm"] if options.api_workers == 1 else ["--api-workers", str(options.api_workers)]
-    log = (scratch / "log").open("wb")
-    process = subprocess.Popen(
-        [
-            *(str(Path(sys.executable).with_name("octavo")), "serve", "--model-repository", str(scratch / "models")),
-            *("--model-control-mode", "explicit", "--load-model", "*", "--port", str(port), *frontends),
-        ],
-        stdout=log,
-        stderr=log,
-        env={**os.environ, "TMPDIR": str(scratch / "tmp")},
-    )
+    process = start(scratch, port, options.api_workers)
     server = psutil.Process(process.pid)
     soak = Soak(port, server, scratch / "models", options.api_workers)
-    left: list[str] = []
     try:
         wait(port, process, scratch / "log")
         asyncio.run(soak.run(options.minutes, options.clients))
@@ -302,22 +293,39 @@ def main() -> int:
     left += [f"process {each.pid}" for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
     left += [str(each) for each in (scratch / "tmp").rglob("*")]
     left += [f"/dev/shm/{each}" for each in os.listdir("/dev/shm") if each.startswith(OWN)]
-    if status:
-        left.append(f"exit status {status}")
-    wrong = [*soak.tally.wrong, *troubles((scratch / "log").read_bytes(), soak.tally.kills)]
-    grown = judged(soak.samples)
-    say(dict(sorted(soak.tally.outcomes.items())))
-    say(f"lines of /metrics: {soak.metrics[len(soak.metrics) // 5]} to {soak.metrics[-1]}")
-    lost = soak.tally.lost
-    say(f"{soak.tally.requests} requests, wrong: {len(wrong)}, lost: {len(lost)}, left: {left}, grown: {grown}")
-    for each in (*wrong[:20], *lost[:20]):
-        say(each)
-    failed = bool(wrong or lost or left or grown)
+    left += [f"exit status {status}"] if status else []
+    failed = told(soak, troubles((scratch / "log").read_bytes(), soak.tally.kills), left)
     if failed:
         say(f"the server's log is {scratch / 'log'}")
     else:
         shutil.rmtree(scratch)
     return failed
+
+
+def start(scratch: Path, port: int, frontends: int) -> subprocess.Popen[bytes]:
+    """A server of the models there, with its log there."""
+    octavo = str(Path(sys.executable).with_name("octavo"))
+    own = ["--allow-client-shm"] if frontends == 1 else ["--api-workers", str(frontends)]
+    models = ["--model-repository", str(scratch / "models"), "--model-control-mode", "explicit", "--load-model", "*"]
+    with (scratch / "log").open("wb") as log:
+        return subprocess.Popen(
+            [octavo, "serve", *models, "--port", str(port), *own],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "TMPDIR": str(scratch / "tmp")},
+        )
+
+
+def told(soak: Soak, trouble: Sequence[str], left: Sequence[str]) -> bool:
+    """Say what has come of it. Returns whether something must not be."""
+    tally = soak.tally
+    wrong, lost, grown = [*tally.wrong, *trouble], tally.lost, judged(soak.samples)
+    say(dict(sorted(tally.outcomes.items())))
+    say(f"lines of /metrics: {soak.metrics[len(soak.metrics) // 5]} to {soak.metrics[-1]}")
+    say(f"{tally.requests} requests, wrong: {len(wrong)}, lost: {len(lost)}, left: {left}, grown: {grown}")
+    for each in (*wrong[:SHOWN], *lost[:SHOWN]):
+        say(each)
+    return bool(wrong or lost or left or grown)
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -225,8 +225,10 @@ class LocalProcess:
         """Wait until it has ended, and remove its socket, and what it has put beside it under the same name with
         something behind a dot."""
         status = await self._process.wait()
-        for each in (self._socket, *self._socket.parent.glob(f"{self._socket.name}.*")):
-            each.unlink(missing_ok=True)
+        self._socket.unlink(missing_ok=True)
+        for name in os.listdir(self._socket.parent):  # not with a pattern: those of all processes would be remembered
+            if name.startswith(f"{self._socket.name}."):
+                self._socket.with_name(name).unlink(missing_ok=True)
         return status
 
     async def end(self, grace: float) -> None:
