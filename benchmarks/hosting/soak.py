@@ -50,8 +50,8 @@ SMALL = 2.0
 
 SHOWN = 20
 
-REST_SECONDS = 3.0
-"""For what was begun to end, before it is looked at what is left."""
+REST_SECONDS = 20.0
+"""For what was begun to end, and for memory that was shared to be given back, before it is looked at what is left."""
 
 OWN = ("octavo", REGION)
 """How names in /dev/shm begin that are of these servers and clients."""
@@ -336,13 +336,16 @@ async def found_at_rest(soak: Soak, server: psutil.Process, folder: Path) -> lis
     """What should not be there when nobody asks for anything."""
     await asyncio.sleep(REST_SECONDS)
     left = await soak.left_in_flight()
-    processes = family(server)
+    processes, found = family(server), sample(server)
     files = files_in(folder)
-    say(f"at rest: {len(processes)} processes, {len(files)} files of theirs, {sample(server).total:.1f} MiB")
+    if found.shared:
+        kept = {name: count for name, count in found.descriptors.items() if name.endswith(": memory")}
+        left.append(f"{found.shared:.1f} MiB of shared memory: {kept}")
+    say(f"at rest: {len(processes)} processes, {len(files)} files of theirs, {found.total:.1f} MiB")
     if len(files) > 2 * len(processes) + OWN_FILES:
         left.append(f"{len(files)} files of {len(processes)} processes")
-    if found := zombies(server):
-        left.append(f"{found} zombies")
+    if dead := zombies(server):
+        left.append(f"{dead} zombies")
     return left
 
 
