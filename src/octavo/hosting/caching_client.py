@@ -255,7 +255,7 @@ class CachingClient(ModelClient):
 
     def _on_end(self, key: bytes, spent: int, on_end: OnEnd | None, pending: Pending) -> None:
         """The model has answered, or failed. Whoever has the answer finds it in the cache from now on."""
-        if pending.failure is None:
+        if not pending.failed:
             self._keep(key, pending.only(), spent)
         if on_end is not None:
             on_end(pending)

@@ -259,8 +259,7 @@ class EnsembleClient(ModelClient):
         self._running[number] = _Running(run, bound)
         bound.begin(self._models)
         run.begin()
-        if pending.failure is not None:
-            raise pending.failure
+        pending.require_success()
         pending.on_end = on_end
         if pending.ended and on_end is not None:
             on_end(pending)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 from octavo.hosting.errors import Code, InferenceError
@@ -56,9 +57,18 @@ class Pending:
         return self.message.number
 
     @property
-    def failure(self) -> InferenceError | None:
-        """Why it has no result, when it has ended."""
-        return self._error
+    def failed(self) -> bool:
+        """Whether it has no result, when it has ended."""
+        return self._error is not None
+
+    def require_success(self) -> None:
+        """Raises InferenceError: it has ended and has no result.
+
+        Another one each time: what is raised refers to the frames that it goes through, and these to this request: a
+        cycle would hold its tensors, and have their blocks lent, for long.
+        """
+        if self._error is not None:
+            raise copy(self._error)
 
     def start_trace(self, trace: Span, model: str, version: str) -> None:
         """Write down what becomes of it. Args: model, version: whose it is."""
@@ -102,8 +112,7 @@ class Pending:
 
     def only(self) -> Result:
         """The one result, when it has ended. Raises InferenceError: it failed, or the model streams."""
-        if self._error is not None:
-            raise self._error
+        self.require_success()
         if self._last is None or self._results:
             raise InferenceError("the model streams: a request has any number of results", Code.INVALID_ARGUMENT)
         return self._last
@@ -117,8 +126,7 @@ class Pending:
         """The next result; None after the last one. Raises InferenceError: there is none, because it failed."""
         while not self._results:
             if self.ended:
-                if self._error is not None:
-                    raise self._error
+                self.require_success()
                 last, self._last = self._last, None
                 return last
             await self._change()

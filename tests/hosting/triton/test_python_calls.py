@@ -1,15 +1,23 @@
 """Python models that ask other models, and themselves."""
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
+from octavo.hosting.triton.python_backend.calls import Calls
+from octavo.hosting.triton.python_backend.request import InferenceRequest as PbRequest
+from octavo.hosting.triton.python_backend.tensor import Tensor
+from octavo.hosting.wire import Answered, Part
 from tests.hosting.triton.running import Running, infer, running
 
 MODELS = Path(__file__).parent / "python_models"
@@ -31,6 +39,34 @@ async def saying(models: Running, act: str, name: str) -> Any:
 def said(models: Running, act: str, name: str = "asks") -> Any:
     """What comes of what a model does."""
     return models.run(saying(models, act, name))
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_an_answer_that_was_awaited_is_held_no_longer_than_it_is_looked_at(cancels: bool) -> None:
+    """The memory that it came in is lent until then."""
+    here, peer = Mock(), Mock()
+    here.within.return_value = ()
+    calls = Calls(Mock(), here, lambda: [peer])
+
+    async def test() -> weakref.ref[Any]:
+        tensor = Tensor("x", np.zeros(1, np.float32))
+        request = PbRequest(model_name="other", requested_output_names=["x"], inputs=[tensor])
+        future = calls.execute_async(request, decoupled=False)
+        ask = peer.send.mock_calls[0].args[0]
+        memory = np.zeros(16, np.uint8)
+        calls.on_message(Answered(ask.call, (Part("x", Datatype.FP32, (4,), 16),)), memory.data)
+        if cancels:
+            future.cancel()
+            await asyncio.sleep(0)
+        else:
+            assert (await future).output_tensors()[0].as_numpy().shape == (4,)
+        return weakref.ref(memory)
+
+    gc.disable()
+    try:
+        assert asyncio.run(test())() is None
+    finally:
+        gc.enable()
 
 
 def test_a_model_gets_the_outputs_of_another(models: Running) -> None:

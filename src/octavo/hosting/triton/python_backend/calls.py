@@ -119,7 +119,12 @@ class Calls:
             if not future.done():
                 future.set_result(self._result(call, decoupled))
 
-        future.add_done_callback(lambda done: self.forget(call) if done.cancelled() else None)
+        def end(done: "asyncio.Future[Any]") -> None:
+            call.on_response = None  # or what has come would be held by a cycle, and its block lent, for long
+            if done.cancelled():
+                self.forget(call)
+
+        future.add_done_callback(end)
 
         def come() -> None:
             loop.call_soon_threadsafe(settle)
