@@ -1,20 +1,24 @@
 """However a program ends, its engine ends with it, and what is said about it is short."""
 
+import asyncio
 import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo.llm.background import Background
 from tests.llm.conftest import run
 
 BEGIN = """
@@ -266,3 +270,31 @@ def test_no_bars_elsewhere(model: str) -> None:
     result = run(BARS.format("", 3, ""), model)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert "prompts" in run(BARS.format("", 3, ", progress=True"), model).stderr
+
+
+def test_ctrl_c_while_work_is_handed_to_the_background_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    hand_over = asyncio.run_coroutine_threadsafe
+
+    def interrupted(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> None:
+        hand_over(work, loop)
+        assert began.wait(10)
+        raise KeyboardInterrupt
+
+    background = Background("test", lambda: contextlib.nullcontext())
+    try:
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            background.run(work())
+        assert ended.wait(10)
+    finally:
+        background.close()

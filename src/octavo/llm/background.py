@@ -73,12 +73,17 @@ class Background(Generic[T]):
 
     def submit(self, work: Coroutine[Any, Any, R]) -> "Future[R]":
         """Run a coroutine on the thread. Raises ClosedError."""
+        handed_over = False
         try:
             with self._life.lock:  # what is begun before the end begins is cancelled by it, not forgotten
                 self.check()
+                handed_over = True
                 return asyncio.run_coroutine_threadsafe(work, self._life.loop)
         except BaseException:
-            work.close()
+            if handed_over:  # Ctrl-C: it may run already
+                tell(self._life.loop, _abandon, work)
+            else:
+                work.close()
             raise
 
     def result(self, future: "Future[R]") -> R:
@@ -164,6 +169,15 @@ def tell(loop: asyncio.AbstractEventLoop, callback: Callable[[*Ts], object], *ar
     """Call something on a loop of another thread, if it still runs: nobody waits there otherwise."""
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback, *args)
+
+
+def _abandon(work: Coroutine[Any, Any, Any]) -> None:
+    """End a coroutine that nobody waits for, in the loop that has it or was to have it."""
+    for task in asyncio.all_tasks():
+        if task.get_coro() is work:
+            task.cancel()
+            return
+    work.close()
 
 
 async def _cancel_others() -> None:
