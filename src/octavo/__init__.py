@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octavo.errors import InvalidRequest, OctavoError
-    from octavo.hosting.own import model
+    from octavo.hosting.decorators import ensemble, model
+    from octavo.hosting.errors import InferenceError
+    from octavo.hosting.steps import Model
     from octavo.llm.app import Application, create_app
     from octavo.llm.generation import BatchError
     from octavo.llm.llm import LLM
@@ -27,8 +29,10 @@ __all__ = [
     "Application",
     "BatchError",
     "CompletionOutput",
+    "InferenceError",
     "InvalidRequest",
     "Logprob",
+    "Model",
     "OctavoError",
     "RequestOutput",
     "SamplingParams",
@@ -36,6 +40,7 @@ __all__ = [
     "StructuredOutputsParams",
     "Usage",
     "create_app",
+    "ensemble",
     "model",
 ]
 
@@ -44,8 +49,10 @@ _HOMES = {
     "Application": "octavo.llm.app",
     "BatchError": "octavo.llm.generation",
     "CompletionOutput": "octavo.llm.outputs",
+    "InferenceError": "octavo.hosting.errors",
     "InvalidRequest": "octavo.errors",
     "Logprob": "octavo.llm.outputs",
+    "Model": "octavo.hosting.steps",
     "OctavoError": "octavo.errors",
     "RequestOutput": "octavo.llm.outputs",
     "SamplingParams": "octavo.llm.params",
@@ -53,7 +60,8 @@ _HOMES = {
     "StructuredOutputsParams": "octavo.llm.params",
     "Usage": "octavo.llm.outputs",
     "create_app": "octavo.llm.app",
-    "model": "octavo.hosting.own",
+    "ensemble": "octavo.hosting.decorators",
+    "model": "octavo.hosting.decorators",
 }
 
 

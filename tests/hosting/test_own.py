@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from octavo.errors import ConfigError, InvalidRequest
+from octavo.errors import ConfigError, InvalidRequest, OctavoError
+from octavo.hosting.decorators import ensemble, model
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.own import OwnModel, model
+from octavo.hosting.own import OwnModel
+from octavo.hosting.steps import Model
 
 
 def loaded(target: Any) -> OwnModel:
@@ -274,3 +276,65 @@ def test_a_decorated_function_is_still_a_function() -> None:
 
     assert echo("a") == "a"
     assert loaded(echo).name == "echo"
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_a_function_of_models_for_whoever_tests_it() -> None:
+    third = Model("o/ther", version=3)
+
+    @ensemble
+    async def whole(text: str, times: int = 2, *, shout: Model, other: Model = third) -> str:
+        return await shout(text=text, times=times) + await other(text=text)  # type: ignore[no-any-return]
+
+    own = OwnModel(whole)
+    assert [(each.name, each.required) for each in own.parameters.values()] == [("text", True), ("times", False)]
+    assert {name: (each.name, each.version) for name, each in own.models.items()} == {
+        "shout": ("shout", -1),
+        "other": ("o/ther", 3),
+    }
+
+    async def fake(text: str, times: int = 1) -> str:
+        return text.upper() * times
+
+    assert asyncio.run(whole("a", shout=fake, other=fake)) == "AAA"  # type: ignore[arg-type]
+
+
+def test_a_model_is_asked_while_a_request_is_computed() -> None:
+    with pytest.raises(OctavoError, match="'shout' can be asked only while an @octavo"):
+        Model("shout")(text="a")
+
+
+def plain_ensemble(text: str) -> str: ...
+async def with_a_default(text: str, *, shout: Model = "shout") -> str: ...  # type: ignore[assignment]
+async def perhaps(text: str, *, shout: Model | None = None) -> str: ...
+async def of_models_alone(shout: Model) -> str: ...
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: ensemble(plain_ensemble),
+            "plain_ensemble is an ensemble, which waits for its models: write `async def`",
+        ),
+        (
+            lambda: ensemble(with_a_default),
+            "the parameter 'shout' of with_a_default is a model: give it no default, or",
+        ),
+        (lambda: ensemble(perhaps), "the parameter 'shout' of perhaps is a model: give it no default, or octavo.Model"),
+        (lambda: ensemble(of_models_alone), "of_models_alone takes nothing"),
+        (lambda: model(with_a_default), "has a model as its parameter 'shout': only @octavo.ensemble asks any"),
+        (lambda: ensemble(max_inflight_requests=0), "max_inflight_requests is 0; give 1 to 65536"),
+        (lambda: ensemble(max_batch_size=2), "max_batch_size"),  # type: ignore[call-overload]
+        (lambda: Model(""), "octavo.Model is given the name of a model, not ''"),
+        (lambda: Model(Needy), "not <class"),  # type: ignore[arg-type]
+        (lambda: Model("m", version=0), "the version of the model 'm' is 0; give a number from 1 on, or none"),
+        (lambda: Model("m", outputs="y"), "the outputs of the model 'm' are 'y'; give a list of their names"),
+    ],
+)
+def test_what_is_no_ensemble(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)

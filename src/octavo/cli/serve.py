@@ -27,7 +27,7 @@ from octavo.deployments.server_log import ServerLog
 from octavo.deployments.settings import DeploymentSettings
 from octavo.deployments.tracing import ServerTracing
 from octavo.engine.config import ModelInfo
-from octavo.errors import OctavoError
+from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.response_cache import CacheMemory, cache_file
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
@@ -244,6 +244,7 @@ class ServerProcesses:
                     if status.state is WorkerState.FAILED:
                         raise ServerFailed(str(status.failure))
                 await repository
+                self._require_models()
             finally:
                 repository.cancel()
                 unsubscribe()
@@ -264,6 +265,16 @@ class ServerProcesses:
         if self._repository is not None:
             ready, total = self._repository.counts
             log.info("%d of %d models of the repository are ready on %s after %.1f s", ready, total, both, seconds)
+
+    def _require_models(self) -> None:
+        """See that ensembles have the models that they name. Raises ServerFailed: one has not, and nothing may come."""
+        for entry in self._entries.table.entries:
+            try:
+                self._entries.require_models(entry)
+            except ConfigError as error:
+                if self._repository is None:
+                    raise ServerFailed(str(error)) from None
+                log.warning("%s; it may still be loaded", error)
 
     async def _load_repository(self) -> None:
         """Raises ServerFailed: a model cannot be loaded, and that is to end the server."""

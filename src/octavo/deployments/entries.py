@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -11,10 +11,13 @@ from octavo.deployments.control import Applied, Entry, Listed, Role, Table
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.trace_settings import Tracing
 from octavo.engine.launch import engine_spec
-from octavo.errors import OctavoError
+from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.worker.control import Notice, WorkerState, WorkerStatus, raw
 from octavo.worker.supervisor import Supervisor
+
+LISTED = 10
+"""Models that an error lists at most."""
 
 
 class Refused(OctavoError):
@@ -93,6 +96,14 @@ class Entries:
         entry = self._entries.get(status.name)
         if entry is not None and entry.hosted is not None and status.state is WorkerState.READY:
             asyncio.get_running_loop().call_soon(self._start_others, entry)
+
+    def require_models(self, entry: Entry) -> None:
+        """See that the models are offered that an ensemble names, which is loaded. Raises ConfigError: one is not."""
+        status = self.status(entry)
+        if entry.hosted is not None and not entry.composed and status.state is WorkerState.READY:
+            offered = [each for each in self._entries.values() if each.role is Role.OFFERED or each is entry]
+            names = {name for each in offered for name in each.settings.names}
+            require_models(entry.settings.name, hosted_facts(status).get("asks") or (), names)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -206,6 +217,25 @@ class Entries:
         self._revision += 1
         self._configure(self.table)
         self._supervisor.notify(raw(self.table))
+
+
+def require_models(ensemble: str, asks: Iterable[tuple[str, int]], served: Collection[str]) -> None:
+    """See that the models are served that an ensemble names.
+
+    Args:
+        asks: as `octavo.hosting.info.HostedInfo` has them. served: the names that requests may use.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, _ in asks:
+        if name not in served:
+            others = sorted(each for each in served if each != ensemble)
+            there = ", ".join(others[:LISTED]) + (f" and {len(others) - LISTED} more" if len(others) > LISTED else "")
+            raise ConfigError(
+                f"the ensemble '{ensemble}' asks for a model '{name}', which is not served; there are: "
+                f"{there or 'no others'}"
+            )
 
 
 def hosted_facts(status: WorkerStatus) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from octavo.deployments.threads import in_thread
 from octavo.deployments.trace_settings import ChangeTracing
 from octavo.deployments.tracing import ServerTracing
 from octavo.engine.config import ModelInfo
-from octavo.errors import OctavoError
+from octavo.errors import ConfigError, OctavoError
 from octavo.settings import Source, from_table, require_known
 from octavo.worker.control import WorkerState, WorkerStatus, raw
 
@@ -153,8 +153,11 @@ class DeploymentManager:
         try:
             try:
                 await self._entries.loaded(entry)
+                self._entries.require_models(entry)
             except Refused as error:
                 raise Refused(f"{name} could not be loaded: {error}", 500) from None
+            except ConfigError as error:
+                raise Refused(f"{name} could not be loaded: {error}", 400) from None
             await self._entries.offer([entry], [] if predecessor is None else [predecessor])
         except Exception:
             await self._entries.discard(entry.worker)

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from octavo.hosting.asking import Asking, AskingIntake
 from octavo.hosting.batcher import Batch
 from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint
@@ -15,13 +16,11 @@ from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.intake import Asked, Intake, failed, send_answers, timing_of
 from octavo.hosting.running import Running
+from octavo.hosting.steps import current
 from octavo.hosting.watch import Watch
 from octavo.hosting.wire import Ended, Output, Reply
 
 log = logging.getLogger(__name__)
-
-MAX_AT_ONCE = 256
-"""Requests that code without batches computes beside each other."""
 
 LET_GO_SECONDS = 5.0
 """For code to end that was told to."""
@@ -56,7 +55,11 @@ class AsyncModelServer:
         self._free = list(range(at_once))
         # Code that waits is ended alone; the process, when it holds the event loop.
         self._watch = Watch(info.execution_timeout and info.execution_timeout + LET_GO_SECONDS, at_once)
-        self._intake = Intake(endpoint, computation, info, at_once)
+        self._asking = None if info.asks is None else Asking(info.name)
+        if self._asking is None:
+            self._intake = Intake(endpoint, computation, info, at_once)
+        else:
+            self._intake = AskingIntake(endpoint, computation, info, at_once, self._asking)
         self._tasks: dict[asyncio.Task[None], Batch[Asked]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -68,11 +71,15 @@ class AsyncModelServer:
 
     def _receive(self) -> None:
         for asked in self._intake.receive(0.0):
+            if self._asking is not None:
+                self._asking.end(asked)
             for task, batch in self._tasks.items():
                 if any(each.request is asked for each in batch.requests) and all(
                     each.request.left for each in batch.requests
                 ):
                     task.cancel()
+        if self._asking is not None:
+            self._intake.give_back()  # what steps have answered, which may be long before the request has ended
         self._begin()
 
     def _begin(self) -> None:
@@ -96,6 +103,8 @@ class AsyncModelServer:
         why = ""
         self._running.begin(slot, [each.request.number for each in batch.requests], began)
         self._watch.begin(slot, began)
+        if self._asking is not None:
+            current.set(self._asking.begin(batch.requests[0].request))
         try:
             async with limit:
                 await work(slot, batch, began, limit)
@@ -116,6 +125,8 @@ class AsyncModelServer:
             self._intake.note_done(batch, time.monotonic() - began)
             for waiting in batch.requests:
                 waiting.request.end()
+                if self._asking is not None:
+                    self._asking.end(waiting.request)
             self._intake.give_back()
         self._begin()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from octavo.hosting.wire import (
     UNLOAD,
     Answered,
     Ask,
+    Described,
     Forget,
     Manage,
     Managed,
@@ -94,6 +95,10 @@ class Calls:
                     task.cancel()
                     asker.tell(Refused(message.call, Code.CANCELLED.value, "Request cancelled"))
 
+    def are_ready(self, asks: Iterable[tuple[str, int]]) -> bool:
+        """Whether models would compute a request now, each by its name and version."""
+        return all(self._is_ready(name, version) for name, version in asks)
+
     def leave(self, asker: Asker) -> None:
         """The process has ended."""
         for key in [each for each in self._running if each[0] == asker.name]:
@@ -111,7 +116,7 @@ class Calls:
         try:
             await self._ask(asker, ask, data)
         except InferenceError as error:
-            asker.tell(Refused(ask.call, error.code.value, str(error)))
+            asker.tell(Refused(ask.call, error.code.value, str(error), error.retry_after))
         except Exception:  # a defect of ours: the model is not to wait for ever
             log.exception("%s has asked %s", asker.name, ask.model)
             asker.tell(Refused(ask.call, Code.INTERNAL.value, "The server had an error while processing this request."))
@@ -120,8 +125,12 @@ class Calls:
         inputs = {each.name: each.name for each in ask.parts}
         found = self._models.find(EnsembleStep(model=ask.model, inputs=inputs, outputs={}, version=ask.version))
         if found is None:
-            raise _not_run(ask, f"Request for unknown model: '{ask.model}' is not found", Code.NOT_FOUND)
-        if found.client.info is None or found.client.state in _ENDED:
+            raise _unknown(ask)
+        info = found.client.info
+        if ask.interface is not None and info is not None and info.interface.number != ask.interface:
+            asker.tell(Described(ask.call, info.interface))
+            return
+        if ask.interface is None and (info is None or found.client.state in _ENDED):
             raise _not_run(ask, f"Failed for execute the inference request. Model '{ask.model}' is not ready.")
         use = self._models.hold(found)
         try:
@@ -139,8 +148,7 @@ class Calls:
 
     def _begin(self, client: ModelClient, asker: Asker, ask: Ask, data: memoryview) -> Pending:
         """Ask the model. Raises InferenceError: it does not take the request."""
-        assert client.info is not None
-        if client.info.streams and not ask.many:
+        if not ask.many and client.info is not None and client.info.streams:
             raise _not_run(ask, DECOUPLED.format(ask.model))
         within = (*ask.details.within, asker.name) if ask.waits else ask.details.within
         parent = find(ask.details.trace)
@@ -150,6 +158,7 @@ class Calls:
         inference = Inference(
             inputs=tensors_of(ask.parts, data),
             outputs=ask.outputs,
+            priority=ask.priority,
             timeout=ask.timeout,
             details=replace(ask.details, within=within, trace=0),
             trace=trace,
@@ -157,6 +166,8 @@ class Calls:
         try:
             return client.begin(inference)
         except InferenceError as error:
+            if ask.interface is not None:
+                raise
             raise _not_run(ask, str(error), error.code) from None
 
     async def _send_all(self, asker: Asker, ask: Ask, pending: Pending) -> None:
@@ -181,7 +192,8 @@ class Calls:
         except Exception:  # a defect of ours: the model is not to wait for ever
             log.exception("%s wants to %s %s", asker.name, message.act, message.model)
             error = "The server had an error while processing this request."
-        asker.tell(Managed(message.call, self._is_ready(message), error))
+        version = int(message.version) if message.version.isdecimal() else LATEST
+        asker.tell(Managed(message.call, self._is_ready(message.model, version), error))
 
     async def _change(self, message: Manage, data: memoryview) -> None:
         """Load or unload a model. Raises OctavoError."""
@@ -197,10 +209,17 @@ class Calls:
             at += size
         await self._repository.load(message.model, parameters)
 
-    def _is_ready(self, message: Manage) -> bool:
-        version = int(message.version) if message.version.isdecimal() else LATEST
-        found = self._models.find(EnsembleStep(model=message.model, inputs={}, outputs={}, version=version))
+    def _is_ready(self, name: str, version: int) -> bool:
+        found = self._models.find(EnsembleStep(model=name, inputs={}, outputs={}, version=version))
         return found is not None and found.client.state is WorkerState.READY
+
+
+def _unknown(ask: Ask) -> InferenceError:
+    """There is no such model."""
+    if ask.interface is None:
+        return _not_run(ask, f"Request for unknown model: '{ask.model}' is not found", Code.NOT_FOUND)
+    version = "" if ask.version == LATEST else f" in version {ask.version}"
+    return InferenceError(f"there is no such model on this server{version}", Code.UNAVAILABLE)
 
 
 def _not_run(ask: Ask, why: str, code: Code = Code.INTERNAL) -> InferenceError:

@@ -91,7 +91,11 @@ class HostedClient(ModelClient):
 
     async def confirms(self) -> bool:
         """As `ModelClient.confirms`."""
-        if self.info is None or not self.info.probes:
+        if self.info is None:
+            return True
+        if self.info.asks and (self._calls is None or not self._calls.are_ready(self.info.asks)):
+            return False
+        if not self.info.probes:
             return True
         return await self._probes.all_ready(self._instances.values())
 
@@ -124,6 +128,8 @@ class HostedClient(ModelClient):
         within = details.within if details is not None else ()
         if within:
             self._require_free(within)
+        if info.asks is not None and details is not None and info.name in details.path:
+            raise InferenceError(_CIRCLE.format("' -> '".join((*details.path, info.name))), Code.INTERNAL)
         return self._begin(info, message, inference.tensors, outline.items, on_end, within=within, trace=trace)
 
     def outline(self, inference: Inference) -> Outlined:
@@ -376,6 +382,8 @@ class HostedClient(ModelClient):
             else:
                 self._place(pending)
 
+
+_CIRCLE = "ensembles ask for each other in a circle, which would never end: '{}'"
 
 _BEST_FIRST = (
     WorkerState.READY,

@@ -7,7 +7,7 @@ from octavo.errors import ConfigError
 
 SUFFIX = ".py"
 
-DECORATOR = "model"
+DECORATORS = ("model", "ensemble")
 
 
 def names_code(model: str) -> bool:
@@ -26,7 +26,10 @@ def models_in(model: str) -> dict[str, str]:
     if wanted:
         return {model: decorated.get(wanted) or wanted.rpartition(".")[2].lower()}
     if not decorated:
-        raise ConfigError(f"{place} has no model: no class or function with @octavo.model; name one, as {place}:NAME")
+        raise ConfigError(
+            f"{place} has no model: no class or function with @octavo.model or @octavo.ensemble; name one, as "
+            f"{place}:NAME"
+        )
     return {f"{place}:{name}": called for name, called in decorated.items()}
 
 
@@ -44,7 +47,7 @@ def _decorated(path: Path) -> dict[str, str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             for decorator in node.decorator_list:
                 call = decorator if isinstance(decorator, ast.Call) else None
-                if _last_name(call.func if call else decorator) == DECORATOR:
+                if _last_name(call.func if call else decorator) in DECORATORS:
                     if node.name in found:
                         raise ConfigError(f"{path} has two models that are called {node.name} (line {node.lineno})")
                     found[node.name] = _given_name(call) or node.name.lower()

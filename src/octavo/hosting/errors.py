@@ -22,7 +22,7 @@ class InferenceError(OctavoError):
     """A request that was not computed, alone: other requests of its batch are.
 
     Attributes:
-        code: whose fault it is, and whether trying again helps.
+        code: whose fault it is, and whether trying again helps. `code.value` is a text, such as "unavailable".
         retry_after: seconds after which it may, if that is known.
         field: of a body that is to blame, if there is one.
     """

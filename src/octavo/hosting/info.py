@@ -1,5 +1,6 @@
 """What the worker of a hosted model says of it when it is ready."""
 
+import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ from octavo.hosting.batching import Batching
 from octavo.hosting.ensemble import Ensemble
 from octavo.hosting.sequencing import Sequencing
 from octavo.hosting.signature import Signature, TensorSpec
+from octavo.hosting.wire import Interface
 
 DECOUPLED_IS_NOT_CACHED = (
     "Response Cache does not currently support model {} with 'decoupled' transaction policy. Please disable the "
@@ -41,6 +43,9 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         config: the `ModelConfig` as JSON of a model of a Triton repository, complete.
         text: the field that `/generate` calls "prompt"; empty if this model has no such field.
         ensemble: the models that it is made of, if it is.
+        asks: the models that its code names, each with its version or `LATEST`, if it is an ensemble of somebody's own;
+            None if it is no such.
+        unnamed: whether its result is a value without a name.
     """
 
     name: str
@@ -68,11 +73,20 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     config: dict[str, Any] | None = None
     text: str = ""
     ensemble: Ensemble | None = None
+    asks: tuple[tuple[str, int], ...] | None = None
+    unnamed: bool = False
 
     @property
     def max_batch_size(self) -> int:
         """Items of a request at most, along its first dimension; 0 if it has no batch dimension."""
         return 0 if self.batching is None else self.batching.max_batch_size
+
+    @cached_property
+    def interface(self) -> Interface:
+        """What is to be known of it to ask it."""
+        known = (self.inputs, self.outputs, self.batching is not None, self.unnamed)
+        digest = hashlib.blake2b(msgspec.msgpack.encode(known), digest_size=8).digest()
+        return Interface(int.from_bytes(digest) or 1, *known)
 
     @cached_property
     def signature(self) -> Signature:

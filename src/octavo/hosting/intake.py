@@ -26,13 +26,18 @@ class Asked:
     """A request that a frontend waits for.
 
     Attributes:
-        number: the frontend's. left: whether nobody waits for it any more.
+        message: the request, without its bytes. left: whether nobody waits for it any more.
     """
 
     peer: Peer
-    number: int
+    message: Infer | Call
     task: Task
     left: bool = False
+
+    @property
+    def number(self) -> int:
+        """The frontend's."""
+        return self.message.number
 
     def end(self) -> None:
         """It was computed, or nobody waits for it: what it has is not needed any more."""
@@ -136,7 +141,7 @@ class Intake:
     def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:
         try:
             task = self._reader.read(message, data)
-            asked = Asked(peer, message.number, task)
+            asked = Asked(peer, message, task)
             if self._sequences is not None:
                 self._asked[message.number] = self._push(self._sequences, asked, message)
                 return

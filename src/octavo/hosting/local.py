@@ -7,7 +7,7 @@ from octavo.hosting.calls import Calls
 from octavo.hosting.client import HostedClient
 from octavo.hosting.config import HostingConfig
 from octavo.hosting.ensemble import EnsembleStep
-from octavo.hosting.ensemble_client import StepModel, Use
+from octavo.hosting.ensemble_client import Models, StepModel, Use
 from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.worker.control import WorkerStatus
 from octavo.worker.launcher import LocalLauncher
@@ -15,9 +15,14 @@ from octavo.worker.supervisor import RestartPolicy, Supervisor
 
 
 class LocalModels:
-    """Hosted models in processes, for as long as the context lasts. Must be made where an event loop runs."""
+    """Hosted models in processes, for as long as the context lasts. Must be made where an event loop runs.
 
-    def __init__(self, *, policy: RestartPolicy | None = None) -> None:
+    Args:
+        models: that those may ask; None for these themselves.
+    """
+
+    def __init__(self, models: Models | None = None, *, policy: RestartPolicy | None = None) -> None:
+        self._asked = models or self
         self.supervisor = Supervisor(LocalLauncher(), policy=policy)
         self._models: dict[str, tuple[HostedClient, HostingConfig]] = {}
         self._first: dict[str, str] = {}
@@ -35,7 +40,7 @@ class LocalModels:
 
     def start(self, name: str, config: HostingConfig) -> HostedClient:
         """Start a model. Returns at once; `HostedClient.ready` waits for it."""
-        client = HostedClient(on_culprit=self.supervisor.culprit_found, calls=Calls(self))
+        client = HostedClient(on_culprit=self.supervisor.culprit_found, calls=Calls(self._asked))
         self._models[name] = client, config
         self._add(name, name)
         return client

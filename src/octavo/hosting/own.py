@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc
-import dataclasses
 import inspect
 import logging
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.errors import ConfigError, InvalidRequest
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.options import ModelOptions
-from octavo.settings import require_known
+from octavo.hosting.options import OPTIONS, EnsembleOptions, ModelOptions
+from octavo.hosting.steps import Model
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", bound=Callable[..., Any])
-
-OPTIONS = "__octavo_model__"
-"""The attribute that a decorated model has."""
+T = TypeVar("T")
 
 Rows = list[Any] | NDArray[Any]
 """Results over requests."""
@@ -39,50 +35,6 @@ _OVER_REQUESTS = (list, tuple, np.ndarray)
 _LISTS = (list, collections.abc.Sequence)
 _STREAMS = (collections.abc.Iterator, collections.abc.Generator, collections.abc.Iterable)
 _ASYNC_STREAMS = (collections.abc.AsyncIterator, collections.abc.AsyncGenerator, collections.abc.AsyncIterable)
-
-
-@overload
-def model(target: T, /) -> T: ...
-@overload
-def model(
-    *,
-    name: str = "",
-    max_batch_size: int = 0,
-    instances: int = 1,
-    max_queue_delay: float | None = None,
-    response_cache: bool = False,
-) -> Callable[[T], T]: ...
-def model(target: T | None = None, /, **options: Any) -> T | Callable[[T], T]:
-    """Make a model of a function, or of a class with `predict`, and `load` for what it must do before.
-
-        @model(max_batch_size=32)
-        class Sentiment:
-            def load(self):
-                self.classify = pipeline("text-classification")
-
-            def predict(self, text: list[str]) -> list[str]:
-                return [each["label"] for each in self.classify(text)]
-
-    With `max_batch_size` the parameters and the result are lists over requests, or arrays with a first dimension over
-    them; an exception in the place of a result is that request's alone. Without it they are one request's, and
-    a generator streams. To raise `octavo.InvalidRequest` says that the request is to blame.
-
-    Args:
-        options: see `ModelOptions`.
-
-    Raises:
-        ConfigError: a class or function that cannot be a model.
-    """
-    require_known(options, (field.name for field in dataclasses.fields(ModelOptions)), "@octavo.model's argument ")
-    chosen = ModelOptions(**options)
-    chosen.validate()
-
-    def decorate(decorated: T) -> T:
-        OwnModel(decorated, chosen)
-        setattr(decorated, OPTIONS, chosen)
-        return decorated
-
-    return decorate if target is None else decorate(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +63,7 @@ class OwnModel:
 
     Attributes:
         name: that requests use. parameters: by name. result: the type of one request's result, or of its pieces.
+        models: that it asks, by the parameters that are given them. is_ensemble: whether it may ask any.
         streams: whether a request has any number of results. asynchronous: whether it is called in an event loop.
     """
 
@@ -129,6 +82,10 @@ class OwnModel:
         self.streams = inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
         if self.streams and self.options.max_batch_size:
             raise ConfigError(f"{self._what} is a generator, which answers one request: leave max_batch_size out")
+        self.is_ensemble = isinstance(self.options, EnsembleOptions)
+        if self.is_ensemble and not self.asynchronous:
+            raise ConfigError(f"{self._what} is an ensemble, which waits for its models: write `async def`")
+        self.models: dict[str, Model] = {}
         self.parameters = {each.name: each for each in self._parameters(predict, hints)}
         self.result = self._result(returned)
         self._call: Callable[..., Any] | None = None if inspect.isclass(target) else target
@@ -252,7 +209,8 @@ class OwnModel:
         return self.failure(result) if isinstance(result, Exception) else result
 
     def _with_defaults(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return {each.name: request.get(each.name, each.default) for each in self.parameters.values()}
+        values = {each.name: request.get(each.name, each.default) for each in self.parameters.values()}
+        return {**values, **self.models} if self.models else values
 
     def _rows(self, result: Any, count: int) -> Rows:
         """A batch's result by request: an array as it is."""
@@ -267,7 +225,9 @@ class OwnModel:
         return [self.failure(row) if isinstance(row, Exception) else row for row in result]
 
     def failure(self, error: BaseException) -> InferenceError:
-        """What a request is told of an exception of the model's."""
+        """What a request is told of an exception of the model's; of several that came together, of the first."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         if isinstance(error, InferenceError):
             return error
         if isinstance(error, InvalidRequest):
@@ -311,6 +271,9 @@ class OwnModel:
             if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
                 raise ConfigError(f"{self._what} has a parameter {each}: requests have names, each for one value")
             annotation = hints.get(each.name, Any)
+            if annotation is Model or Model in typing.get_args(annotation):
+                self.models[each.name] = self._model(each)
+                continue
             if self.options.max_batch_size:
                 kind, stacked = self._over_requests(annotation, f"the parameter {each.name!r}")
             else:
@@ -319,6 +282,20 @@ class OwnModel:
         if not found:
             raise ConfigError(f"{self._what} takes nothing: give `predict` a parameter for what requests have")
         return found
+
+    def _model(self, given: inspect.Parameter) -> Model:
+        """A model that a parameter names, by its default or else by itself."""
+        if not self.is_ensemble:
+            raise ConfigError(
+                f"{self._what} has a model as its parameter {given.name!r}: only @octavo.ensemble asks any"
+            )
+        if given.default is given.empty:
+            return Model(given.name)
+        if not isinstance(given.default, Model):
+            raise ConfigError(
+                f"the parameter {given.name!r} of {self._what} is a model: give it no default, or octavo.Model(NAME)"
+            )
+        return given.default
 
     def _over_requests(self, annotation: Any, what: str) -> tuple[Any, bool]:
         """The type of one request's value, from that of several, and whether these are an array."""

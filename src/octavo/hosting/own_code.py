@@ -12,7 +12,7 @@ from typing import Any
 
 from octavo.errors import ConfigError
 from octavo.hosting.code_names import SUFFIX
-from octavo.hosting.own import OPTIONS
+from octavo.hosting.options import OPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ def find_code(model: str, search_path: Sequence[str] = ()) -> Callable[..., Any]
     if not name:
         found = {key: value for key, value in vars(module).items() if hasattr(value, OPTIONS)}
         if len(found) != 1:
-            listed = f"{len(found)} models: {', '.join(found)}" if found else "no model (@octavo.model)"
+            listed = (
+                f"{len(found)} models: {', '.join(found)}" if found else "no model (@octavo.model, @octavo.ensemble)"
+            )
             raise ConfigError(f"{place} has {listed}; name one, as {place}:NAME")
         [target] = found.values()
     else:

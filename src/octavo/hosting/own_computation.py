@@ -34,7 +34,8 @@ class OwnComputation:
     """A model of somebody's own.
 
     Attributes:
-        inputs, outputs: as tensors. bodies: as JSON and forms.
+        inputs, outputs: as tensors. unnamed: whether the only output is a result without a name.
+        bodies: as JSON and forms.
 
     Raises:
         ConfigError: annotations that stand for no tensors.
@@ -49,7 +50,7 @@ class OwnComputation:
             codec.spec(name, optional=not own.parameters[name].required) for name, codec in self._inputs.items()
         )
         fields = fields_of(own.result)
-        self._named = fields is not None
+        self.unnamed = fields is None
         self._outputs = {name: codec_of(each) for name, each in (fields or {OUTPUT: own.result}).items()}
         # Of results that are one array over the requests, and their rows arrays, too.
         whole = self._batched and fields is None and is_array(without_extras(own.result))
@@ -195,7 +196,7 @@ class OwnComputation:
 
     def _tensors(self, results: Rows, wanted: Sequence[str]) -> Answer:
         names, encoded = wanted or tuple(self._outputs), {}
-        values = [named_values(each, names) if self._named else {OUTPUT: each} for each in results]
+        values = [{OUTPUT: each} if self.unnamed else named_values(each, names) for each in results]
         for name in names:
             codec = self._outputs[name]
             rows = [codec.to_row(each[name]) for each in values]

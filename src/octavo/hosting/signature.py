@@ -23,6 +23,8 @@ class TensorSpec:
         optional: whether a request may leave it out; of an output, whether only those get it who name it.
         ragged: whether requests with other sizes may share a batch.
         labels: what the classes are called that an output's values are for, in their order; none if nobody said.
+        value: what Python has in the place of one item's tensor: "str", "list[str]", "json", …
+            (`octavo.hosting.values.codec_named`); empty for an array.
     """
 
     name: str
@@ -31,6 +33,7 @@ class TensorSpec:
     optional: bool = False
     ragged: bool = False
     labels: tuple[str, ...] = ()
+    value: str = ""
 
     def admits(self, dims: Sequence[int]) -> bool:
         """Whether a tensor of such dimensions is one."""

@@ -5,9 +5,10 @@ import dataclasses
 import io
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import cache, partial
 from pathlib import PurePath
 from typing import Any
 
@@ -22,6 +23,9 @@ from octavo.hosting.datatypes import Datatype
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.signature import ANY, TensorSpec
 
+JSON, IMAGE = "json", "image"
+"""What values are called that are neither arrays nor `str`, `int` and the like, nor lists of these."""
+
 OUTPUT = "output"
 """The name of a result that has none."""
 
@@ -32,16 +36,18 @@ class Codec:
 
     Attributes:
         datatype, dims: of one value's tensor. to_value: makes a value of it. to_row: makes it of a value.
+        name: of the type of values, for `codec_named`; empty for arrays.
     """
 
     datatype: Datatype
     dims: tuple[int, ...] | None
     to_value: Callable[[NDArray[Any]], Any]
     to_row: Callable[[Any], NDArray[Any]]
+    name: str = ""
 
     def spec(self, name: str, *, optional: bool = False) -> TensorSpec:
         """The tensor of that name."""
-        return TensorSpec(name=name, datatype=self.datatype, dims=self.dims, optional=optional)
+        return TensorSpec(name=name, datatype=self.datatype, dims=self.dims, optional=optional, value=self.name)
 
 
 def codec_of(annotation: Any) -> Codec:
@@ -54,7 +60,9 @@ def codec_of(annotation: Any) -> Codec:
     if is_array(plain):
         return _array(dtype_of(plain))
     if is_image(plain):
-        return Codec(Datatype.BYTES, (1,), lambda row: open_image(row.item()), lambda value: _objects([png(value)]))
+        return Codec(
+            Datatype.BYTES, (1,), lambda row: open_image(row.item()), lambda value: _objects([png(value)]), IMAGE
+        )
     if (kind := _scalar_kind(plain)) is not None:
         return _validated(_scalar(kind), annotation, kind)
     arguments = typing.get_args(plain)
@@ -63,6 +71,17 @@ def codec_of(annotation: Any) -> Codec:
         if inner is not None:
             return _validated(_list(inner), annotation, list[inner])  # type: ignore[valid-type]
     return _json(annotation)
+
+
+@cache
+def codec_named(name: str) -> Codec:
+    """How values of a type are tensors whose name a `Codec` has. An image is the bytes of its file."""
+    if name == JSON:
+        return _json(Any)
+    if name == IMAGE:
+        return replace(_scalar(bytes), name=IMAGE)
+    kinds = {kind.__name__: kind for kind in _SCALARS}
+    return _scalar(kinds[name]) if name in kinds else _list(kinds[name.removeprefix("list[").removesuffix("]")])
 
 
 def fields_of(annotation: Any) -> dict[str, Any] | None:
@@ -195,25 +214,27 @@ def _validated(codec: Codec, annotation: Any, plain: Any) -> Codec:
         except ValidationError as error:
             raise InferenceError(described(error)) from None
 
-    return Codec(codec.datatype, codec.dims, to_value, codec.to_row)
+    return replace(codec, to_value=to_value)
 
 
 def _scalar(kind: type) -> Codec:
     datatype = _SCALARS[kind]
     if datatype is Datatype.BYTES:
         read = _text if kind is str else bytes
-        return Codec(datatype, (1,), lambda row: read(row.item()), lambda value: _objects([_raw(value)]))
-    return Codec(datatype, (1,), lambda row: kind(row.item()), lambda value: np.array([value], datatype.dtype))
+        return Codec(datatype, (1,), lambda row: read(row.item()), lambda value: _objects([_raw(value)]), kind.__name__)
+    write = partial(np.array, dtype=datatype.dtype)
+    return Codec(datatype, (1,), lambda row: kind(row.item()), lambda value: write([value]), kind.__name__)
 
 
 def _list(kind: type) -> Codec:
-    datatype = _SCALARS[kind]
+    datatype, name = _SCALARS[kind], f"list[{kind.__name__}]"
     if datatype is Datatype.BYTES:
         read = _text if kind is str else bytes
         return Codec(
-            datatype, (ANY,), lambda row: [read(each) for each in row], lambda value: _objects(map(_raw, value))
+            datatype, (ANY,), lambda row: [read(each) for each in row], lambda value: _objects(map(_raw, value)), name
         )
-    return Codec(datatype, (ANY,), lambda row: row.tolist(), lambda value: np.array(value, datatype.dtype).reshape(-1))
+    write = partial(np.array, dtype=datatype.dtype)
+    return Codec(datatype, (ANY,), lambda row: row.tolist(), lambda value: write(value).reshape(-1), name)
 
 
 def _json(annotation: Any) -> Codec:
@@ -229,7 +250,7 @@ def _json(annotation: Any) -> Codec:
         except ValidationError as error:
             raise InferenceError(f"{described(error)} (a value in JSON)") from None
 
-    return Codec(Datatype.BYTES, (1,), to_value, lambda value: _objects([to_json(value)]))
+    return Codec(Datatype.BYTES, (1,), to_value, lambda value: _objects([to_json(value)]), JSON)
 
 
 def described(error: ValidationError) -> str:

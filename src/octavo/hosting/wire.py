@@ -7,6 +7,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from octavo.hosting.datatypes import Datatype
+from octavo.hosting.signature import TensorSpec
 from octavo.hosting.tensors import Encoded, Place, array_from_bytes
 
 
@@ -27,6 +28,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
         sequence: which one it belongs to; 0 and "" for none. flags: `SEQUENCE_START`, `SEQUENCE_END`.
         within: the processes that can do nothing else before it has ended: those of the models that asked for it.
         trace: the number of its `octavo.hosting.trace.Span` in the frontend; 0 if it is not traced.
+        path: the ensembles of somebody's own code that asked for it, each asked by the one before.
     """
 
     id: str = ""
@@ -35,6 +37,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
     parameters: dict[str, bool | int | float | str] = {}
     within: tuple[str, ...] = ()
     trace: int = 0
+    path: tuple[str, ...] = ()
 
 
 SEQUENCE_START, SEQUENCE_END = 1, 2
@@ -167,8 +170,10 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
     Attributes:
         call: its number, among those of this process. model, version: which; -1 for the newest version.
-        parts, outputs, timeout, details: as for `Infer`.
+        parts, outputs, priority, timeout, details: as for `Infer`.
         many: whether any number of results is expected. waits: whether this process does nothing else meanwhile.
+        interface: the number of the model's interface that the parts were made for (`HostedInfo.interface`): if it has
+            another one, that is the answer. 0 if none is known yet; None if the asker says itself what tensors are.
     """
 
     call: int
@@ -180,6 +185,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=10):
     details: Details
     many: bool
     waits: bool
+    priority: int = 0
+    interface: int | None = None
 
 
 class Forget(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -208,6 +215,29 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=13):
     call: int
     code: str
     message: str
+    retry_after: float | None = None
+
+
+class Interface(msgspec.Struct, frozen=True, array_like=True):
+    """What is to be known of a model to ask it.
+
+    Attributes:
+        number: that no other one has. inputs, outputs: as in `HostedInfo`.
+        batched: whether it has a batch dimension. unnamed: whether its only output is a value without a name.
+    """
+
+    number: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    unnamed: bool
+
+
+class Described(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """What is asked for was made for another interface than the model has. `Ask` it anew, with the same number."""
+
+    call: int
+    interface: Interface
 
 
 READY, LOAD, UNLOAD = "ready", "load", "unload"
@@ -267,7 +297,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
     numbers: tuple[int, ...]
 
 
-Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Managed | Probe
+Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Described | Managed | Probe
 Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage | Probed
 
 

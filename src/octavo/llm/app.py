@@ -14,6 +14,7 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from octavo.deployments import Deployments
+from octavo.deployments.entries import require_models
 from octavo.deployments.hosted_settings import EVERY_SETTING, HOSTED_SETTINGS, AnySettings, HostedSettings
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, require_distinct_names
@@ -184,7 +185,8 @@ def create_app(*models: ModelLike | OwnCode, in_process: bool = False, **setting
 
     Args:
         models: each is a short name, a Hugging Face repository id, a folder or a .gguf file, a class or function with
-            `@octavo.model`, or a file that `octavo serve` takes; the first one answers requests that name none.
+            `@octavo.model` or `@octavo.ensemble`, or a file that `octavo serve` takes; the first one answers requests
+            that name none.
         in_process: language models compute on threads of this process, and not in worker processes.
         settings: those of the server and of its models, under the names of `octavo serve`'s flags.
 
@@ -229,7 +231,10 @@ async def _serving(
         language = [each for each in found if isinstance(each, DeploymentSettings)]
         hosted = [each for each in found if isinstance(each, HostedSettings)]
         cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
-        async with running(language, in_process=in_process) as engines, running_hosted(hosted, cache) as models:
+        async with (
+            running(language, in_process=in_process) as engines,
+            running_hosted(hosted, offered, cache) as models,
+        ):
             offered.offer([*engines, *models])
             yield create_server(settings, offered, cache=cache)
     finally:
@@ -239,7 +244,7 @@ async def _serving(
 
 
 async def _loaded(app: FastAPI) -> None:
-    """Wait until all models take requests. Raises EngineFailed."""
+    """Wait until all models take requests. Raises OctavoError: one never will, or asks for others in vain."""
     server: Server = app.state.server
     deployments = server.deployments
     waits = [
@@ -247,12 +252,16 @@ async def _loaded(app: FastAPI) -> None:
         *(each.client.ready() for each in deployments.hosted),
     ]
     await asyncio.gather(*waits)
+    for each in deployments.hosted:
+        if each.client.info is not None and each.client.info.asks:
+            names = {name for each in deployments for name in (each.name, *each.aliases)}
+            require_models(each.name, each.client.info.asks, names)
 
 
 async def _answer(app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request; one that needs a model waits until it is loaded."""
     if scope["path"].removeprefix(scope.get("root_path", "")) not in WITHOUT_ENGINE:
-        with contextlib.suppress(EngineFailed, InferenceError):  # the routes say it in their own words
+        with contextlib.suppress(EngineFailed, InferenceError, ConfigError):  # the routes say it in their own words
             await _loaded(app)
     await app(scope, receive, send)
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from octavo.cli.console import fetch
-from octavo.deployments import Deployment, HostedDeployment
+from octavo.deployments import Deployment, Deployments, HostedDeployment
 from octavo.deployments.hosted_settings import HostedSettings, expand, is_hosted, resolve_hosted
 from octavo.deployments.loading import open_deployment
 from octavo.deployments.resources import divide
 from octavo.deployments.settings import DEPLOYMENT_SETTINGS, DeploymentSettings, resolve_deployment
+from octavo.deployments.step_models import OfferedModels
 from octavo.engine.local import LocalEngines
 from octavo.errors import ConfigError
 from octavo.hosting.caching_client import CachingClient
@@ -27,7 +28,7 @@ ModelLike = str | os.PathLike[str]
 """A short name, a Hugging Face repository id, a folder or a .gguf file."""
 
 OwnCode = Callable[..., Any]
-"""A class or function with `@octavo.model`."""
+"""A class or function with `@octavo.model` or `@octavo.ensemble`."""
 
 REPORT_SECONDS = 0.1
 """Between two reports of how far loading is."""
@@ -118,17 +119,17 @@ def hosted_settings(model: ModelLike | OwnCode, given: Mapping[str, Any]) -> Hos
 
 @asynccontextmanager
 async def running_hosted(
-    found: Sequence[HostedSettings], cache: ResponseCache | None = None
+    found: Sequence[HostedSettings], offered: Deployments, cache: ResponseCache | None = None
 ) -> AsyncIterator[list[HostedDeployment]]:
     """Start hosted models, and stop them at the end of the context. They may still be loading.
 
     Args:
-        cache: where answers are kept; None keeps none.
+        offered: the models that they may ask. cache: where answers are kept; None keeps none.
     """
     if not found:
         yield []
         return
-    async with LocalModels() as models:
+    async with LocalModels(OfferedModels(offered)) as models:
         clients: dict[str, ModelClient] = {each.name: models.start(each.name, each.hosting) for each in found}
         if cache is not None:
             clients = {name: CachingClient(client, cache, name) for name, client in clients.items()}

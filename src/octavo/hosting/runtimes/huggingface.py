@@ -83,7 +83,7 @@ class TransformersRuntime:
         # A language is part of a translation's task.
         self._task = self._pipeline.task.partition("_")[0]
         self.inputs = _inputs(path, self._task)
-        self.outputs = (TensorSpec(name=OUTPUT, datatype=Datatype.BYTES, dims=()),)
+        self.outputs = (TensorSpec(name=OUTPUT, datatype=Datatype.BYTES, dims=(), value="json"),)
         self._image: Callable[[Any], Any] | None = None
         if self._task in _IMAGE_TASKS:
             self._image = library("PIL.Image", path, EXTRA).open

@@ -51,23 +51,23 @@ _NUMBERS = frozenset(
 """Sampling parameters that may be written as texts."""
 
 
-def _input(name: str, datatype: Datatype, *, optional: bool = True) -> TensorSpec:
-    return TensorSpec(name=name, datatype=datatype, dims=(1,), optional=optional)
+def _input(name: str, datatype: Datatype, value: str, *, optional: bool = True) -> TensorSpec:
+    return TensorSpec(name=name, datatype=datatype, dims=(1,), optional=optional, value=value)
 
 
 _INPUTS = (
-    _input("text_input", Datatype.BYTES, optional=False),
-    _input("stream", Datatype.BOOL),
-    _input("sampling_parameters", Datatype.BYTES),
-    _input("exclude_input_in_output", Datatype.BOOL),
+    _input("text_input", Datatype.BYTES, "str", optional=False),
+    _input("stream", Datatype.BOOL, "bool"),
+    _input("sampling_parameters", Datatype.BYTES, "json"),
+    _input("exclude_input_in_output", Datatype.BOOL, "bool"),
 )
 _OUTPUTS = tuple(
-    TensorSpec(name=name, datatype=datatype, dims=(-1,), optional=name != "text_output")
-    for name, datatype in (
-        ("text_output", Datatype.BYTES),
-        ("finish_reason", Datatype.BYTES),
-        ("num_input_tokens", Datatype.UINT32),
-        ("num_output_tokens", Datatype.UINT32),
+    TensorSpec(name=name, datatype=datatype, dims=(-1,), optional=name != "text_output", value=value)
+    for name, datatype, value in (
+        ("text_output", Datatype.BYTES, "str"),
+        ("finish_reason", Datatype.BYTES, "str"),
+        ("num_input_tokens", Datatype.UINT32, "int"),
+        ("num_output_tokens", Datatype.UINT32, "int"),
     )
 )
 

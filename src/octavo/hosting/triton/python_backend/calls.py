@@ -56,6 +56,10 @@ class Here(Protocol):
         """The processes that wait for what is computed now."""
         ...
 
+    def path(self) -> tuple[str, ...]:
+        """The ensembles of somebody's own code that have asked for what is computed now."""
+        ...
+
 
 class Call:
     """Something that has been asked.
@@ -140,7 +144,7 @@ class Calls:
             part, data = each.to_part(each.array)
             parts.append(part)
             buffers.append(data)
-        details = replace(request.details, within=self._here.within())
+        details = replace(request.details, within=self._here.within(), path=self._here.path())
         call = self._begin()
         ask = Ask(
             call.number,

@@ -107,6 +107,10 @@ class PythonServer(ModelServer):
         """The processes that wait for what is computed now."""
         return tuple({name for each in self._computing for name in each.details.within})
 
+    def path(self) -> tuple[str, ...]:
+        """The ensembles of somebody's own code that have asked for what is computed now."""
+        return tuple(dict.fromkeys(name for each in self._computing for name in each.details.path))
+
     def _peers(self) -> list[Peer]:
         """The frontends, that first whose request is computed, or was the last."""
         peers = list(self._endpoint.peers)
