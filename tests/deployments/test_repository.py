@@ -78,8 +78,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(root, "wrong", SCALE.replace("dims: 3", "dims: 4"), v1=onnx_scale())
     write_model(root, "changing", SCALE, v1=onnx_scale(1))
     write_model(root, "sent", SCALE, v1=onnx_scale(1))
+    write_model(root, "step", SCALE, v1=onnx_scale(30))
     for name, steps in {
         "chain": ("versions", "auto"),
+        "pair": ("versions", "step"),
         "a": ("b", "auto"),
         "b": ("a", "auto"),
         "lame": ("wrong", "auto"),
@@ -241,6 +243,17 @@ def test_classes_of_ensembles_have_labels(
 
 
 # --- control ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_is_loaded_with_the_models_that_it_lacks(
+    server: Server, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    assert factor(server.url, "pair") == (300.0, "1")
+    grpc.unload_model("step")
+    eventually(lambda: index(server.url)["step", "1"] == ("UNAVAILABLE", "unloaded"))
+    assert "depends on 'step' which has no loaded version" in index(server.url)["pair", "1"][1]
+    grpc.load_model("pair")  # which is unchanged
+    assert factor(server.url, "pair") == (300.0, "1")
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -281,8 +281,26 @@ def test_each_result_goes_on_by_itself() -> None:
         info = client.info
         assert info is not None
         assert info.streams
-        found = [each["y"].data for each in [each async for each in client.stream(asked(1))]]
-        assert [np.frombuffer(each, "f4").tolist() for each in found] == [[11], [12], [13], [14], [15]]
+        found = [each async for each in client.stream(asked(1))]
+        assert [np.frombuffer(each["y"].data, "f4").tolist() for each in found] == [[11], [12], [13], [14], [15]]
+        assert not any(each.last for each in found[:-1])
+
+    run(scenario())
+
+
+def test_the_last_result_is_known_where_nothing_is_computed_any_more() -> None:
+    async def scenario() -> None:
+        ten = add("ten", 10)
+        _, [client] = offered(counting("one", 3), ten, chain=CHAIN)
+        held = fake(ten)
+        held.hold = asyncio.Event()
+        results = client.stream(asked(1))
+        first = asyncio.ensure_future(anext(results))
+        await eventually(lambda: held.waiting == 3)
+        await asyncio.sleep(0)  # for the step before to end
+        held.hold.set()
+        found = [await first, *[each async for each in results]]
+        assert [each.last for each in found] == [False, False, True]
 
     run(scenario())
 
@@ -290,8 +308,9 @@ def test_each_result_goes_on_by_itself() -> None:
 def test_results_of_results() -> None:
     async def scenario() -> None:
         _, [client] = offered(counting("one", 3), counting("ten", 2), chain=CHAIN)
-        found = [np.frombuffer(each["y"].data, "f4")[0] async for each in client.stream(asked(1))]
-        assert sorted(found) == [1, 2, 2, 3, 3, 4]
+        found = [each async for each in client.stream(asked(1))]
+        assert sorted(np.frombuffer(each["y"].data, "f4")[0] for each in found) == [1, 2, 2, 3, 3, 4]
+        assert not any(each.last for each in found[:-1])
 
     run(scenario())
 

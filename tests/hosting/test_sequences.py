@@ -62,7 +62,7 @@ def test_the_first_request_says_so(sequence: SequenceId, written: str) -> None:
         Model(direct()).push("a", sequence)
     assert str(caught.value) == (
         f"inference request for sequence {written} to model 'm' must specify the START flag on the first request of "
-        "the sequence"
+        "the sequence; one without a request for 1 s is over"
     )
 
 
@@ -134,9 +134,9 @@ def test_a_batch_waits_for_others() -> None:
     model.push("a", 1, START, now=5.0)
     assert model.sequences.take(5.5) == 6.0
     assert model.names(6.0) == ["a"]
-    model.push("b", 1, now=7.0)
-    model.push("c", 2, START, now=7.1)
-    assert model.names(7.1) == ["b", "c"]
+    model.push("b", 1, now=6.5)
+    model.push("c", 2, START, now=6.6)
+    assert model.names(6.6) == ["b", "c"]
 
 
 def test_a_batch_of_the_oldest_waits_for_others() -> None:
@@ -179,6 +179,17 @@ def test_an_idle_sequence_is_ended(sequencing: Sequencing) -> None:
     assert model.names(6.3) == ["2a"]
     with pytest.raises(InferenceError, match="START"):
         model.push("1b", 1, now=6.4)
+
+
+def test_a_request_that_comes_too_late_finds_its_sequence_over() -> None:
+    """Also where nothing has happened since."""
+    model = Model(direct(1, max_idle=1.0))
+    model.push("1a", 1, START, now=0.0)
+    assert model.names(0.0) == ["1a"]
+    model.push("1b", 1, now=0.9)
+    assert model.names(0.9) == ["1b"]
+    with pytest.raises(InferenceError, match=r"must specify the START flag .* without a request for 1 s is over"):
+        model.push("1c", 1, now=2.0)
 
 
 def test_one_that_waits_for_a_slot_is_not_idle() -> None:

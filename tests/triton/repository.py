@@ -1,6 +1,17 @@
 """A repository of models with Triton's Python backend, which is the only one that PyTriton's wheel brings."""
 
+import shutil
 from pathlib import Path
+
+FOLDERS = Path(__file__).parent / "models"
+"""Models that are more than a few lines."""
+
+VARIANTS = {
+    "controls_oldest": ("controls", {"direct { }": "oldest { max_candidate_sequences: 4 }", "UINT64": "INT32"}),
+    "controls_text": ("controls", {"direct { }": "oldest { max_candidate_sequences: 4 }", "UINT64": "STRING"}),
+    "controls_idle": ("controls", {"60000000": "200000"}),
+}
+"""Models like others, with other words in their configurations."""
 
 IDENTITY = """
 import triton_python_backend_utils as pb_utils
@@ -239,6 +250,17 @@ ensemble_scheduling { step [
 
 def make_repository(folder: Path) -> Path:
     """Write it."""
+    shutil.copytree(FOLDERS, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("says_upper", "slow_twice"):
+        (folder / name / "1").mkdir()
+    for name, (like, changes) in VARIANTS.items():
+        shutil.copytree(folder / like, folder / name)
+        config = folder / name / "config.pbtxt"
+        text = config.read_text()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        config.write_text(text)
     for name, (code, config) in MODELS.items():
         version = folder / name / "1"
         version.mkdir(parents=True)

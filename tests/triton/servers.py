@@ -1,12 +1,13 @@
 """Both servers, on one repository."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,15 @@ class Served:
 
 
 def _free_ports() -> tuple[int, int]:
+    """Below those that the system gives to clients: Triton takes its ports only after it has loaded all models."""
     while True:
-        with suppress(OSError), socket.create_server(("127.0.0.1", 0)) as first:
-            port: int = first.getsockname()[1]
-            with socket.create_server(("127.0.0.1", port + 1)):
-                return port, port + 1
+        port = random.randrange(10_000, 32_000)
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + 1)),
+        ):
+            return port, port + 1
 
 
 def _triton(environment: Path, scratch: Path) -> tuple[list[str], dict[str, str]]:
@@ -60,6 +65,7 @@ def serving(name: str, repository: Path, scratch: Path, *options: str) -> Iterat
         command += [f"--http-port={http}", f"--grpc-port={grpc}"]
     else:
         command = [sys.executable, "-m", "octavo", "serve", "--port", str(http), "--exit-on-error=false"]
+        command += ["--allow-client-shm"]  # as Triton 2.51 always has it
     log = scratch / f"{name}.log"
     with log.open("wb") as written:
         process = subprocess.Popen(
@@ -71,7 +77,7 @@ def serving(name: str, repository: Path, scratch: Path, *options: str) -> Iterat
     served = Served(name, f"127.0.0.1:{http}", f"127.0.0.1:{grpc}")
     try:
         ends = time.monotonic() + READY_SECONDS
-        while not _is_live(served):
+        while not _is_live(served, options):
             assert process.poll() is None, log.read_text(errors="replace")[-2000:]
             assert time.monotonic() < ends, log.read_text(errors="replace")[-2000:]
             time.sleep(0.05)
@@ -84,10 +90,12 @@ def serving(name: str, repository: Path, scratch: Path, *options: str) -> Iterat
         process.wait()
 
 
-def _is_live(served: Served) -> bool:
+def _is_live(served: Served, options: Sequence[str]) -> bool:
     """Whether it has done all that it does at its start: a model that is broken keeps it from being ready."""
+    wanted = {each.removeprefix("--load-model=") for each in options if each.startswith("--load-model=")} - {"*"}
     try:
         index = served.ask("POST", "/v2/repository/index").json()
     except (httpx.HTTPError, ValueError):
         return False
-    return bool(index) and all(each.get("state") in ("READY", "UNAVAILABLE") for each in index)
+    states = [each.get("state") for each in index if not wanted or each["name"] in wanted]
+    return bool(states) and all(each in ("READY", "UNAVAILABLE") for each in states)

@@ -1,12 +1,9 @@
 """The same requests to both servers. What is meant to differ is listed; docs/from-triton.md says it to users."""
 
 import json
-import queue
-import re
 import struct
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -14,25 +11,13 @@ import tritonclient.http as triton_http
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from tests.triton.comparing import INFER, Both, Request, ask, asks, say_the_same, seen, tensor
 from tests.triton.servers import Served
-
-Both = tuple[Served, Served]
-
-
-def tensor(name: str, datatype: str, shape: list[int], data: Any, **more: Any) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape, "data": data, **more}
-
 
 A, B = tensor("A", "FP32", [1, 4], [1, 2, 3, 4]), tensor("B", "FP32", [1, 4], [0.5, 0, -1, 4])
 ONE = tensor("IN", "INT32", [1], [7])
-INFER = "/v2/models/{}/infer"
 
-
-def asks(model: str, *inputs: Any, **more: Any) -> tuple[str, str, Any]:
-    return "POST", INFER.format(model), {"inputs": list(inputs), **more}
-
-
-REQUESTS: dict[str, tuple[str, str, Any]] = {
+REQUESTS: dict[str, Request] = {
     "an inference": asks("add_sub", A, B),
     "with an id": asks("add_sub", A, B, id="mine"),
     "one output": asks("add_sub", A, B, outputs=[{"name": "DIFF"}]),
@@ -121,30 +106,6 @@ MISTAKES = {
     "a needed input that is missing": "Triton computes without it",
 }
 """Requests that Octavo refuses and Triton does not."""
-
-
-def ask(server: Served, request: tuple[str, str, Any]) -> httpx.Response:
-    method, path, body = request
-    return server.ask(method, path, **({} if body is None else {"json": body}))
-
-
-def seen(answer: httpx.Response) -> Any:
-    """What a client reads of it, without what Triton's ensembles say of sequences that there are none of."""
-    try:
-        value = answer.json()
-    except ValueError:
-        value = answer.text
-    if isinstance(value, dict):
-        value.pop("parameters", None)
-    return value
-
-
-_REQUEST_ID = re.compile(r"^\[request id: [^\]]*\] ")
-
-
-def say_the_same(ours: str, theirs: str) -> bool:
-    """Triton's words, after which more may be said; it puts the request's id in front of some of them."""
-    return ours.startswith(_REQUEST_ID.sub("", theirs).rstrip(" ."))
 
 
 @pytest.mark.parametrize("name", [name for name in REQUESTS if name not in {**DIFFERENT, **MISTAKES}])
@@ -258,61 +219,6 @@ def test_arrays_come_back(both: Both, library: Any, datatype: str) -> None:
             wanted = [library.InferRequestedOutput(f"OUT_{datatype}")]
             found = client.infer("types", [given], outputs=wanted, request_id="it")
             assert np.array_equal(found.as_numpy(f"OUT_{datatype}"), array, equal_nan=array.dtype.kind == "f")
-
-
-def _grpc_sequence(server: Served, sequence: int | str) -> list[int]:
-    found = []
-    with triton_grpc.InferenceServerClient(server.grpc) as client:
-        for number in range(4):
-            given = triton_grpc.InferInput("IN", [1, 1], "INT32")
-            given.set_data_from_numpy(np.array([[number + 1]], np.int32))
-            answer = client.infer(
-                "accumulator", [given], sequence_id=sequence, sequence_start=number == 0, sequence_end=number == 3
-            )
-            found.append(int(answer.as_numpy("OUT")[0, 0]))
-    return found
-
-
-def test_sequences(both: Both) -> None:
-    for server in both:
-        assert _grpc_sequence(server, 17) == [1, 3, 6, 10]
-
-
-def _stream(server: Served, count: int, *, final: bool) -> list[Any]:
-    answers: list[Any] = []
-    with triton_grpc.InferenceServerClient(server.grpc) as client:
-        came: queue.Queue[Any] = queue.Queue()
-        client.start_stream(lambda result, error: came.put((result, error)))
-        given = triton_grpc.InferInput("IN", [1], "INT32")
-        given.set_data_from_numpy(np.array([count], np.int32))
-        client.async_stream_infer("repeat", [given], request_id="it", enable_empty_final_response=final)
-        for _ in range(count + final):
-            result, error = came.get(timeout=60)
-            assert error is None
-            response = result.get_response()
-            output = result.as_numpy("OUT")
-            is_last = response.parameters["triton_final_response"].bool_param
-            answers.append((response.id, None if output is None else output.tolist(), is_last))
-        client.stop_stream()
-    return answers
-
-
-@pytest.mark.parametrize("final", [False, True])
-@pytest.mark.parametrize("count", [1, 3])
-def test_streams_are_equal(both: Both, count: int, final: bool) -> None:
-    ours, theirs = (_stream(each, count, final=final) for each in both)
-    assert ours == theirs
-
-
-def test_generate_stream_is_equal(both: Both) -> None:
-    texts = []
-    for server in both:
-        answer = server.ask("POST", "/v2/models/repeat/generate_stream", json={"IN": 3})
-        lines = [
-            json.loads(line.removeprefix("data:")) for line in answer.text.splitlines() if line.startswith("data:")
-        ]
-        texts.append((answer.status_code, [{**each, "parameters": None} for each in lines]))
-    assert texts[0] == texts[1]
 
 
 GRPC_ERRORS: dict[str, tuple[str, list[int], str, dict[str, Any]]] = {

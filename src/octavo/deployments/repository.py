@@ -219,7 +219,7 @@ class Repository:
         """Raises OctavoError: it cannot be loaded; the log says so, too."""
         try:
             found = await self._read(model, wish)
-            for step in found.planned.steps if found.planned else ():
+            for step in found.planned.steps if found.planned else self._missing_steps(model):
                 await self._load_step(round_, model, step)
             async with model.changing:
                 await self._replace(model, found, wish)
@@ -230,6 +230,10 @@ class Repository:
             raise
         finally:
             self._list()
+
+    def _missing_steps(self, model: _Model) -> list[str]:
+        """What an ensemble that is there lacks: a client has unloaded it since."""
+        return [each for each in model.steps if not self._model(each).entries]
 
     async def _load_step(self, round_: "_Round", model: _Model, step: str) -> None:
         """Raises Refused: an ensemble's model cannot be loaded, and is not there."""

@@ -12,6 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec import structs
+
 from octavo.hosting.ensemble_graph import REQUEST, Graph, Plan
 from octavo.hosting.ensemble_links import Given, Link, tensors_in
 from octavo.hosting.ensemble_turns import Turns
@@ -178,6 +180,10 @@ class Run:
         self._results[round_] = result
         while not self._over and (following := self._results.pop(self._next_result, None)) is not None:
             self._next_result += 1
+            if (
+                self._visits or self._results
+            ):  # others may follow, and each step has said of its own that it is the last
+                following = (structs.replace(following[0], last=False), following[1])
             self._on_result(following)
 
     # --- steps --------------------------------------------------------------------------------------------------------

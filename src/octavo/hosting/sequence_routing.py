@@ -43,8 +43,9 @@ def still_to_begin(lost: Sequence[Pending]) -> tuple[list[Pending], list[tuple[P
 
 def explained(refusal: str, instance: Instance) -> str:
     """What a process says of a request; with the reason, if it knows nothing of a sequence because of its own birth."""
-    if instance.deaths and refusal.endswith(_NOT_BEGUN):
-        return f"{refusal}; the process of the model ended meanwhile, and its sequences with it"
+    about, not_begun, _ = refusal.partition(_NOT_BEGUN)
+    if instance.deaths and not_begun:
+        return f"{about}{not_begun}; the process of the model ended meanwhile, and its sequences with it"
     return refusal
 
 

@@ -70,6 +70,7 @@ class Sequences(Generic[T]):
         Raises:
             InferenceError: it belongs to no sequence.
         """
+        self._end_idle(now)  # nobody has looked since, if nothing waited
         number = next(self._numbers)
         if items > 1:
             raise InferenceError(
@@ -87,7 +88,8 @@ class Sequences(Generic[T]):
             if not flags & SEQUENCE_START:
                 raise InferenceError(
                     f"inference request for sequence {sequence} to model '{self._model}' must specify the START flag "
-                    "on the first request of the sequence"
+                    f"on the first request of the sequence; one without a request for {self._sequencing.max_idle:g} s "
+                    "is over"
                 )
             course = self._begin(sequence)
         turn = Turn(request, 1, kind, now, now + timeout if timeout else math.inf, 1, number, flags=flags, of=course)

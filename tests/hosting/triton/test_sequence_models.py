@@ -245,7 +245,8 @@ def test_what_is_refused(models: Running) -> None:
 
     about = "inference request"
     assert models.run(refused(4)) == (
-        f"{about} for sequence 4 to model 'direct' must specify the START flag on the first request of the sequence"
+        f"{about} for sequence 4 to model 'direct' must specify the START flag on the first request of the sequence; "
+        "one without a request for 60 s is over"
     )
     assert models.run(refused(0)) == f"{about} to model 'direct' must specify a non-zero or non-empty correlation ID"
     assert models.run(refused(4, 2)) == (

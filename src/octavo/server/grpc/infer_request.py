@@ -259,7 +259,7 @@ def _input(tensor: Any, model: str) -> InputHead:
             f"inference input '{name}' data-type is '{tensor.datatype}', which is none of {', '.join(Datatype)}"
         ) from None
     shape = tuple(tensor.shape)
-    region = _region(tensor.parameters)
+    region = _region(tensor)
     if region is None:
         data = _typed(tensor, datatype, model) if tensor.HasField("contents") else None
         return InputHead(name, datatype, shape, data)
@@ -310,7 +310,8 @@ _WIDEST = {
 }
 
 
-def _region(parameters: Any) -> Region | None:
+def _region(tensor: Any) -> Region | None:
+    parameters = tensor.parameters
     if "shared_memory_region" not in parameters:
         for name in ("shared_memory_offset", "shared_memory_byte_size"):
             if name in parameters:
@@ -318,7 +319,10 @@ def _region(parameters: Any) -> Region | None:
         return None
     size = _parameter(parameters, "shared_memory_byte_size", "int64_param")
     if not size:
-        raise InferenceError("'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter")
+        raise InferenceError(
+            "'shared_memory_byte_size' must be specified along with 'shared_memory_region' parameter for tensor "
+            f"'{tensor.name:.300}'"
+        )
     name = _parameter(parameters, "shared_memory_region", "string_param")
     return Region(name, _parameter(parameters, "shared_memory_offset", "int64_param") or 0, size)
 
@@ -334,7 +338,7 @@ def _parameter(parameters: Any, name: str, kind: str) -> Any:
 
 def _output(tensor: Any) -> OutputHead:
     classes = _parameter(tensor.parameters, "classification", "int64_param") or 0
-    region = _region(tensor.parameters)
+    region = _region(tensor)
     if classes and region is not None:
         raise InferenceError("output can't set both 'shared_memory_region' and 'classification'")
     if classes < 0:
