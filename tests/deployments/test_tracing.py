@@ -218,7 +218,7 @@ def test_streams_grpc_and_what_fails_are_traced(
     assert (set(in_order(trace)), trace["request_id"]) == (set(HTTP), "here")
     assert ask(server, value=13).status_code == 500
     *_, trace = read(file, 4)
-    assert in_order(trace) == [name for name in HTTP if name != "INFER_RESPONSE_COMPLETE"]
+    assert in_order(trace) == HTTP
 
 
 def test_files_are_complete_with_so_many_traces_and_counts_end(server: Server, file: Path) -> None:

@@ -88,7 +88,6 @@ REQUESTS: dict[str, Request] = {
     "the server's metadata": ("GET", "/v2", None),
     "live": ("GET", "/v2/health/live", None),
     "statistics of nothing": ("GET", "/v2/models/nothing/stats", None),
-    "trace settings": ("GET", "/v2/trace/setting", None),
     "log settings": ("GET", "/v2/logging", None),
     "loading, when that is not for clients": ("POST", "/v2/repository/models/add_sub/load", {}),
 }

@@ -100,6 +100,8 @@ class Pending:
         if self.trace is not None:
             if last is not None:
                 self.trace.result(*last)
+            else:  # what says that there is no other, or why, is a response, too
+                self.trace.respond()
             self.trace.end()
 
     def end(self) -> None:

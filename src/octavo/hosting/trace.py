@@ -123,9 +123,13 @@ class Span:
         self.event("QUEUE_START")
         self._keep(QUEUE_INPUT, parts, data)
 
+    def respond(self) -> None:
+        """The model has said something."""
+        self.event("INFER_RESPONSE_COMPLETE")
+
     def result(self, output: Output, data: memoryview) -> None:
         """A result has come, maybe of many."""
-        self.event("INFER_RESPONSE_COMPLETE")
+        self.respond()
         self._keep(BACKEND_OUTPUT, output.parts, (data,))
 
     def computed(self, arrived: float, timing: Timing) -> None:
