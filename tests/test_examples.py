@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -51,15 +54,62 @@ def test_mounted(default_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get("/haiku", params={"about": "paper"}).json()["haiku"]
 
 
-def test_sentiment() -> None:
-    arguments = (str(EXAMPLES / "sentiment.py"), "--port", "0", "--grpc-port", "0")
-    with serving(*arguments) as url, httpx.Client(trust_env=False, timeout=60) as client:
+@pytest.fixture(scope="module")
+def own(default_server: str) -> Iterator[httpx.Client]:  # which has fetched the model
+    """All examples of code of one's own in one server, beside the default model."""
+    files = ("sentiment.py", "moderated.py", "from_litserve.py", "from_bentoml.py")
+    with (
+        serving(*(str(EXAMPLES / each) for each in files), "smollm2:135m", "--port", "0", "--grpc-port", "0") as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=60) as client,
+    ):
+        yield client
 
-        def label(text: str) -> str:
-            answer = client.post(f"{url}/v1/models/sentiment/predict", json={"text": text})
-            return answer.raise_for_status().json()["label"]
 
-        assert [label("I love it, it is great!"), label("slow and bad")] == ["positive", "negative"]
+def predict(client: httpx.Client, model: str, **body: Any) -> Any:
+    return client.post(f"/v1/models/{model}/predict", json=body).raise_for_status().json()
+
+
+def test_sentiment(own: httpx.Client) -> None:
+    labels = [predict(own, "sentiment", text=text)["label"] for text in ("I love it, it is great!", "slow and bad")]
+    assert labels == ["positive", "negative"]
+
+
+def test_moderated(own: httpx.Client) -> None:
+    found = predict(own, "reply", question="The weather today is", tries=2)
+    assert found["text"]
+    assert (found["mood"] == "positive") or found["tries"] == 2
+    assert predict(own, "sentiment", text=found["text"])["label"] == found["mood"]
+
+
+def test_from_litserve(own: httpx.Client) -> None:
+    assert predict(own, "engine", input=4.0) == {"output": 80.0}
+    missing = own.post("/v1/models/engine/predict", json={})
+    assert (missing.status_code, missing.json()["error"]["param"]) == (400, "input")
+
+
+def test_from_bentoml(own: httpx.Client) -> None:
+    rain = "It rained. The rain was the rain of the year. I slept."
+    assert predict(own, "summarization", text=rain) == "The rain was the rain of the year."
+    assert predict(own, "summarize", texts=[rain, "One. Two three."]) == ["The rain was the rain of the year.", "One."]
+    assert predict(own, "summarize", texts=[]) == []
+
+
+def test_own_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import own_route  # type: ignore[import-not-found]
+
+    with TestClient(own_route.app) as client:
+        for path in ("/predict", "/v1/models/engine/predict"):
+            assert client.post(path, json={"input": 4.0}).json() == {"output": 80.0}
+
+
+def test_what_the_document_shows_is_what_the_examples_have() -> None:
+    text = (EXAMPLES.parent / "docs" / "from-litserve-and-bentoml.md").read_text()
+    files = "\n".join(re.sub(r"  # .*", "", each.read_text()) for each in EXAMPLES.glob("from_*.py"))
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert block in files
 
 
 def test_several_models(default_server: str) -> None:
