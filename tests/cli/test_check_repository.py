@@ -102,7 +102,7 @@ def test_what_has_no_effect_is_said(tmp_path: Path) -> None:
     assert status == 0
     assert models["scale"][1:] == [
         "* optimization.cuda has no effect: it changes no answer",
-        "* rate_limiter has no effect, as in Triton without --rate-limit",
+        "* rate_limiter needs --rate-limit execution_count, and has no effect without it, as in Triton",
         "* response_cache needs --cache-config local,size=BYTES, and has no effect without it, as in Triton",
     ]
 

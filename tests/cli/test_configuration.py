@@ -86,6 +86,11 @@ def test_help_never_cuts_the_name_of_a_flag(command: list[str], width: int) -> N
         ("--cache-config", "local,size=much", ["the size 'much', which must be a quantity such as 4096"]),
         ("--cache-config", "local,size=1k", ["1000 bytes is too small; give at least 4096, or 0"]),
         ("--cache-config", "local,size=999TiB", ["bytes is too large: the machine has"]),
+        ("--rate-limit", "on", ["rate_limit is 'on'", "off or execution_count"]),
+        ("--rate-limit-resource", "R1", ["rate_limit_resource is 'R1'", "<resource_name>:<count>", "R1:4:0"]),
+        ("--rate-limit-resource", "R1:4:0:1", ["rate_limit_resource is 'R1:4:0:1'"]),
+        ("--rate-limit-resource", ":4", ["rate_limit_resource is ':4'"]),
+        ("--rate-limit-resource", "R1:-4", ["rate_limit_resource is 'R1:-4'"]),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_setting_place_and_remedy(flag: str, value: str, words: list[str]) -> None:

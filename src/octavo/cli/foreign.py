@@ -41,7 +41,6 @@ FOREIGN_FLAGS = {
     "--cuda-memory-pool-byte-size": "leave it out: no pool is needed",
     "--buffer-manager-thread-count": "leave it out: no threads are needed",
     "--cache-directory": "leave it out: the one cache, local, is a part of the server",
-    "--rate-limit": "leave it out: instances are as many as their groups say",
     "--min-supported-compute-capability": "leave it out: the runtimes say which GPUs they can use",
     "--model-namespacing": "leave it out: a model's name is in one repository",
 }

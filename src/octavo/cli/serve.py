@@ -28,6 +28,7 @@ from octavo.deployments.settings import DeploymentSettings
 from octavo.deployments.tracing import ServerTracing
 from octavo.engine.config import ModelInfo
 from octavo.errors import ConfigError, OctavoError
+from octavo.hosting.rate_limit_server import RateLimitServer
 from octavo.hosting.response_cache import CacheMemory, cache_file
 from octavo.server.launch import FrontendConfiguration, frontend_spec
 from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
@@ -126,8 +127,7 @@ class ServerProcesses:
         self._folder: PrivateFolder | None = None
         if self._settings.api_workers > 1 and self._settings.store is None:
             # A client's next request may come to another frontend: they share a file that ends with the server.
-            self._folder = PrivateFolder()
-            self._settings = replace(self._settings, store=str(self._folder.path / "responses.db"))
+            self._settings = replace(self._settings, store=self._private_path("responses.db"))
         self._listeners = listeners
         self._cache = _new_cache(self._settings)
         self._frontends = [f"frontend {number}" for number in range(1, self._settings.api_workers + 1)]
@@ -136,6 +136,12 @@ class ServerProcesses:
         self._loaded = False
         self._repository: Repository | None = None
         self._tracing: ServerTracing | None = None
+
+    def _private_path(self, name: str) -> str:
+        """The path of something that ends with the server."""
+        if self._folder is None:
+            self._folder = PrivateFolder()
+        return str(self._folder.path / name)
 
     async def run(self, started: float) -> int:
         """Start everything, wait for a signal, let what is in flight end. Returns the exit status.
@@ -150,8 +156,9 @@ class ServerProcesses:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        rate_limiter = await self._start_rate_limiter()
         try:
-            self._start()
+            self._start("" if rate_limiter is None else rate_limiter.path)
             ready = await _unless(self._stop, self._until_ready(started))
             if ready:
                 following = [asyncio.create_task(reload_when_changed(self._manager))]
@@ -165,13 +172,23 @@ class ServerProcesses:
             await self._supervisor.stop()
             if self._tracing is not None:
                 self._tracing.close()
+            if rate_limiter is not None:
+                rate_limiter.close()
             if self._folder is not None:
                 self._folder.close()
         return 0 if ready else INTERRUPTED
 
-    def _start(self) -> None:
+    async def _start_rate_limiter(self) -> RateLimitServer | None:
+        settings = self._configuration.repository
+        if not settings.limits:
+            return None
+        rate_limiter = RateLimitServer(self._private_path("rate-limiter"), settings.resources)
+        await rate_limiter.start()
+        return rate_limiter
+
+    def _start(self, rate_limiter: str) -> None:
         """Start all processes at once: frontends import what they need while engines load."""
-        self._entries = Entries(self._supervisor, self._configure)
+        self._entries = Entries(self._supervisor, self._configure, rate_limiter)
         self._tracing = ServerTracing(self._entries, self._settings.tracing)
         settings = self._configuration.repository
         if settings.model_repository:

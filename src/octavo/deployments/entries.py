@@ -14,6 +14,7 @@ from octavo.engine.launch import engine_spec
 from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.launch import hosting_spec, workers_of
 from octavo.worker.control import Notice, WorkerState, WorkerStatus, raw
+from octavo.worker.launcher import WorkerSpec
 from octavo.worker.supervisor import Supervisor
 
 LISTED = 10
@@ -33,15 +34,17 @@ class Entries:
 
     Args:
         configure: called with every new table, for what frontends that start later are to be told.
+        rate_limiter: where that listens which says when hosted models may compute; empty if nothing does.
 
     Attributes:
         listed: the models of repositories that are not offered. loading, tracing: see `Table`.
     """
 
-    def __init__(self, supervisor: Supervisor, configure: Callable[[Table], None]) -> None:
+    def __init__(self, supervisor: Supervisor, configure: Callable[[Table], None], rate_limiter: str = "") -> None:
         self.listed: tuple[Listed, ...] = ()
         self.loading = False
         self.tracing = Tracing()
+        self._rate_limiter = rate_limiter
         self._supervisor = supervisor
         self._configure = configure
         self._revision = 0
@@ -117,7 +120,7 @@ class Entries:
         if not entry.composed:
             self._processes[entry.worker].append(entry.worker)
             if isinstance(settings, HostedSettings):
-                self._supervisor.add(hosting_spec(entry.worker, settings.name, settings.hosting))
+                self._supervisor.add(self._hosting_spec(entry.worker, settings))
             else:
                 self._supervisor.add(engine_spec(entry.worker, settings.engine))
         return entry
@@ -188,7 +191,10 @@ class Entries:
         for number, worker in enumerate(workers, 1):
             if worker not in started:
                 started.append(worker)
-                self._supervisor.add(hosting_spec(worker, entry.settings.name, entry.hosted.hosting, number))
+                self._supervisor.add(self._hosting_spec(worker, entry.hosted, number))
+
+    def _hosting_spec(self, worker: str, settings: HostedSettings, number: int = 1) -> WorkerSpec:
+        return hosting_spec(worker, settings.name, settings.hosting, number, self._rate_limiter)
 
     def _assign(self, entry: Entry, role: Role) -> Entry:
         entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)

@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from octavo.errors import ConfigError
-from octavo.settings import check, setting
+from octavo.hosting.rate_limits import Available
+from octavo.settings import check, setting, shown
 
 ALL = "*"
 """For --load-model: every model of the repositories."""
 
 MAX_SECONDS = 366 * 24 * 3600
+
+OFF, EXECUTION_COUNT = "off", "execution_count"
+
+MAX_COUNT = 2**31 - 1
+"""Of a resource."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +61,23 @@ class RepositorySettings:
         without="config.pbtxt",
     )
 
+    rate_limit: str = setting(
+        OFF,
+        help="Whether instances wait for the resources that their groups name (execution_count), or compute as soon as "
+        "they can (off).",
+        choices=(OFF, EXECUTION_COUNT),
+    )
+    rate_limit_resource: tuple[str, ...] = setting(
+        (),
+        help="How many of a resource there are, on one device or on each; repeat it for more.",
+        metavar="NAME:COUNT[:DEVICE]",
+        without="as many as the instance needs that needs the most",
+    )
+
     def validate(self) -> None:
         """Check what can be checked without the repositories. Raises ConfigError."""
         check(self)
+        _ = self.resources
         if self.load_model and self.model_control_mode != "explicit":
             raise ConfigError(
                 f"load_model is for model_control_mode explicit, and it is {self.model_control_mode}",
@@ -68,6 +88,16 @@ class RepositorySettings:
             raise ConfigError("load_model has * and names; give * alone, or names", "load_model")
 
     @property
+    def limits(self) -> bool:
+        """Whether instances wait for resources."""
+        return self.rate_limit == EXECUTION_COUNT
+
+    @property
+    def resources(self) -> list[Available]:
+        """How many there are, where that is said. Raises ConfigError: it is not said so that it can be understood."""
+        return [_resource(each) for each in self.rate_limit_resource]
+
+    @property
     def places(self) -> list[Path]:
         """The repositories. Raises ConfigError: one of them is no folder."""
         found = [Path(each).expanduser().resolve() for each in self.model_repository]
@@ -76,3 +106,19 @@ class RepositorySettings:
                 what = "is no folder" if place.exists() else "does not exist"
                 raise ConfigError(f"the model repository {place} {what}", "model_repository")
         return found
+
+
+def _resource(written: str) -> Available:
+    name, *numbers = (part.strip() for part in written.split(":"))
+    if (
+        not name
+        or len(numbers) not in (1, 2)
+        or not all(each.isdecimal() and int(each) <= MAX_COUNT for each in numbers)
+    ):
+        raise ConfigError(
+            f"rate_limit_resource is {shown(written)}, but must be <resource_name>:<count>:<device> or "
+            "<resource_name>:<count>, as in R1:4 or R1:4:0",
+            "rate_limit_resource",
+        )
+    count, *devices = map(int, numbers)
+    return Available(name, count, devices[0] if devices else None)

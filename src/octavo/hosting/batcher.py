@@ -107,8 +107,11 @@ class Batcher(Generic[T]):
         batches = self._queue.items_before(level) // self._batching.max_batch_size
         return batches * self.cost.of(self._batching.max_batch_size) / self._instances
 
-    def take(self, now: float) -> Batch[T] | float:
+    def take(self, now: float, *, looks: bool = False) -> Batch[T] | float:
         """The next batch, for an instance that is free. `note_done` when it was computed.
+
+        Args:
+            looks: leave it in the queue: it is not computed yet.
 
         Returns:
             The batch; or when to ask again at the latest, if nothing comes before: infinite if nothing waits.
@@ -121,8 +124,9 @@ class Batcher(Generic[T]):
         alone = len(batch.requests) == self._queue.requests  # or whoever else waits would wait with it
         if alone and batch.items not in self._wanted and (until := self._until(batch)) > now:
             return min(until, self._queue.next_deadline)
-        self._queue.take(batch.requests)
-        self._busy += 1
+        if not looks:
+            self._queue.take(batch.requests)
+            self._busy += 1
         return batch
 
     def note_done(self, batch: Batch[T], seconds: float) -> bool:

@@ -116,6 +116,7 @@ class HostedClient(ModelClient):
         outline, details, trace = inference.outline, inference.details, inference.trace
         if trace is not None and info.details:
             details = replace(details or Details(), trace=trace.number)
+        within = details.within if details is not None else ()
         message = Infer(
             next(self._numbers),
             outline.parts,
@@ -123,9 +124,8 @@ class HostedClient(ModelClient):
             outline.outputs,
             inference.priority,
             inference.timeout,
-            details if info.details else None,
+            details if info.details or within else None,
         )
-        within = details.within if details is not None else ()
         if within:
             self._require_free(within)
         if info.asks is not None and details is not None and info.name in details.path:

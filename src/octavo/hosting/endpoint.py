@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
+from typing import Protocol
 
 import msgspec
 
@@ -126,6 +127,18 @@ Event = tuple[Peer, Request | None, memoryview]
 """A frontend asks for something, with so many bytes; or it is gone, and wants nothing any more."""
 
 
+class Source(Protocol):
+    """What else a process hears."""
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when there is something to `hear`."""
+        ...
+
+    def hear(self) -> bool:
+        """Take what is there. Returns whether more may come."""
+        ...
+
+
 class Endpoint:
     """Listens at a path. One thread at a time receives."""
 
@@ -141,6 +154,7 @@ class Endpoint:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self.peers: set[Peer] = set()
+        self._sources: dict[int, Source] = {}
 
     def receive(self, timeout: float | None) -> list[Event]:
         """What frontends have sent: at once, or after waiting for so many seconds at most, or until `wake`; None waits
@@ -156,9 +170,16 @@ class Endpoint:
             elif key.fd == self._woken:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 1 << 12)
-            else:
+            elif (source := self._sources.get(key.fd)) is None:
                 self._accept()
+            elif not source.hear():
+                self._selector.unregister(key.fd)
         return events
+
+    def watch(self, source: Source) -> None:
+        """Have whoever receives hear something else, too."""
+        self._sources[source.fileno()] = source
+        self._selector.register(source.fileno(), selectors.EVENT_READ)
 
     def fileno(self) -> int:
         """A descriptor that can be read when there is something to receive."""

@@ -39,6 +39,12 @@ class Asked:
         """The frontend's."""
         return self.message.number
 
+    @property
+    def within(self) -> tuple[str, ...]:
+        """The processes that go on only when it is computed, as far as that is known."""
+        details = self.message.details if isinstance(self.message, Infer) else None
+        return () if details is None else details.within
+
     def end(self) -> None:
         """It was computed, or nobody waits for it: what it has is not needed any more."""
         self.task.content = None
@@ -101,6 +107,31 @@ class Intake:
         if isinstance(found, Batch):
             return found
         return max(min(found, self._batcher.next_deadline) - now, 0.0)
+
+    def look(self) -> Sequence[Waiting[Asked]] | float:
+        """What `take` would take now, or the seconds after which to ask again. Of sequences it is not known which."""
+        now = time.monotonic()
+        sequences, batcher = self._sequences, self._batcher
+        if sequences is not None:
+            due = sequences.due(now)
+            for turn, error in sequences.refused(now):
+                self._refuse(turn.request, error)
+            return () if due == -math.inf else max(min(due, sequences.next_deadline) - now, 0.0)
+        for expired in batcher.expire(now):
+            self._refuse(expired.request, InferenceError("Request timeout expired", Code.UNAVAILABLE))
+        found = batcher.take(now, looks=True)
+        return found.requests if isinstance(found, Batch) else max(min(found, batcher.next_deadline) - now, 0.0)
+
+    def refuse(self, waiting: Waiting[Asked], error: InferenceError) -> None:
+        """Compute something not that waits."""
+        self._batcher.cancel(waiting)
+        self._refuse(waiting.request, error)
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which whatever waits may wait: infinitely many if none of it says how many."""
+        waiting = self._batcher if self._sequences is None else self._sequences
+        return max(waiting.next_deadline - time.monotonic(), 0.0)
 
     def _take_of_sequences(self, sequences: Sequences[Asked], now: float) -> Batch[Asked] | float:
         found = sequences.take(now)

@@ -6,12 +6,12 @@ from octavo.worker.control import raw
 from octavo.worker.launcher import WorkerSpec
 
 
-def hosting_spec(worker: str, name: str, config: HostingConfig, number: int = 1) -> WorkerSpec:
-    """A process of the model of that name as a worker, and which of its processes it is."""
+def hosting_spec(worker: str, name: str, config: HostingConfig, number: int = 1, rate_limiter: str = "") -> WorkerSpec:
+    """A process of the model of that name as a worker. The other arguments are those of `HostingStart`."""
     return WorkerSpec(
         name=worker,
         module="octavo.hosting.process",
-        configuration=bytes(raw(HostingStart(name=name, config=config, number=number))),
+        configuration=bytes(raw(HostingStart(name=name, config=config, number=number, rate_limiter=rate_limiter))),
         # Bytecode is taken for that of a file which was written again in the same second.
         environment={"PYTHONDONTWRITEBYTECODE": "1"} if config.reload else {},
         forks=True,

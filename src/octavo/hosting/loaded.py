@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from octavo.hosting.computation import Computation
 from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.info import HostedInfo
+from octavo.hosting.permits import Permits
+from octavo.hosting.rate_limits import Limits
 from octavo.hosting.running import Running
 
 
@@ -17,6 +19,8 @@ class Loaded:
         at_once: batches that it computes at the same time, in as many threads.
         load: what remains to be done in the event loop that it is called in, if its code is asynchronous.
         serve: has it computed for ever, if that is done in a way of its own.
+        limits: what each of its instances needs to compute, where a rate limiter gives that out. all_limits: and each
+            of its model's, in whichever process.
         finalize: what its code does before its process ends.
     """
 
@@ -24,5 +28,7 @@ class Loaded:
     info: HostedInfo
     at_once: int
     load: Callable[[], Awaitable[None]] | None = None
-    serve: Callable[[Endpoint, Running], None] | None = None
+    serve: Callable[[Endpoint, Running, Permits | None], None] | None = None
+    limits: tuple[Limits, ...] = ()
+    all_limits: tuple[Limits, ...] = ()
     finalize: Callable[[], None] | None = None

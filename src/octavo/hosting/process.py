@@ -14,6 +14,7 @@ from octavo.hosting.async_server import AsyncComputation, AsyncModelServer
 from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.loaded import Loaded
 from octavo.hosting.loading import load_model
+from octavo.hosting.permits import Permits
 from octavo.hosting.running import Running, path_beside
 from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart
@@ -31,8 +32,9 @@ except ImportError:  # in an environment of somebody's own; only asynchronous co
 log = logging.getLogger(__name__)
 
 
-def work(parent: Parent, path: str) -> int:
-    """Serve a model as the supervisor asks. Returns the exit status when it cannot be loaded."""
+def work(parent: Parent, path: str, name: str) -> int:
+    """Serve a model as the supervisor asks, under the name of its worker. Returns the exit status when it cannot be
+    loaded."""
     start = msgspec.json.decode(parent.configuration, type=HostingStart)
     try:
         enter_environment(parent, start)
@@ -41,20 +43,32 @@ def work(parent: Parent, path: str) -> int:
         endpoint = Endpoint(path)
         capacity = loaded.info.max_batch_size or 1
         running = Running(path_beside(path), loaded.at_once, capacity)
+        permits = _permits(start, loaded, name)
         if loaded.finalize is not None:
             parent.at_end = loaded.finalize
         if loaded.load is not None:
             uvloop.run(_serve_async(parent, loaded, endpoint, running))
         elif loaded.serve is not None:
             parent.report(Ready(raw(loaded.info)))
-            loaded.serve(endpoint, running)
+            loaded.serve(endpoint, running, permits)
         else:
             parent.report(Ready(raw(loaded.info)))
-            ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once).run()
+            ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once, permits).run()
     except (OctavoError, MemoryError) as error:
         parent.report(Failed(str(error) or "there is not enough memory to load the model"))
         return 1
     return 0
+
+
+def _permits(start: HostingStart, loaded: Loaded, name: str) -> Permits | None:
+    """What says when the model may compute, if it needs anything that there is not any number of.
+
+    Raises:
+        ConfigError: it needs more than there is.
+    """
+    if not start.rate_limiter or not any(each.resources for each in loaded.limits):
+        return None
+    return Permits(start.rate_limiter, name, start.name, loaded.limits, loaded.all_limits)
 
 
 def enter_environment(parent: Parent, start: HostingStart) -> None:
@@ -80,7 +94,7 @@ def main() -> int:
     parent = Parent()
     configure_logging(parent.logging, name=sys.argv[2])
     raise_file_limit()
-    return work(parent, sys.argv[1].removeprefix("ipc://"))
+    return work(parent, sys.argv[1].removeprefix("ipc://"), sys.argv[2])
 
 
 if __name__ == "__main__":

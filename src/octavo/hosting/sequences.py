@@ -167,6 +167,16 @@ class Sequences(Generic[T]):
             again = min(again, found)
         return again
 
+    def due(self, now: float) -> float:
+        """When `take` has a batch, as far as that is known: infinitely long ago if it has one now."""
+        self._end_idle(now)
+        again = math.inf
+        for lane in self._lanes:
+            if not lane.busy:
+                found = lane.choose(now)
+                again = min(again, found if isinstance(found, float) else -math.inf)
+        return again
+
     def note_done(self, batch: SequenceBatch[T], seconds: float) -> bool:
         """A batch was computed, in so many seconds, whatever came of it. Returns whether `cost` says something new."""
         batch.lane.busy = False

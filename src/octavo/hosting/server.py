@@ -20,6 +20,7 @@ from octavo.hosting.endpoint import Endpoint
 from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.intake import Asked, Intake, failed, send_answers, timing_of, wait_of
+from octavo.hosting.permits import Permits
 from octavo.hosting.running import Running
 from octavo.hosting.watch import Watch
 from octavo.hosting.wire import Ended, Output, Reply
@@ -32,10 +33,17 @@ class ModelServer:
 
     Args:
         instances: threads that compute at the same time.
+        permits: say when one of them may; None lets them always.
     """
 
     def __init__(
-        self, computation: Computation, info: HostedInfo, endpoint: Endpoint, running: Running, instances: int
+        self,
+        computation: Computation,
+        info: HostedInfo,
+        endpoint: Endpoint,
+        running: Running,
+        instances: int,
+        permits: Permits | None = None,
     ) -> None:
         self._computation = computation
         self._endpoint = endpoint
@@ -44,6 +52,9 @@ class ModelServer:
         self._serve_batch = self._stream if info.streams else self._compute
         self._watch = Watch(info.execution_timeout, instances)
         self._intake = Intake(endpoint, computation, info, instances)
+        self._permits = permits
+        if permits is not None:
+            endpoint.watch(permits)
         self._receiving = threading.Lock()
         self._held = False
         self._done: deque[tuple[Batch[Asked], float]] = deque()
@@ -55,14 +66,19 @@ class ModelServer:
         self._serve(0)
 
     def _serve(self, slot: int) -> None:
+        permits = self._permits
         try:
             while True:
                 with self._receiving:
                     batch = self._next()
+                    if permits is not None:
+                        slot = permits.take()
                 began = time.monotonic()
                 self._running.begin(slot, [each.request.number for each in batch.requests], began)
                 self._watch.begin(slot, began)
                 self._serve_batch(slot, batch, began)
+                if permits is not None:
+                    permits.release(slot)
                 self._watch.end(slot)
                 self._done.append((batch, time.monotonic() - began))
                 for waiting in batch.requests:
@@ -77,15 +93,32 @@ class ModelServer:
     def _next(self) -> Batch[Asked]:
         """Wait for a batch, and meanwhile do what frontends want."""
         self._note_done()
-        wait = None if self._intake.idle else 0.0
+        owes = self._permits is not None and self._permits.owes
+        wait = None if self._intake.idle and not owes else 0.0
         while True:
             self._intake.receive(wait)
             self._note_done()
-            found = self._intake.take()
+            found = self._intake.take() if self._permits is None else self._permitted(self._permits)
             self._held = isinstance(found, float) and (found != math.inf or not self._intake.idle)
             if isinstance(found, Batch):
                 return found
             wait = wait_of(found)
+
+    def _permitted(self, permits: Permits) -> Batch[Asked] | float:
+        """As `Intake.take`, of what may be computed."""
+        intake = self._intake
+        found = intake.look()
+        if isinstance(found, float):
+            permits.give_back()
+            return found
+        if permits.claim(frozenset([name for each in found for name in each.request.within])):
+            return intake.take()
+        if (why := permits.stuck()) is not None:
+            for each in found:
+                if each.request.within:
+                    intake.refuse(each, InferenceError(why))
+            return 0.0
+        return intake.patience
 
     def _note_done(self) -> None:
         while self._done:

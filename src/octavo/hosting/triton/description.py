@@ -84,12 +84,28 @@ class DynamicBatching(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class GroupResource(msgspec.Struct, frozen=True, kw_only=True):
+    """`ModelRateLimiter.Resource`."""
+
+    name: str = ""
+    is_global: bool = msgspec.field(default=False, name="global")
+    count: int = 0
+
+
+class GroupLimiter(msgspec.Struct, frozen=True, kw_only=True):
+    """`ModelRateLimiter`."""
+
+    resources: tuple[GroupResource, ...] = ()
+    priority: int = 0
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True):
     """`ModelInstanceGroup`."""
 
     name: str = ""
     kind: str = "KIND_AUTO"
     count: int = 0
+    rate_limiter: GroupLimiter | None = None
     gpus: tuple[int, ...] = ()
     passive: bool = False
 

@@ -19,7 +19,7 @@ from octavo.hosting.triton.backends import PYTHON, backend_named
 from octavo.hosting.triton.configured_runtime import ConfiguredRuntime, input_specs, output_specs
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.normal_form import normal_form
-from octavo.hosting.triton.placement import devices_of, gpus_here, shares_of
+from octavo.hosting.triton.placement import gpus_here, placed_instances, shares_of
 from octavo.hosting.triton.sequence_batching import SequenceBatching, sequence_batching_of, with_sequence_tensors
 from octavo.hosting.triton.warmup import warm_up
 
@@ -38,8 +38,8 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
     backend = backend_named(config["backend"])
     described = Description.of(config)
     gpus = gpus_here()
-    devices = devices_of(described, gpus=gpus)
-    options = _options(described, devices[start.number - 1], start.config)
+    placed = placed_instances(described, gpus=gpus)
+    options = _options(described, placed[start.number - 1].device, start.config)
     runtime = runtimes.load(backend.runtime, Path(start.config.model), options)
     if model.completes:
         complete(config, runtime)
@@ -52,7 +52,8 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
     inner = RuntimeComputation(configured, start.name, batched=configured.batches, merges=described.merges)
     computation = inner if sequences is None else _of_sequences(inner, described, sequences, model)
     warm_up(computation, described, Path(model.folder), streams=False)
-    shares = shares_of(devices, concurrent=runtime.concurrent)
+    shares = shares_of(placed, concurrent=runtime.concurrent)
+    own = shares[start.number - 1].instances
     batching = described.batching()
     info = HostedInfo(
         name=start.name,
@@ -65,13 +66,19 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         sequencing=None if sequences is None else sequences.sequencing(described.max_batch_size),
         response_cache=described.response_cache.enable,
         details=sequences is not None,
-        instances=len(devices),
-        at_once=len(devices),
+        instances=len(placed),
+        at_once=len(placed),
         processes=len(shares),
         execution_timeout=start.config.execution_timeout,
         config=normal_form(config, gpus=gpus),
     )
-    return Loaded(computation=computation, info=info, at_once=shares[start.number - 1].instances)
+    return Loaded(
+        computation=computation,
+        info=info,
+        at_once=len(own),
+        limits=own,
+        all_limits=tuple(each.limits for each in placed),
+    )
 
 
 def _of_sequences(

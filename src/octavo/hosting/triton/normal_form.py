@@ -36,6 +36,7 @@ GROUP: Mapping[str, Any] = {
     "name": "",
     "kind": "KIND_AUTO",
     "count": 0,
+    "rate_limiter": None,
     "gpus": [],
     "secondary_devices": [],
     "profile": [],
@@ -94,5 +95,8 @@ def normal_form(config: Mapping[str, Any], *, gpus: int = 0) -> dict[str, Any]:
             del found["optimization"]
     else:
         found["optimization"] = {**OPTIMIZATION, **found["optimization"]}
-        found["instance_group"] = [{**GROUP, **each} for each in resolved_groups(Description.of(dict(found)), gpus)]
+        groups = [{**GROUP, **each} for each in resolved_groups(Description.of(dict(found)), gpus)]
+        found["instance_group"] = [
+            {name: value for name, value in each.items() if value is not None} for each in groups
+        ]
     return found

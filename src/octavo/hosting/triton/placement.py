@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import msgspec
 
 from octavo.errors import ConfigError
-from octavo.hosting.triton.description import Description, Group
+from octavo.hosting.rate_limits import GLOBAL, Limits, Resource
+from octavo.hosting.triton.description import Description, Group, GroupLimiter
 
 _GPU_FILE = re.compile(r"nvidia\d+")
 
@@ -20,15 +20,23 @@ _TWO_ON_A_CPU = frozenset({"onnxruntime", "tensorflow"})
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one process of a model does. Attributes: device: as `RuntimeOptions` has it. instances: that it computes."""
+class Placed:
+    """An instance. Attributes: device: as `RuntimeOptions` has it. limits: what it needs to compute."""
 
     device: str
-    instances: int
+    limits: Limits
 
 
-def devices_of(description: Description, *, gpus: int) -> list[str]:
-    """The device of every instance that takes requests, those that differ first.
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one process of a model does. Attributes: device: as for `Placed`. instances: that it computes."""
+
+    device: str
+    instances: tuple[Limits, ...]
+
+
+def placed_instances(description: Description, *, gpus: int) -> list[Placed]:
+    """Every instance that takes requests, those whose devices differ first.
 
     Args:
         gpus: that there are.
@@ -36,7 +44,7 @@ def devices_of(description: Description, *, gpus: int) -> list[str]:
     Raises:
         ConfigError: a group needs a GPU that is not there.
     """
-    devices: list[str] = []
+    placed: list[Placed] = []
     for number, group in enumerate(description.instance_group or (Group(),)):
         if group.passive:
             continue
@@ -46,12 +54,23 @@ def devices_of(description: Description, *, gpus: int) -> list[str]:
         if resolved.kind == "KIND_GPU":
             # With one GPU and a free choice a runtime that cannot use it computes on the CPU.
             free = group.kind == "KIND_AUTO" and gpus == 1
-            devices += ["auto" if free else f"cuda:{gpu}" for gpu in resolved.gpus] * resolved.count
+            each = [Placed("auto" if free else f"cuda:{gpu}", limits_on(resolved, gpu)) for gpu in resolved.gpus]
+            placed += each * resolved.count
         else:
-            devices += ["auto" if resolved.kind == "KIND_MODEL" else "cpu"] * resolved.count
-    first = list(dict.fromkeys(devices))
-    rest = Counter(devices) - Counter(first)
-    return [*first, *rest.elements()]
+            device = "auto" if resolved.kind == "KIND_MODEL" else "cpu"
+            placed += [Placed(device, limits_on(resolved, 0))] * resolved.count
+    first = [next(each for each in placed if each.device == device) for device in dict.fromkeys(map(_device, placed))]
+    rest = list(placed)
+    for instance in first:
+        rest.remove(instance)
+    return [*first, *rest]
+
+
+def limits_on(group: Group, device: int) -> Limits:
+    """What an instance of a group needs that is on a device, which for all without a GPU is 0, as in Triton."""
+    limiter = group.rate_limiter or GroupLimiter()
+    counts = {(GLOBAL if each.is_global else device, each.name): each.count for each in limiter.resources}
+    return Limits(tuple(Resource(*place, count) for place, count in counts.items()), max(limiter.priority, 1))
 
 
 def resolved_groups(description: Description, gpus: int) -> list[dict[str, Any]]:
@@ -91,15 +110,20 @@ def _require_gpus(group: Group, gpus: int, about: str) -> None:
             )
 
 
-def shares_of(devices: Sequence[str], *, concurrent: bool) -> list[Share]:
+def shares_of(placed: Sequence[Placed], *, concurrent: bool) -> list[Share]:
     """What each process of a model does: where a process can compute several instances at once, one for each device.
 
     Args:
         concurrent: whether the runtime can.
     """
     if concurrent:
-        return [Share(device, instances) for device, instances in Counter(devices).items()]
-    return [Share(device, 1) for device in devices]
+        devices = dict.fromkeys(map(_device, placed))
+        return [Share(device, tuple(one.limits for one in placed if one.device == device)) for device in devices]
+    return [Share(one.device, (one.limits,)) for one in placed]
+
+
+def _device(placed: Placed) -> str:
+    return placed.device
 
 
 def gpus_here() -> int:

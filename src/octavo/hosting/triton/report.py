@@ -141,7 +141,7 @@ def _notes(config: Config) -> Iterator[str]:
         if field.name != "execution_accelerators" and value != type(value)():
             yield f"optimization.{field.name} has no effect: it changes no answer"
     if any(group.rate_limiter.resources for group in config.instance_group):
-        yield "rate_limiter has no effect, as in Triton without --rate-limit"
+        yield "rate_limiter needs --rate-limit execution_count, and has no effect without it, as in Triton"
     if config.response_cache.enable:
         yield "response_cache needs --cache-config local,size=BYTES, and has no effect without it, as in Triton"
     if any(group.kind == KIND_GPU for group in config.instance_group):

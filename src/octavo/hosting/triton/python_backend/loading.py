@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from octavo.errors import ConfigError
 from octavo.hosting.config import RepositoryModel
 from octavo.hosting.info import DECOUPLED_IS_NOT_CACHED, HostedInfo
 from octavo.hosting.loaded import Loaded
+from octavo.hosting.rate_limits import Limits
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.configured_runtime import input_specs, output_specs
-from octavo.hosting.triton.description import Description
+from octavo.hosting.triton.description import Description, Group
 from octavo.hosting.triton.normal_form import normal_form
-from octavo.hosting.triton.placement import gpus_here, resolved_groups
+from octavo.hosting.triton.placement import gpus_here, limits_on, resolved_groups
 from octavo.hosting.triton.python_backend.computation import PythonComputation
 from octavo.hosting.triton.python_backend.model import PythonModel
 from octavo.hosting.triton.python_backend.server import MOST_OPEN, PythonServer, slots_of
@@ -36,7 +39,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
     description = Description.of(config)
     config = normal_form(config, gpus=gpus)
     groups = instances_of(description, gpus)
-    name, kind, device = groups[start.number - 1]
+    name, kind, device, limits = groups[start.number - 1]
     decoupled = model.decoupled = description.model_transaction_policy.decoupled
     if decoupled and description.response_cache.enable:
         raise ConfigError(DECOUPLED_IS_NOT_CACHED.format(description.name))
@@ -81,15 +84,17 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         computation=computation,
         info=info,
         at_once=slots_of(info),
-        serve=lambda endpoint, running: PythonServer(computation, info, endpoint, running).run(),
+        serve=lambda endpoint, running, permits: PythonServer(computation, info, endpoint, running, permits).run(),
+        limits=(limits,),
+        all_limits=tuple(each for _, _, _, each in groups),
         finalize=model.finalize,
     )
 
 
-def instances_of(description: Description, gpus: int) -> list[tuple[str, str, int]]:
-    """What Triton calls each instance, its kind, and the number of its device."""
+def instances_of(description: Description, gpus: int) -> list[tuple[str, str, int, Limits]]:
+    """What Triton calls each instance, its kind, the number of its device, and what it needs to compute."""
     return [
-        (f"{group['name']}_{number}", _KINDS[group["kind"]], device)
+        (f"{group['name']}_{number}", _KINDS[group["kind"]], device, limits_on(msgspec.convert(group, Group), device))
         for group in resolved_groups(description, gpus)
         if not group["passive"]
         for number in range(group["count"])

@@ -15,6 +15,7 @@ from octavo.hosting.errors import InferenceError
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.intake import Asked, Intake, send_answers
 from octavo.hosting.lanes import SequenceBatch, Turn
+from octavo.hosting.permits import Permits
 from octavo.hosting.queue import Waiting
 from octavo.hosting.running import Running
 from octavo.hosting.server import ModelServer
@@ -39,8 +40,15 @@ class PythonServer(ModelServer):
         decoupled: whether requests may have any number of responses. listening: who hears what frontends say.
     """
 
-    def __init__(self, computation: PythonComputation, info: HostedInfo, endpoint: Endpoint, running: Running) -> None:
-        super().__init__(computation, info, endpoint, running, 1)
+    def __init__(
+        self,
+        computation: PythonComputation,
+        info: HostedInfo,
+        endpoint: Endpoint,
+        running: Running,
+        permits: Permits | None = None,
+    ) -> None:
+        super().__init__(computation, info, endpoint, running, 1, permits)
         self.decoupled = computation.decoupled
         self.listening = Listening(endpoint)
         self._receiving = self.listening  # type: ignore[assignment]
@@ -76,6 +84,8 @@ class PythonServer(ModelServer):
 
     def _next(self) -> Batch[Asked]:
         while len(self._open) >= MOST_OPEN:
+            if self._permits is not None:
+                self._permits.settle()
             self._intake.receive(None)
         return super()._next()
 
