@@ -56,4 +56,5 @@ def _prefer_short_pauses() -> None:
     # What is there now stays for good. Collections, which large requests bring about, need not go through it.
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(*GC_THRESHOLDS)

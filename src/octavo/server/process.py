@@ -5,6 +5,7 @@ Several of them may accept connections on one socket; none knows of the others.
 """
 
 import ctypes
+import gc
 import sys
 import tempfile
 from pathlib import Path
@@ -50,6 +51,7 @@ def _keep_freed_memory() -> None:
 
 def main() -> int:
     """Run a frontend as its supervisor asks. Returns the exit status."""
+    gc.disable()  # nearly all that imports make stays; to look through it again and again takes a tenth of the start
     _import_framework()
     from octavo.server.frontend import serve
 
