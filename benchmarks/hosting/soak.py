@@ -31,7 +31,7 @@ import psutil
 from rich.console import Console
 
 from soak_clients import REGION, Client, Tally, crash
-from soak_memory import Sample, family, growth, kind_of, lasting, medians, sample, zombies
+from soak_memory import TENSORS, Sample, family, growth, kind_of, lasting, medians, sample, zombies
 from soak_models import KILLED, RELOADED, make_repository, write_again
 from soak_wires import OK, Ask, Http, Outcome
 
@@ -45,8 +45,9 @@ WARM_UP, MOST_WARM_UP = 0.2, 180.0
 
 MOST_GROWTH = 0.05
 
-SMALL = 2.0
-"""MiB: a process that takes so much more has not grown."""
+SMALL = 6.0
+"""MiB: a process that takes so much more has not grown. The allocator keeps as much of freed memory, for what is as
+large as the largest tensors here."""
 
 SHOWN = 20
 
@@ -70,6 +71,9 @@ ERROR = re.compile(rb"^\S+ \S+ (?:ERROR|CRITICAL) (.*)$", re.MULTILINE)
 
 OWN_FILES = 8
 """In the server's folders, besides two for each process: what clients have sent and what is stored."""
+
+KEEPS = ("--cache-config", f"local,size={16 * 2**20}")
+TRACES = "traces.json"
 
 DEFECTS = re.compile(rb"^.*(?:Exception ignored|never retrieved|never awaited|ResourceWarning).*$", re.MULTILINE)
 
@@ -226,17 +230,17 @@ def judged(samples: Sequence[Sample]) -> list[str]:
         grown.append(f"all processes: {shown(total)}")
     shared = medians(steady, lambda each: each.shared)
     rest = medians(steady, lambda each: each.total - each.shared)
-    say(f"  of these, what tensors are shared in: {shown(shared)}, {growth(shared):+.1%}")
+    say(f"  of these, what processes share: {shown(shared)}, {growth(shared):+.1%}")
     say(f"  and all else: {shown(rest)}, {growth(rest):+.1%}")
     if growth(rest) > MOST_GROWTH:
-        grown.append(f"all but what tensors are shared in: {shown(rest)}")
+        grown.append(f"all but what processes share: {shown(rest)}")
     for kind in sorted({kind for each in steady for kind in each.kinds}):
         found = medians(steady, lambda each, kind=kind: each.kinds.get(kind, 0.0))  # type: ignore[misc]
         say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}")
     for pid, kind in lasting(steady).items():
         found = medians(steady, lambda each, pid=pid: each.processes[pid][1])  # type: ignore[misc]
         too_much = growth(found) > MOST_GROWTH and found[-1] - found[0] > SMALL
-        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}: process {pid} without shared tensors, all the time")
+        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}: process {pid} without what it shares, all the time")
         if too_much:
             grown.append(f"{kind} (process {pid}): {shown(found)}")
     say("descriptors:")
@@ -294,7 +298,9 @@ def main() -> int:
     left += [str(each) for each in (scratch / "tmp").rglob("*")]
     left += [f"/dev/shm/{each}" for each in os.listdir("/dev/shm") if each.startswith(OWN)]
     left += [f"exit status {status}"] if status else []
-    failed = told(soak, troubles((scratch / "log").read_bytes(), soak.tally.kills), left)
+    trouble = troubles((scratch / "log").read_bytes(), soak.tally.kills)
+    say(f"{len(json.loads((scratch / TRACES).read_bytes()))} parts of traces")
+    failed = told(soak, trouble, left)
     if failed:
         say(f"the server's log is {scratch / 'log'}")
     else:
@@ -307,9 +313,10 @@ def start(scratch: Path, port: int, frontends: int) -> subprocess.Popen[bytes]:
     octavo = str(Path(sys.executable).with_name("octavo"))
     own = ["--allow-client-shm"] if frontends == 1 else ["--api-workers", str(frontends)]
     models = ["--model-repository", str(scratch / "models"), "--model-control-mode", "explicit", "--load-model", "*"]
+    traces = [f"--trace-config={each}" for each in (f"triton,file={scratch / TRACES}", "level=TIMESTAMPS", "rate=50")]
     with (scratch / "log").open("wb") as log:
         return subprocess.Popen(
-            [octavo, "serve", *models, "--port", str(port), *own],
+            [octavo, "serve", *models, *KEEPS, *traces, "--port", str(port), *own],
             stdout=log,
             stderr=log,
             env={**os.environ, "TMPDIR": str(scratch / "tmp")},
@@ -338,9 +345,8 @@ async def found_at_rest(soak: Soak, server: psutil.Process, folder: Path) -> lis
     left = await soak.left_in_flight()
     processes, found = family(server), sample(server)
     files = files_in(folder)
-    if found.shared:
-        kept = {name: count for name, count in found.descriptors.items() if name.endswith(": memory")}
-        left.append(f"{found.shared:.1f} MiB of shared memory: {kept}")
+    if held := {name: count for name, count in found.descriptors.items() if name.endswith(TENSORS)}:
+        left.append(f"shared memory, {found.shared:.1f} MiB with what is kept: {held}")
     say(f"at rest: {len(processes)} processes, {len(files)} files of theirs, {found.total:.1f} MiB")
     if len(files) > 2 * len(processes) + OWN_FILES:
         left.append(f"{len(files)} files of {len(processes)} processes")

@@ -39,6 +39,7 @@ KINDS = {
     "sequence": 4,
     "words": 4,
     "leaves words": 2,
+    "kept": 8,
     "region": 2,
     "looks": 2,
     "new connection": 2,
@@ -47,6 +48,9 @@ KINDS = {
 
 REGION = "soak_region_"
 """How the names of clients' memory begin."""
+
+KEPT = 40
+"""Different numbers that clients ask for whose answers are kept."""
 
 KILLED_BEFORE = 10.0
 """Seconds before a request in which a kill explains an error that tells of it: other frontends may hear of it late."""
@@ -163,6 +167,8 @@ class Client:
         """A request of one result."""
         model = self._drawn.choice(DOUBLING)
         array = np.full((self._drawn.randint(1, 3), self._drawn.choice(SIZES)), self._drawn.random(), np.float32)
+        if kind == "kept":
+            model, array = "kept", np.full((1, self._drawn.choice(SIZES)), self._drawn.randint(0, KEPT), np.float32)
         array[0, 0] = {"fails": FAILS, "raises": RAISES, "slow": SLOW}.get(kind, array[0, 0])
         ask = self._ask(model, array)
         match kind:
@@ -285,6 +291,8 @@ class Client:
         try:
             await client.get_inference_statistics()
             await client.get_model_config("steady")
+            await client.update_log_settings({"log_verbose_level": self._drawn.randint(0, 1)})
+            await client.update_trace_settings("steady", {"trace_rate": str(self._drawn.randint(10, 100))})
             await client.get_model_repository_index()
             outcome = Outcome(OK)
         except InferenceServerException as error:

@@ -14,7 +14,8 @@ import psutil
 WINDOWS = 4
 """In which the time after the warm-up is cut."""
 
-MIB = 2**20
+TENSORS = "memory for tensors"
+"""That processes share, of one request or another: descriptors of it."""
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Sample:
 
     Attributes:
         kinds: of all processes of a kind. processes: of each, by its number, without `shared`.
-        shared: of memory that processes share tensors in, which comes and goes with the load.
+        shared: of memory that processes share: for tensors, which comes and goes with the load, and for what is kept.
         descriptors: of each kind of process and what they are of.
     """
 
@@ -72,7 +73,10 @@ def descriptors(pid: int) -> Counter[str]:
     for each in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
             to = os.readlink(f"/proc/{pid}/fd/{each}")
-            found["memory" if to.startswith("/memfd") else to.split(":")[0] if ":" in to else "file"] += 1
+            if to.startswith("/memfd:"):
+                found[TENSORS if to.startswith("/memfd:octavo ") else "memory"] += 1
+            else:
+                found[to.split(":")[0] if ":" in to else "file"] += 1
     return found
 
 

@@ -151,6 +151,7 @@ MODELS = {
     "first": (DOUBLES, _batched(2)),
     "second": (DOUBLES, _batched(2)),
     "steady": (DOUBLES, _batched(2)),
+    "kept": (DOUBLES, _batched(1) + "response_cache { enable: true }\n"),
     "narrow": (
         DOUBLES,
         _batched(1, f"default_queue_policy {{ max_queue_size: {QUEUE} allow_timeout_override: true }}"),

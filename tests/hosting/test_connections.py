@@ -39,8 +39,9 @@ def test_a_frontend_that_was_killed_is_gone_without_a_traceback(
     assert [(each.levelno, each.exc_info) for each in caplog.records] == [(logging.WARNING, None)]
 
 
+@pytest.mark.parametrize("answers", [True, False])
 def test_memory_is_given_back_on_both_sides_when_nothing_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("blocks", "connection"):
         monkeypatch.setattr(f"octavo.hosting.{module}.SPARE_SECONDS", 0.02)
@@ -56,7 +57,7 @@ def test_memory_is_given_back_on_both_sides_when_nothing_is_asked_for(
         def serve() -> None:
             for peer, request, data in endpoint.receive(0):
                 assert isinstance(request, Infer)
-                peer.send(Output(request.number), [bytes(data)])
+                peer.send(Output(request.number), [bytes(data)] if answers else [])
                 kept.append(request)
 
         loop.add_reader(endpoint.fileno(), serve)

@@ -224,6 +224,10 @@ class Borrower:
         self._leases[number] = weakref.ref(lease, lambda _: self._ended.append(number))
         return lease.data
 
+    def close(self) -> None:
+        """Let go of all that nobody looks at."""
+        self._blocks.clear()
+
     def ended(self) -> list[int]:
         """The blocks that nobody looks at any more. Any thread may ask."""
         numbers = []

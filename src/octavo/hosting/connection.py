@@ -78,9 +78,8 @@ class Connection(asyncio.Protocol):
     def _tidy(self) -> None:
         self._tidying = None
         self._tell(self._writer.take_back(NOTHING_RETURNED))
-        if self._reader.has_blocks:
+        if self._writer.has_blocks or self._reader.has_blocks:
             self.send(self._reader.returned() or NOTHING_RETURNED)
-        self._tidy_later()
 
     def _put(self, buffers: Sequence[Buffer]) -> None:
         if not self._in_turn:
@@ -154,6 +153,7 @@ class Connection(asyncio.Protocol):
         if self._tidying is not None:
             self._tidying.cancel()
         self._writer.close()
+        self._reader.close()
         self._owner.on_lost()
 
 

@@ -119,6 +119,7 @@ class Peer:
             self._gone = True
             self._unsent.clear()
             self._writer.close()
+            self._reader.close()
             self._selector.unregister(self.connection)
             self.connection.close()
 

@@ -125,6 +125,10 @@ class Reader(Generic[T]):
         """Whether memory of the other side is open here."""
         return self._borrower.has_blocks
 
+    def close(self) -> None:
+        """Nothing comes any more. What has come may be looked at for as long as anybody likes."""
+        self._borrower.close()
+
     def returned(self) -> Returned | None:
         """What is to be said of blocks that are not used here any more, if there are any."""
         numbers = self._borrower.ended()
