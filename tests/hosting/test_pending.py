@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.intake import failed
 from octavo.hosting.pending import Pending
 from octavo.hosting.wire import Infer
 
@@ -44,3 +45,27 @@ def test_a_request_that_has_failed_holds_its_tensors_no_longer_than_it_is_looked
         assert asyncio.run(test())() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kept", ["told", "settled"])
+def test_an_error_holds_nothing_of_where_it_was_raised(kept: str) -> None:
+    def compute(loop: asyncio.AbstractEventLoop) -> weakref.ref[np.ndarray]:  # type: ignore[type-arg]
+        tensor = np.zeros(3)
+        try:
+            raise InferenceError("no") from ValueError("for a reason")
+        except InferenceError as error:
+            answers = [error]  # in a frame that the error went through
+        if kept == "told":
+            assert failed(1, answers[0]).message == "no"
+        else:
+            pending = Pending(loop, Infer(1, (), 0.0), [], 1, 0)
+            pending.settle(error=answers[0])
+        return weakref.ref(tensor)
+
+    loop = asyncio.new_event_loop()
+    gc.disable()
+    try:
+        assert compute(loop)() is None
+    finally:
+        gc.enable()
+        loop.close()

@@ -39,3 +39,9 @@ class InferenceError(OctavoError):
         self.code = code
         self.retry_after = retry_after
         self.field = field
+
+
+def forget_frames(error: BaseException) -> None:
+    """Have an error that is kept refer no more to the frames that it went through. They hold tensors, and are a cycle
+    with whoever holds the error: memory that these lie in would be lent until the interpreter looks for cycles."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None

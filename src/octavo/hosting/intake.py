@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from octavo.hosting.batcher import Batch, Batcher
 from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint, Peer
-from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.errors import Code, InferenceError, forget_frames
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.lanes import SequenceBatch, Turn
 from octavo.hosting.pace import Cost
@@ -249,7 +249,8 @@ def timing_of(waiting: Waiting[Asked], began: float, seconds: float, items: int,
 
 
 def failed(number: int, error: InferenceError, timing: Timing | None = None) -> Failed:
-    """An error as it is sent."""
+    """An error as it is sent. It lets go of where it was raised."""
+    forget_frames(error)
     return Failed(number, error.code.value, str(error), error.retry_after, error.field, timing)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
-from octavo.hosting.errors import Code, InferenceError
+from octavo.hosting.errors import Code, InferenceError, forget_frames
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.trace import Span
 from octavo.hosting.wire import Call, Infer, Output
@@ -94,6 +94,8 @@ class Pending:
     def settle(self, last: Result | None = None, error: InferenceError | None = None) -> None:
         """It is known that no result follows but this one, or why."""
         self.settled = True
+        if error is not None:
+            forget_frames(error)
         self._last, self._error = last, error
         if self.timer is not None:
             self.timer.cancel()
