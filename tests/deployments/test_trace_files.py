@@ -1,7 +1,9 @@
 """Files of traces: which traces are in which, whoever writes them, and what is in them at any moment."""
 
 import json
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,34 @@ def test_what_a_count_has_left_at_the_end_is_with_the_others(
     assert files(tmp_path) == {"": [1, 2]}
     assert one.take(usual)
     assert one.left(usual) == -1
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files can have so many bytes, as on a disk that is full then."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+@pytest.mark.parametrize("count", [-1, 100])
+def test_a_full_disk_costs_traces_and_leaves_files_whole(
+    tmp_path: Path, states: tuple[TraceState, TraceState], count: int
+) -> None:
+    one, other = states
+    made, file = setting(one, count=count), str(tmp_path / "trace")
+    with room_for(40), pytest.raises(OSError, match="File too large"):
+        one.write(file, made, traces(100, 200, 300, 400, 500) if count < 0 else [b",".join(traces(1, 2, 3))])
+    assert files(tmp_path) == {}
+    one.write(file, made, traces(1))
+    with room_for(40), pytest.raises(OSError, match="File too large"):
+        other.write(file, made, [b",".join(traces(2, 3))])
+    assert list(files(tmp_path).values()) == [[1]]
+    other.write(file, made, traces(4))
+    assert list(files(tmp_path).values()) == [[1, 4]]
 
 
 def test_numbers_are_nobody_else_s(states: tuple[TraceState, TraceState]) -> None:

@@ -164,15 +164,30 @@ def _part(file: str, setting: TraceSetting) -> Path:
 
 
 def _append(path: Path, elements: bytes, *, fresh: bool) -> None:
-    """Append to an array, in one call of the system. Args: fresh: whether a new one is begun."""
+    """Append to an array, in one call of the system, or leave it as it was.
+
+    Args:
+        fresh: whether a new one is begun.
+
+    Raises:
+        OSError: there is no room, or the file cannot be written.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if fresh else 0), 0o644)
     try:
         size = os.fstat(descriptor).st_size  # 0 also if somebody has taken the file away
         data = memoryview(b"%b%b]" % (b"," if size else b"[", elements))
         at = max(size - 1, 0)
-        while data:
-            written = os.pwrite(descriptor, data, at)
-            data, at = data[written:], at + written
+        try:
+            while data:
+                written = os.pwrite(descriptor, data, at)
+                data, at = data[written:], at + written
+        except OSError:  # a disk that has become full has taken a part of it
+            os.ftruncate(descriptor, size)
+            if size:
+                os.pwrite(descriptor, b"]", size - 1)
+            else:
+                path.unlink(missing_ok=True)
+            raise
     finally:
         os.close(descriptor)
 
