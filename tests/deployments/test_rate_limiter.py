@@ -50,6 +50,24 @@ ASKS = CODE.replace(
                 continue
             values =""",
 )
+FORKS = """
+import multiprocessing, os, subprocess, time
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        helper = subprocess.Popen(["sleep", "600"])
+        helper.terminate()
+        helper.wait(30)
+        self.child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True)
+        self.child.start()
+        self.helper = subprocess.Popen(["sleep", "600"])
+
+    def execute(self, requests):
+        values = np.array([self.child.pid, self.helper.pid, os.getpid(), 0], np.int64)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("SEEN", values)]) for _ in requests]
+"""
 CONFIG = """
 backend: "python"
 input { name: "PATH" data_type: TYPE_STRING dims: 1 }
@@ -80,6 +98,7 @@ MODELS = {
     "pair": (CODE, group("PAIR", count=2)),
     "steps": (CODE, SEQUENCES + group("R")),
     "asks": (ASKS, group("R")),
+    "forks": (FORKS, group("R")),
     "greedy": (CODE, group("R:9")),
     "shared": (CODE, group("ALL_R")),
     "unknown": (CODE, group("UNKNOWN")),
@@ -190,6 +209,24 @@ def test_a_process_that_dies_gives_back_what_it_has(clients: Clients) -> None:
         held.result(60)
     eventually(lambda: _answers(lambda: clients.ask("one")))
     assert clients.ask("one")[2] != pid
+
+
+def test_what_a_model_has_started_neither_holds_anything_for_it_nor_outlives_it(clients: Clients) -> None:
+    child, helper, pid, _ = clients.ask("forks")
+    assert lives(child)
+    assert lives(helper)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: _answers(lambda: clients.ask("forks")) and clients.ask("forks")[2] != pid)
+    clients.ask("one")
+    eventually(lambda: not lives(child) and not lives(helper))
+
+
+def lives(pid: int) -> bool:
+    """Whether a process has not ended, whoever is to take note of that."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _answers(ask: Callable[[], object]) -> bool:

@@ -34,7 +34,7 @@ def do(parent: Parent, action: list[object]) -> None:
         case ["print", str(text)]:
             print(text, flush=True)  # noqa: T201 - it must not be taken for a report
         case ["write", str(line)]:
-            os.write(parent._reports, line.encode() + b"\n")
+            os.write(parent._reports.fileno(), line.encode() + b"\n")
         case ["loading", int(done), int(total)]:
             parent.report(Loading(done, total))
         case ["ready", payload]:

@@ -17,6 +17,7 @@ from octavo.hosting.errors import Code
 from octavo.hosting.frames import Reader, Writer, requests
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.wire import Failed, Output, Reply, Request, Returned
+from octavo.worker.forks import keep_from_forks
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,7 @@ class Endpoint:
     def __init__(self, path: str) -> None:
         self._selector = selectors.DefaultSelector()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        keep_from_forks(self._listener)
         self._listener.bind(path)
         self._listener.listen(_BACKLOG)
         self._listener.setblocking(False)
@@ -198,6 +200,7 @@ class Endpoint:
             log.warning("cannot accept a frontend: %s", error)
             return
         connection.setblocking(False)
+        keep_from_forks(connection)  # at whose end the frontend sees that of this process
         peer = Peer(connection, self._selector)
         self.peers.add(peer)
         self._selector.register(connection, selectors.EVENT_READ, peer)

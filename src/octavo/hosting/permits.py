@@ -8,6 +8,7 @@ from contextlib import suppress
 from octavo.errors import ConfigError
 from octavo.hosting.rate_limit_wire import Asked, Join, Permit, Refused, Release, Stuck, Want, decode_told, encode
 from octavo.hosting.rate_limits import Limits
+from octavo.worker.forks import keep_from_forks
 
 _READ_BYTES = 1 << 12
 
@@ -30,6 +31,7 @@ class Permits:
     ) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.connect(path)
+        keep_from_forks(self._socket)  # at whose end what this process has is free
         self._changing = threading.Lock()
         self._slots = len(instances)
         self._free = set(range(self._slots))

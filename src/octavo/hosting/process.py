@@ -5,6 +5,8 @@ nothing that must be saved, so that it may be ended at any time.
 """
 
 import logging
+import os
+import signal
 import sys
 
 import msgspec
@@ -89,9 +91,22 @@ async def _serve_async(parent: Parent, loaded: Loaded, endpoint: Endpoint, runni
     await AsyncModelServer(computation, loaded.info, endpoint, running, loaded.at_once).run()
 
 
+def _leave_signals_to_children() -> None:
+    """What is ignored here would be so in all processes that a model starts, which it could not terminate then."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.siginterrupt(signal.SIGTERM, False)
+
+    def as_usual() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    os.register_at_fork(after_in_child=as_usual)
+
+
 def main() -> int:
     """Serve a model in this process."""
     parent = Parent()
+    _leave_signals_to_children()
     configure_logging(parent.logging, name=sys.argv[2])
     raise_file_limit()
     return work(parent, sys.argv[1].removeprefix("ipc://"), sys.argv[2])

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import io
 import os
+import signal
 import sys
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from octavo.worker.folder import PrivateFolder
 from octavo.worker.forking import ForkServer, ForkServerGone
+from octavo.worker.forks import keep_from_forks
 
 CAN_FORK = sys.platform == "linux" and hasattr(os, "pidfd_open")
 """Elsewhere the system's own libraries do not survive it."""
@@ -98,20 +98,6 @@ class Launcher(Protocol):
         ...
 
 
-_held_open: weakref.WeakSet[io.RawIOBase] = weakref.WeakSet()
-"""Standard inputs that end with this process. A fork must not keep them open in its place."""
-
-
-def _let_go() -> None:
-    for stdin in _held_open:
-        if not stdin.closed:
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), stdin.fileno(), inheritable=False)  # whoever closes it closes what is his
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
 class LocalLauncher:
     """Starts processes on this machine, in sessions of their own: what a terminal sends to the foreground passes by."""
 
@@ -134,7 +120,7 @@ class LocalLauncher:
             raise
         finally:
             os.close(reading)
-        _held_open.add(stdin)
+        keep_from_forks(stdin)
         pipe, _ = await asyncio.get_running_loop().connect_write_pipe(asyncio.BaseProtocol, stdin)
         launched = LocalProcess(process, pipe, stdout, address, socket)
         launched.write(before + spec.configuration + b"\n")
@@ -222,9 +208,11 @@ class LocalProcess:
         return await self._stdout.readline()
 
     async def wait(self) -> int:
-        """Wait until it has ended, and remove its socket, and what it has put beside it under the same name with
-        something behind a dot."""
+        """Wait until it has ended. Then what it has started goes, too, unless that heeds no SIGTERM or has a session of
+        its own; and its socket, with what was put beside it under the same name with something behind a dot."""
         status = await self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGTERM)  # no other one has its number so soon: the system takes the next ones
         self._socket.unlink(missing_ok=True)
         for name in os.listdir(self._socket.parent):  # not with a pattern: those of all processes would be remembered
             if name.startswith(f"{self._socket.name}."):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from octavo.logs import LogSettings, change_logging
 from octavo.worker.control import Order, Report, SetLogging, as_logging, decode_order, encode
+from octavo.worker.forks import keep_from_forks
 
 _HANDED = "OCTAVO_CONFIGURATION"
 """A variable: the descriptor of a file with the first lines, in a process that was another program."""
@@ -31,10 +32,12 @@ class Parent:
     def __init__(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._reports = os.dup(1)
+        self._reports = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)
-        self._input = os.dup(0)
-        self._lines = _lines(self._input)
+        self._input = os.fdopen(os.dup(0), "rb", buffering=0)
+        keep_from_forks(self._reports)  # at whose end the supervisor sees that of this process
+        keep_from_forks(self._input)
+        self._lines = _lines(self._input.fileno())
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
@@ -54,8 +57,8 @@ class Parent:
         """
         handed = os.memfd_create("configuration", 0)
         os.write(handed, encode(SetLogging(self.logging)) + self.configuration)
-        os.dup2(self._input, 0)
-        os.dup2(self._reports, 1)
+        os.dup2(self._input.fileno(), 0)
+        os.dup2(self._reports.fileno(), 1)
         os.execve(command[0], [*command], {**variables, _HANDED: str(handed)})
 
     def report(self, report: Report) -> None:
@@ -63,7 +66,7 @@ class Parent:
         data = encode(report)
         try:
             while data:
-                data = data[os.write(self._reports, data) :]
+                data = data[os.write(self._reports.fileno(), data) :]
         except BrokenPipeError:
             os._exit(0)
 
