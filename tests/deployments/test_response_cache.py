@@ -80,6 +80,7 @@ def code(factor: int) -> str:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
     write(root, "cached", PYTHON + CACHED + "dynamic_batching { }", code(1))
+    write(root, "counted", PYTHON + CACHED, code(1))
     write(root, "dying", PYTHON + CACHED, code(1))
     write(root, "plain", PYTHON, code(1))
     write(root, "changing", PYTHON + CACHED, code(1))
@@ -138,6 +139,46 @@ def test_all_frontends_and_protocols_give_the_answer_that_one_has_kept(server: S
     assert float(gauges["nv_cache_num_lookups"]) == float(gauges["nv_cache_num_hits"]) + float(
         gauges["nv_cache_num_misses"]
     )
+
+
+def test_all_frontends_count_together(server: Server) -> None:
+    """Whichever is asked says what all have seen."""
+
+    def seen() -> tuple[dict[str, int], dict[str, int]]:
+        """By statistics over both protocols, which say the same, and by metrics."""
+        with clients(server) as [(http, _), (grpc, _)]:
+            [one] = http.get_inference_statistics("counted")["model_stats"]
+            [other] = grpc.get_inference_statistics("counted", as_json=True)["model_stats"]
+        counts = {name: each["count"] for name, each in one["inference_stats"].items()}
+        assert counts == {name: int(each.get("count", 0)) for name, each in other["inference_stats"].items()}
+        counts |= {"inferences": one["inference_count"], "batches": one["batch_stats"][0]["compute_infer"]["count"]}
+        metrics = {}
+        for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+            if line.startswith("nv_") and 'model="counted"' in line:
+                metrics[line.partition("{")[0]] = int(float(line.rpartition(" ")[2]))
+        return counts, metrics
+
+    ask(server, "counted", 0)
+    (counts, metrics), asked = seen(), 0
+    for number in range(5):
+        for _ in range(3):
+            asked += len(ask(server, "counted", number))
+    for _ in range(4):  # on connections that either frontend may take
+        counts_now, metrics_now = seen()
+        grown = {name: counts_now[name] - counts[name] for name in counts}
+        assert (grown["success"], grown["cache_hit"], grown["cache_miss"]) == (asked, asked - 4, 4)
+        assert (grown["compute_infer"], grown["inferences"], grown["batches"]) == (4, 4, 4)
+        for name, count in (
+            ("nv_inference_request_success", asked),
+            ("nv_inference_count", 4),
+            ("nv_cache_num_hits_per_model", asked - 4),
+            ("nv_cache_num_misses_per_model", 4),
+        ):
+            assert metrics_now[name] - metrics[name] == count
+    text = httpx.get(f"{server.url}/metrics", headers={"Accept": "application/openmetrics-text"}).text
+    names = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names)) > 20
+    assert text.endswith("# EOF\n")
 
 
 def test_what_is_known_does_not_wake_the_models_process(server: Server) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from octavo.cli.configuration import Configuration
 from octavo.deployments.control import Table
 from octavo.deployments.entries import Entries, hosted_facts
+from octavo.deployments.frontends import Frontends
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.manager import DeploymentManager, engine_info
 from octavo.deployments.reloading import reload_when_changed
@@ -200,6 +201,7 @@ class ServerProcesses:
             self._deployments,
             sources=self._configuration.sources,
             locate=_fetch,
+            frontends=Frontends(self._supervisor, self._frontends),
             server_log=ServerLog(self._supervisor, self._settings.logging, self._frontends),
             tracing=self._tracing,
             repository=self._repository,

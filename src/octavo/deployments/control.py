@@ -157,6 +157,12 @@ class ChangeLogging(msgspec.Struct, frozen=True, tag="change_logging", kw_only=T
     format: str | None = None
 
 
+class Gather(msgspec.Struct, frozen=True, tag="gather"):
+    """Ask the other frontends for something that each of them knows alone. The answer is a list of what they say."""
+
+    what: str
+
+
 class Describe(msgspec.Struct, frozen=True, tag="describe"):
     """Say which deployments there are."""
 
@@ -190,13 +196,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Wish = Load | Unload | Describe | LoadModel | UnloadModel | ChangeLogging | ChangeTracing
-Message = Applied | Wish
+Message = Applied | Gather | Wish
 
 Administer = Callable[[Wish], Awaitable[Outcome]]
 """Does what somebody wishes, and says what came of it."""
 
 _messages: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 _tables: msgspec.json.Decoder[Table] = msgspec.json.Decoder(Table)
+_gathered: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 _outcomes: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 
 
@@ -208,6 +215,11 @@ def decode_message(data: msgspec.Raw) -> Message:
 def decode_table(data: msgspec.Raw) -> Table:
     """What the supervisor said. Raises msgspec.DecodeError."""
     return _tables.decode(data)
+
+
+def decode_gathered(data: msgspec.Raw) -> list[msgspec.Raw]:
+    """What other frontends have said. Raises msgspec.DecodeError."""
+    return _gathered.decode(data)
 
 
 def decode_outcome(data: msgspec.Raw) -> Outcome:

@@ -15,6 +15,7 @@ from octavo.deployments.control import (
     Describe,
     Description,
     Entry,
+    Gather,
     Load,
     LoadModel,
     Outcome,
@@ -25,6 +26,7 @@ from octavo.deployments.control import (
     decode_message,
 )
 from octavo.deployments.entries import Entries, Refused, hosted_facts
+from octavo.deployments.frontends import Frontends
 from octavo.deployments.hosted_settings import (
     HOSTED_SETTINGS,
     AnySettings,
@@ -55,7 +57,7 @@ class DeploymentManager:
 
     Args:
         entries: what is served. repository: of models, if there is one.
-        server_log: of all processes. tracing: of requests.
+        frontends: what they know. server_log: of all processes. tracing: of requests.
         deployments: from the start on; where their models lie is known.
         sources: the command line and the environment, which hold for deployments that come later, too.
         locate: finds a model on this machine, or fetches it. Called in a thread. Raises OctavoError.
@@ -68,12 +70,14 @@ class DeploymentManager:
         *,
         sources: Sequence[Source],
         locate: Callable[[str], Path],
+        frontends: Frontends,
         server_log: ServerLog,
         tracing: ServerTracing,
         repository: "Repository | None" = None,
     ) -> None:
         self._entries = entries
         self._repository = repository
+        self._frontends = frontends
         self._server_log = server_log
         self._tracing = tracing
         self._sources = [_without_names(source) for source in sources]
@@ -90,6 +94,8 @@ class DeploymentManager:
         if isinstance(message, Applied):
             await self._entries.note_applied(frontend, message)
             return raw(None)
+        if isinstance(message, Gather):
+            return raw(await self._frontends.ask_others(frontend, message.what))
         try:
             return raw(await self._fulfil(message))
         except Refused as error:

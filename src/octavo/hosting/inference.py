@@ -1,7 +1,7 @@
 """What frontends ask of a hosted model, and what they get."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeAlias
 
 from octavo.hosting.info import HostedInfo
@@ -143,3 +143,20 @@ class Statistics:
     cache_miss_time: int = 0
     last: float = 0.0
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
+
+
+def added(seen: Sequence[Statistics]) -> Statistics:
+    """What several have seen of one model, together."""
+    if len(seen) == 1:
+        return seen[0]
+    whole = Statistics()
+    for each in seen:
+        for field_ in fields(Statistics):
+            if field_.name not in ("last", "batches"):
+                setattr(whole, field_.name, getattr(whole, field_.name) + getattr(each, field_.name))
+        whole.last = max(whole.last, each.last)
+        for size, batches in each.batches.items():
+            batch = whole.batches.setdefault(size, BatchStatistics())
+            batch.count += batches.count
+            batch.compute += batches.compute
+    return whole

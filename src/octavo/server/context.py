@@ -23,6 +23,7 @@ from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetric
 from octavo.server.reply import InFlight
 from octavo.server.response_store import ResponseStore, StoreLimits
 from octavo.server.settings import ServerSettings
+from octavo.server.together import Together
 from octavo.server.tracing import Tracer
 
 CONVERSATION_BODIES = 4
@@ -73,15 +74,16 @@ class Server:
                 conversation_bytes=CONVERSATION_BODIES * settings.max_body_bytes,
             ),
         )
-        self.registry: CollectorRegistry = new_registry()
-        self.registry.register(EngineCollector(deployments))
-        self.registry.register(HostedCollector(deployments))
-        self.registry.register(ModelFiguresCollector(deployments))
+        known, counted = new_registry(), CollectorRegistry()
+        known.register(EngineCollector(deployments))
+        known.register(ModelFiguresCollector(deployments))
         if cache is not None:
-            self.registry.register(CacheCollector(cache))
-        self.http_metrics = HttpMetrics(self.registry)
+            known.register(CacheCollector(cache))
+        counted.register(HostedCollector(deployments))
+        self.http_metrics = HttpMetrics(counted)
         self._seeds = random.Random(settings.seed)
-        self.generation_metrics = GenerationMetrics(self.registry)
+        self.generation_metrics = GenerationMetrics(counted)
+        self.together = Together(deployments, counted, known)
         deployments.subscribe(self._begin_series)
 
     def close(self) -> None:

@@ -5,14 +5,17 @@ import gc
 import socket
 import sys
 
+import msgspec
+
 from octavo.deployments import Deployments
 from octavo.hosting.response_cache import ResponseCache
 from octavo.server.app import create_app
 from octavo.server.launch import FrontendConfiguration
 from octavo.server.offering import Offering
 from octavo.server.run import HttpServer, settings_on
+from octavo.server.together import Together
 from octavo.server.tracing import Tracer
-from octavo.worker.control import Ready, Stop
+from octavo.worker.control import NOTHING, Ready, Stop
 from octavo.worker.link import SupervisorLink
 from octavo.worker.process import Parent
 
@@ -35,7 +38,14 @@ async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
             server.stop(order.drain_seconds)
 
     deployments, tracer = Deployments(), Tracer()
-    link = SupervisorLink(parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload))
+    together: Together | None = None
+
+    def answer(question: msgspec.Raw) -> msgspec.Raw:
+        return NOTHING if together is None else together.answer(question)
+
+    link = SupervisorLink(
+        parent, on_stop=stop, on_notice=lambda payload: offering.on_notice(payload), on_question=answer
+    )
     cache = None if configuration.cache is None else ResponseCache(configuration.cache.size, configuration.cache)
     offering = Offering(link, deployments, cache, tracer)
     await offering.begin(configuration.table)
@@ -43,6 +53,9 @@ async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
         listener = socket.socket(fileno=configuration.listener)
         settings = settings_on(listener, configuration.settings)
         app = create_app(settings, deployments, offering.fulfil, cache, tracer)
+        together = app.state.server.together
+        if settings.api_workers > 1:
+            together.gather = offering.gather
         grpc = configuration.grpc_listener
         grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
         server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))

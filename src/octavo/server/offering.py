@@ -9,7 +9,17 @@ from typing import Any
 import msgspec
 
 from octavo.deployments import AnyDeployment, Deployment, Deployments, HostedDeployment
-from octavo.deployments.control import Applied, Outcome, Role, Table, Wish, decode_outcome, decode_table
+from octavo.deployments.control import (
+    Applied,
+    Gather,
+    Outcome,
+    Role,
+    Table,
+    Wish,
+    decode_gathered,
+    decode_outcome,
+    decode_table,
+)
 from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.settings import DeploymentSettings
 from octavo.deployments.step_models import OfferedModels
@@ -86,6 +96,10 @@ class Offering:
             return Outcome(error="the server is shutting down", status=503)
         finally:
             self._asked.discard(asked)
+
+    async def gather(self, what: str) -> list[msgspec.Raw]:
+        """What the other frontends say, of those that are there. Raises OctavoError: the server is shutting down."""
+        return decode_gathered(await self._link.ask(raw(Gather(what))))
 
     def stop(self) -> None:
         """Wait for no answer any more."""

@@ -127,6 +127,6 @@ def operation_routes(server: Server) -> APIRouter:
     async def metrics(request: Request) -> Response:
         """Prometheus metrics, under vLLM's names."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(server.registry), headers={"content-type": content_type})
+        return Response(encode(await server.together.metrics()), headers={"content-type": content_type})
 
     return router

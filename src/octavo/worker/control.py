@@ -99,15 +99,18 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
 
 
 class Sync(msgspec.Struct, frozen=True, tag="sync"):
-    """Say `Synced` with the same number when everything before this has been handled."""
+    """Say `Synced` with the same number when everything before this has been handled, and what is asked for, if
+    anything is."""
 
     number: int
+    payload: msgspec.Raw = NOTHING
 
 
 class Synced(msgspec.Struct, frozen=True, tag="synced"):
     """Everything before the `Sync` of that number has been handled."""
 
     number: int
+    payload: msgspec.Raw = NOTHING
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):

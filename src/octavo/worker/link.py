@@ -8,6 +8,7 @@ import msgspec
 
 from octavo.errors import OctavoError
 from octavo.worker.control import (
+    NOTHING,
     Answer,
     Ask,
     CulpritFound,
@@ -33,13 +34,19 @@ class SupervisorLink:
         parent: the pipes.
         on_stop: the process is to end; once more, and it is to end at once.
         on_notice: something that every informed process is to know.
+        on_question: says what the supervisor wants to know.
     """
 
     def __init__(
-        self, parent: Parent, *, on_stop: Callable[[Stop], None], on_notice: Callable[[msgspec.Raw], None]
+        self,
+        parent: Parent,
+        *,
+        on_stop: Callable[[Stop], None],
+        on_notice: Callable[[msgspec.Raw], None],
+        on_question: Callable[[msgspec.Raw], msgspec.Raw] = lambda payload: NOTHING,
     ) -> None:
         self._parent = parent
-        self._on_stop, self._on_notice = on_stop, on_notice
+        self._on_stop, self._on_notice, self._on_question = on_stop, on_notice, on_question
         self._statuses: dict[str, WorkerStatus] = {}
         self._watchers: dict[str, Callable[[WorkerStatus], None]] = {}
         self._numbers = itertools.count()
@@ -94,7 +101,7 @@ class SupervisorLink:
                     asked.set_exception(AskFailed(error))
             case Notice(payload):
                 self._on_notice(payload)
-            case Sync(number):
-                self._parent.report(Synced(number))
+            case Sync(number, payload):
+                self._parent.report(Synced(number, NOTHING if payload == NOTHING else self._on_question(payload)))
             case Stop():
                 self._on_stop(order)

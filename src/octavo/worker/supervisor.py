@@ -168,9 +168,10 @@ class Supervisor:
         for worker in self._workers.values():
             worker.send(SetLogging(settings))
 
-    async def synced(self, name: str) -> None:
-        """Wait until an informed process has handled all that it was told before, or has ended."""
-        await self._workers[name].synced()
+    async def synced(self, name: str, payload: msgspec.Raw = NOTHING) -> msgspec.Raw:
+        """Wait until an informed process has handled all that it was told before, or has ended. Returns what it says to
+        a payload."""
+        return await self._workers[name].synced(payload)
 
     def reconfigure(self, name: str, configuration: bytes) -> None:
         """Have the heirs of a worker's process start with another configuration."""
@@ -242,7 +243,7 @@ class _Worker:
         self._process: Process | None = None
         self._died = 0.0
         self._syncs = 0
-        self._unsynced: dict[int, asyncio.Event] = {}
+        self._unsynced: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._stopping = asyncio.Event()
         self.task = asyncio.create_task(self._run(), name=f"supervise {spec.name}")
 
@@ -251,14 +252,15 @@ class _Worker:
         if self._process is not None:
             self._process.write(encode(order))
 
-    async def synced(self) -> None:
-        """Wait until the process that runs now has handled what it was told, or has ended."""
+    async def synced(self, payload: msgspec.Raw) -> msgspec.Raw:
+        """As `Supervisor.synced`."""
         if self._process is None:
-            return
+            return NOTHING
         number = self._syncs = self._syncs + 1
-        handled = self._unsynced[number] = asyncio.Event()
-        self.send(Sync(number))
-        await handled.wait()
+        handled: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._unsynced[number] = handled
+        self.send(Sync(number, payload))
+        return await handled
 
     async def stop(self) -> None:
         """End the process and the watching."""
@@ -344,9 +346,10 @@ class _Worker:
             return await process.wait()
         finally:
             self._process = None
-            for handled in self._unsynced.values():
-                handled.set()
-            self._unsynced.clear()
+            unsynced, self._unsynced = self._unsynced, {}
+            for handled in unsynced.values():
+                if not handled.done():
+                    handled.set_result(NOTHING)
             self._change(address=None, pid=None)
 
     def _note_report(self, report: Report) -> None:
@@ -366,8 +369,10 @@ class _Worker:
                 self._supervisor.culprit_found(worker)
             case Ask():
                 self._supervisor.answer(self, report)
-            case Synced(number):
-                self._unsynced.pop(number).set()
+            case Synced(number, payload):
+                handled = self._unsynced.pop(number)
+                if not handled.done():  # whoever waited has lost patience
+                    handled.set_result(payload.copy())
 
     def _note_death(self) -> None:
         now = time.monotonic()

@@ -64,7 +64,7 @@ def test_statistics_are_tritons() -> None:
     seen.success_time, seen.queue, seen.compute = 30, 10, 20
     seen.batches |= {4: BatchStatistics(1, 12), 1: BatchStatistics(1, 8)}
     found = json_format.Parse(
-        json.dumps({"model_stats": [model_stats(model)]}), service_pb2.ModelStatisticsResponse()
+        json.dumps({"model_stats": [model_stats(model, seen)]}), service_pb2.ModelStatisticsResponse()
     ).model_stats[0]
     assert (found.name, found.version, found.last_inference) == ("m", "1", 1500)
     assert (found.inference_count, found.execution_count) == (5, 2)

@@ -22,7 +22,7 @@ from octavo.server.inference.control import load_model, read_parameters, unload_
 from octavo.server.inference.log_settings import change_log_settings
 from octavo.server.inference.lookup import confirms, find, loaded, statistics_of, versions_of
 from octavo.server.inference.model_config import model_config
-from octavo.server.inference.model_stats import model_stats
+from octavo.server.inference.model_stats import model_statistics
 from octavo.server.inference.shared_memory import require_no_region
 from octavo.server.inference.trace_settings import change_trace_settings
 
@@ -49,7 +49,6 @@ class InferenceService:
             "ServerMetadata": lambda _: metadata.server_metadata(),
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
-            "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
             "SystemSharedMemoryStatus": self._shared_memory_status,
             "SystemSharedMemoryRegister": self._register_shared_memory,
@@ -61,6 +60,7 @@ class InferenceService:
         methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
         for name, do in (
             ("ModelReady", self._model_ready),
+            ("ModelStatistics", self._model_statistics),
             ("RepositoryModelLoad", self._load_model),
             ("RepositoryModelUnload", self._unload_model),
             ("LogSettings", self._log_settings),
@@ -92,13 +92,13 @@ class InferenceService:
         deployment = self._find(request)
         return {"config": model_config(deployment, loaded(deployment))}
 
-    def _model_statistics(self, request: Any) -> Mapping[str, Any]:
+    async def _model_statistics(self, request: Any) -> Mapping[str, Any]:
         """Of one model, or of all."""
         deployments = self._server.deployments
         models = deployments.hosted
         if request.name:
             models = statistics_of(deployments, request.name, request.version)
-        return {"model_stats": [model_stats(each) for each in models]}
+        return {"model_stats": await model_statistics(self._server, models)}
 
     def _repository_index(self, request: Any) -> Mapping[str, Any]:
         _refuse_repository(request)

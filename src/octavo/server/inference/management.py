@@ -16,7 +16,7 @@ from octavo.server.inference.metadata import (
     server_metadata,
 )
 from octavo.server.inference.model_config import model_config
-from octavo.server.inference.model_stats import model_stats
+from octavo.server.inference.model_stats import model_statistics
 from octavo.server.inference.shared_memory import require_no_region
 from octavo.server.inference.trace_settings import change_trace_settings, trace_settings
 from octavo.server.operations import server_problem
@@ -72,13 +72,13 @@ async def configuration(call: Call) -> None:
 async def statistics(call: Call) -> None:
     """A model's statistics."""
     models = statistics_of(call.server.deployments, call.name, call.version)
-    await call.reply_json({"model_stats": [model_stats(each) for each in models]})
+    await call.reply_json({"model_stats": await model_statistics(call.server, models)})
 
 
 async def all_statistics(call: Call) -> None:
     """The statistics of all models that are ready."""
     ready_ones = filter(is_ready, call.server.deployments.hosted)
-    await call.reply_json({"model_stats": [model_stats(each) for each in ready_ones]})
+    await call.reply_json({"model_stats": await model_statistics(call.server, ready_ones)})
 
 
 async def index(call: Call) -> None:

@@ -1,16 +1,25 @@
 """A model's statistics as Triton's extension has them, which is exactly what perf_analyzer and model_analyzer read."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from octavo.deployments.hosted import HostedDeployment
+from octavo.hosting.inference import Statistics
+from octavo.server.context import Server
 
 
-def model_stats(deployment: HostedDeployment) -> dict[str, Any]:
+async def model_statistics(server: Server, models: Iterable[HostedDeployment]) -> list[dict[str, Any]]:
+    """What all frontends have seen of some models: "model_stats"."""
+    models = list(models)
+    seen = await server.together.statistics(models)
+    return [model_stats(*each) for each in zip(models, seen, strict=True)]
+
+
+def model_stats(deployment: HostedDeployment, seen: Statistics) -> dict[str, Any]:
     """One entry of "model_stats". Durations are nanoseconds.
 
     Inputs and outputs are moved while requests wait and batches are computed: their own times are 0, and counted.
     """
-    seen = deployment.client.statistics
     computed = seen.success - seen.cache_hits
     return {
         "name": deployment.name,
