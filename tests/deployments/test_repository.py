@@ -434,7 +434,7 @@ def test_explicit_mode_begins_with_nothing(tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
         with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
             with ThreadPoolExecutor() as pool:
-                loading = pool.submit(httpx.post, f"{server.url}/v2/repository/models/chain/load")
+                loading = pool.submit(httpx.post, f"{server.url}/v2/repository/models/chain/load", timeout=60)
                 eventually(lambda: not client.is_server_ready())
                 eventually(client.is_server_ready)
                 assert client.is_model_ready("chain"), "it waits for more than the steps"
