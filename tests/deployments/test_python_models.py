@@ -25,7 +25,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("repository")
     for name in NAMES:
         shutil.copytree(MODELS / name, repository / name)
-    flags = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in NAMES if name != "completes"))
+    flags = (
+        "--model-control-mode=explicit",
+        *(f"--load-model={name}" for name in NAMES if name != "completes"),
+        "--http-header-forward-pattern=^my-|Tenant$",
+        "--grpc-header-forward-pattern=^my-|Tenant$",
+        "--http-restricted-api=trace,logging:admin-key=sesame",
+        "--grpc-restricted-protocol=trace:admin-key=sesame",
+    )
     with serving(repository, *flags) as started:
         yield started
 
@@ -86,6 +93,61 @@ def test_what_a_client_says_reaches_the_model_and_what_that_says_the_client(
         assert parameters == parameters | {"even": True, "unit": "m"}
     plain = json.loads(client.infer("everything", everything(kind)).as_numpy("said")[0, 0])
     assert (plain["request_id"], plain["correlation_id"], plain["parameters"]) == ("", 0, {})
+
+
+@pytest.mark.parametrize("kind", [triton_http, triton_grpc])
+def test_headers_are_parameters_if_they_are_to_be(
+    kind: Any, http: triton_http.InferenceServerClient, grpc: triton_grpc.InferenceServerClient
+) -> None:
+    """Before those of the request's own."""
+    client: Any = http if kind is triton_http else grpc
+    for tenant in ("one", "two"):
+        headers = {"my-name": "it", "x-tenant": tenant, "tenant-of": "none", "other": "none"}
+        options = {"parameters": {"a": 1, "my-name": "own"}, "headers": headers}
+        found = client.infer("everything", everything(kind), **options).as_numpy("said")[0, 0]
+        assert json.loads(found)["parameters"] == {"a": 1, "my-name": "it", "x-tenant": tenant}
+
+
+def test_headers_of_other_requests_are_parameters_too(server: Server, grpc: triton_grpc.InferenceServerClient) -> None:
+    headers = {"my-name": "it"}
+    body = {"x": [1, 2], "act": ""}
+    answer = httpx.post(f"{server.url}/v2/models/everything/generate", json=body, headers=headers)
+    assert json.loads(answer.json()["said"])["parameters"] == headers
+    queue: Queue[Any] = Queue()
+    grpc.start_stream(lambda result, error: queue.put(error or result), headers=headers)
+    try:
+        grpc.async_stream_infer("everything", everything(triton_grpc))
+        assert json.loads(queue.get(timeout=30).as_numpy("said")[0, 0])["parameters"] == headers
+    finally:
+        grpc.stop_stream()
+
+
+def test_parts_of_the_protocol_want_a_header(server: Server, grpc: triton_grpc.InferenceServerClient) -> None:
+    for path in ("trace/setting", "models/everything/trace/setting", "logging"):
+        for sent, status in (({}, 403), ({"admin-key": "open"}, 403), ({"Admin-Key": "sesame"}, 200)):
+            answer = httpx.get(f"{server.url}/v2/{path}", headers=sent)
+            assert answer.status_code == status
+            if status == 403:
+                assert answer.json() == {"error": "This API is restricted, expecting header 'admin-key'"}
+    for headers in (None, {"admin-key": "sesame"}, {"triton-grpc-protocol-admin-key": "open"}):
+        with pytest.raises(
+            InferenceServerException, match=r"expecting header 'triton-grpc-protocol-admin-key'"
+        ) as caught:
+            grpc.get_trace_settings(headers=headers)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+    assert grpc.get_trace_settings(headers={"triton-grpc-protocol-admin-key": "sesame"}).settings
+    assert grpc.get_log_settings().settings
+
+
+def test_metrics_have_a_port_of_their_own(server: Server) -> None:
+    [line] = [each for each in server.said if "metrics are at " in each]
+    where = line.split("metrics are at ")[1].strip()
+    answer = httpx.get(where)
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert 'nv_inference_request_success{model="everything",version="1"}' in answer.text
+    assert httpx.get(where.replace("/metrics", "/v2")).status_code == 404
+    inputs = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    assert httpx.post(where.replace("/metrics", "/v2/models/everything/infer"), json=inputs).status_code == 404
 
 
 @pytest.mark.parametrize(

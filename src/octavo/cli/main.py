@@ -15,6 +15,7 @@ from octavo.cli.configuration import SERVE_SETTINGS, Configuration, choose_model
 from octavo.cli.foreign import FOREIGN_FLAGS
 from octavo.cli.options import Group, model_argument, model_option, settings_options
 from octavo.cli.parameters import BENCH_ENGINE, INFO_ENGINE, ChatParameters, LatencyParameters, OfflineParameters
+from octavo.cli.triton_flags import triton_flags, without_effect
 from octavo.engine.config import EngineConfig
 from octavo.errors import ConfigError, OctavoError
 from octavo.settings import Values, from_environment, from_flags, resolve, settings_of
@@ -56,6 +57,7 @@ Every option can also be set by an environment variable (--max-num-seqs by OCTAV
 @app.command(help=f"Serve models to clients of OpenAI, Anthropic and Triton.\n\n{MODELS_HELP}")
 @click.argument("models", nargs=-1)
 @settings_options(SERVE_SETTINGS.values())
+@triton_flags
 def serve(models: tuple[str, ...], **flags: object) -> None:
     """Serve models."""
     configuration = configure(models, flags)
@@ -107,6 +109,7 @@ def config() -> None:
 @config.command("show", help=f"Show what `octavo serve` would do, and where each setting is written.\n\n{MODELS_HELP}")
 @click.argument("models", nargs=-1)
 @settings_options(SERVE_SETTINGS.values())
+@triton_flags
 def config_show(models: tuple[str, ...], **flags: object) -> None:
     """Show the effective settings."""
     configuration = configure(models, flags)
@@ -123,7 +126,7 @@ def _console() -> "Console":
 
 
 def _warn(configuration: Configuration) -> None:
-    for warning in configuration.warnings:
+    for warning in filter(None, (*configuration.warnings, without_effect())):
         _console().print(f"octavo: {warning}", markup=False, soft_wrap=True)
 
 

@@ -64,7 +64,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read what was given."""
-        switches = {each.opts[0]: each.secondary_opts[0] for each in self.params if each.secondary_opts}
+        switches = {name: each.secondary_opts[0] for each in self.params if each.secondary_opts for name in each.opts}
         return super().parse_args(ctx, list(_plain_switches(args, switches)))
 
     def get_short_help_str(self, limit: int = 45) -> str:
@@ -85,12 +85,12 @@ def _plain_switches(args: list[str], switches: Mapping[str, str]) -> Iterator[st
             yield {**dict.fromkeys(_ON, name), **dict.fromkeys(_OFF, switches[name])}.get(value.lower(), word)
         else:
             following = next(words, None)
-            yield switches[name] if following == "false" else name
-            if following is not None and following not in ("true", "false"):
+            yield switches[name] if following in _OFF[:2] else name
+            if following is not None and following not in (*_ON[:2], *_OFF[:2]):  # which are no names of models
                 yield from _plain_switches([following, *words], switches)
 
 
-_ON, _OFF = ("true", "1"), ("false", "0")
+_ON, _OFF = ("true", "1", "on"), ("false", "0", "off")
 
 
 class Group(click.Group):

@@ -32,7 +32,7 @@ from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.rate_limit_server import RateLimitServer
 from octavo.hosting.response_cache import CacheMemory, cache_file
 from octavo.server.launch import FrontendConfiguration, frontend_spec
-from octavo.server.listener import address_of, bind, bind_grpc, bind_unix, grpc_address_of
+from octavo.server.listener import address_of, bind, bind_grpc, bind_metrics, bind_unix, grpc_address_of
 from octavo.server.settings import ServerSettings
 from octavo.worker.control import Stop, WorkerState, WorkerStatus, raw
 from octavo.worker.folder import PrivateFolder
@@ -67,11 +67,11 @@ def serve_models(configuration: Configuration) -> None:
     started = time.monotonic()
     settings = configuration.server
     hosted = any(isinstance(each, HostedSettings) for each in configuration.deployments)
-    hosted = hosted or bool(configuration.repository.places)
+    repository = bool(configuration.repository.places)
     # A port in use is found before a long download, but nobody waits at it meanwhile.
-    _listen(settings, hosted).close()
+    _listen(settings, hosted or repository, repository).close()
     deployments = _located(configuration.deployments)
-    listeners = _listen(settings, hosted)
+    listeners = _listen(settings, hosted or repository, repository)
     try:
         status = asyncio.run(ServerProcesses(deployments, configuration, listeners).run(started))
     finally:
@@ -91,24 +91,27 @@ def _located(deployments: Sequence[AnySettings]) -> list[AnySettings]:
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """The sockets of a server. Attributes: grpc: for hosted models, if it has one."""
+    """The sockets of a server. Attributes: grpc, metrics: for these alone, if it has such."""
 
     http: socket.socket
-    grpc: socket.socket | None
+    grpc: socket.socket | None = None
+    metrics: socket.socket | None = None
 
     def close(self) -> None:
-        """Let go of both."""
-        self.http.close()
-        if self.grpc is not None:
-            self.grpc.close()
+        """Let go of all."""
+        for each in (self.http, self.grpc, self.metrics):
+            if each is not None:
+                each.close()
 
 
-def _listen(settings: ServerSettings, hosted: bool) -> Listeners:
-    http = bind_unix(settings.uds) if settings.uds else bind(settings.host, settings.port)
+def _listen(settings: ServerSettings, hosted: bool, repository: bool) -> Listeners:
+    uds, host, port = settings.uds, settings.host, settings.port
+    listeners = Listeners(bind_unix(uds) if uds else bind(host, port, shared=settings.reuse_http_port))
     try:
-        return Listeners(http, bind_grpc(settings, listen=hosted))
+        listeners = replace(listeners, grpc=bind_grpc(settings, listen=hosted))
+        return replace(listeners, metrics=bind_metrics(settings, repository=repository))
     except OctavoError:
-        http.close()
+        listeners.close()
         raise
 
 
@@ -219,10 +222,11 @@ class ServerProcesses:
             self._supervisor.reconfigure(name, bytes(raw(self._frontend_configuration(table))))
 
     def _frontend_configuration(self, table: Table) -> FrontendConfiguration:
-        http, grpc = self._listeners.http, self._listeners.grpc
+        http, grpc, metrics = self._listeners.http, self._listeners.grpc, self._listeners.metrics
         return FrontendConfiguration(
             listener=http.fileno(),
             grpc_listener=None if grpc is None else grpc.fileno(),
+            metrics_listener=None if metrics is None else metrics.fileno(),
             cache=self._cache,
             settings=self._settings,
             table=table,
@@ -281,6 +285,8 @@ class ServerProcesses:
             elif entry.hosted.hosting.repository is None:
                 log.info("%s is ready on %s after %.1f s", name, both, seconds)
                 _log_hosted(hosted_facts(status))
+        if self._listeners.metrics is not None:
+            log.info("metrics are at %s/metrics", address_of(self._listeners.metrics))
         if self._repository is not None:
             ready, total = self._repository.counts
             log.info("%d of %d models of the repository are ready on %s after %.1f s", ready, total, both, seconds)

@@ -293,6 +293,7 @@ class Repository:
                 base=self._base,
                 config_name=self._settings.model_config_name or "",
                 completes=not self._settings.disable_auto_complete_config,
+                batch_sizes=self._settings.default_batch_sizes,
                 override=override,
             )
             return _Found(stamps, planned)

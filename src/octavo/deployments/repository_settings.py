@@ -1,8 +1,10 @@
 """What a server is told about Triton's model repositories, under the names of Triton's flags."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from octavo.deployments.backend_config import default_batch_sizes
 from octavo.errors import ConfigError
 from octavo.hosting.rate_limits import Available
 from octavo.settings import check, setting, shown
@@ -52,7 +54,9 @@ class RepositorySettings:
     )
     exit_on_error: bool = setting(False, help="End if a model of a repository cannot be loaded at the start.")
     disable_auto_complete_config: bool = setting(
-        False, help="Take nothing from models that their configurations do not say."
+        False,
+        help="Take nothing from models that their configurations do not say.",
+        aliases=("--strict-model-config",),
     )
     model_config_name: str | None = setting(
         None,
@@ -73,11 +77,18 @@ class RepositorySettings:
         metavar="NAME:COUNT[:DEVICE]",
         without="as many as the instance needs that needs the most",
     )
+    backend_config: tuple[str, ...] = setting(
+        (),
+        help="A setting of a backend's, as BACKEND,SETTING=VALUE; of Triton's there is default-max-batch-size.",
+        metavar="SETTING",
+        without="none",
+    )
 
     def validate(self) -> None:
         """Check what can be checked without the repositories. Raises ConfigError."""
         check(self)
         _ = self.resources
+        default_batch_sizes(self.backend_config)
         if self.load_model and self.model_control_mode != "explicit":
             raise ConfigError(
                 f"load_model is for model_control_mode explicit, and it is {self.model_control_mode}",
@@ -98,8 +109,17 @@ class RepositorySettings:
         return [_resource(each) for each in self.rate_limit_resource]
 
     @property
+    def default_batch_sizes(self) -> Mapping[str, int]:
+        """`max_batch_size` of models whose configurations do not say it, by backend; of the others under ""."""
+        return default_batch_sizes(self.backend_config)
+
+    @property
     def places(self) -> list[Path]:
         """The repositories. Raises ConfigError: one of them is no folder."""
+        for each in self.model_repository:
+            if "://" in each:
+                why = "is not on this machine; fetch it first, or mount it"
+                raise ConfigError(f"the model repository {each} {why}", "model_repository")
         found = [Path(each).expanduser().resolve() for each in self.model_repository]
         for place in found:
             if not place.is_dir():

@@ -275,7 +275,10 @@ class HostedClient(ModelClient):
             error = InferenceError(
                 explained(reply.message, instance), Code(reply.code), retry_after=reply.retry_after, field=reply.field
             )
-            self.statistics.rejected += error.code is Code.UNAVAILABLE
+            if reply.timing is not None:
+                self.statistics.failed_computing += 1
+            else:
+                self.statistics.rejected += error.code is Code.UNAVAILABLE
             self._fail(pending, error)
 
     def _succeed(self, pending: Pending, reply: Output | Ended, last: Result | None = None) -> None:
@@ -365,6 +368,7 @@ class HostedClient(ModelClient):
             if instance.state is WorkerState.STOPPED:
                 self._fail(pending, InferenceError("the server is shutting down", Code.UNAVAILABLE))
             else:
+                self.statistics.failed_computing += 1
                 self._fail(pending, InferenceError(f"the model failed: {why}{again}", Code.INTERNAL))
 
     def on_waiting(self, lost: Sequence[Pending]) -> None:

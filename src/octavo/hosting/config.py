@@ -16,6 +16,9 @@ LONGEST = 366 * 24 * 3600.0
 
 DEFAULT_BATCH_SIZE = 32
 
+REPOSITORY_BATCH_SIZE = 4
+"""`max_batch_size` of models of repositories that can be computed in batches, where nothing says it, as in Triton."""
+
 PYTHON = "python"
 """The runtime of somebody's own code."""
 
@@ -30,7 +33,8 @@ class RepositoryModel:
     Attributes:
         folder: of the model. version: the name of its folder there.
         config: its `ModelConfig` as JSON, with what its folder says in place of what is not written.
-        completes: whether what is missing besides is taken from the model itself.
+        completes: whether what is missing besides is taken from the model itself. batch_size: where that says nothing
+            of it, but can be computed in batches.
         labels: of the outputs of an ensemble, by name. Frontends get them with it, whatever becomes of the files.
     """
 
@@ -38,6 +42,7 @@ class RepositoryModel:
     version: str
     config: str
     completes: bool = True
+    batch_size: int = REPOSITORY_BATCH_SIZE
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 

@@ -119,6 +119,7 @@ class Statistics:
     Attributes:
         success, failure: requests. success_time, failure_time: from their arrival to their end.
         rejected, canceled: requests of the failed ones that were never computed: refused, or left by their clients.
+        failed_computing: those that a model was asked for.
         inferences: items that were computed. executions: batches.
         queue, compute: of the computed requests together.
         cache_hits: of the requests that succeeded, those whose answer was in the cache, and were not computed.
@@ -133,6 +134,7 @@ class Statistics:
     failure_time: int = 0
     rejected: int = 0
     canceled: int = 0
+    failed_computing: int = 0
     inferences: int = 0
     executions: int = 0
     queue: int = 0

@@ -67,10 +67,10 @@ class Connections(ServerState):
     Attributes:
         idle: connections that wait for a request, since when; the longest idle first.
         entrance: for requests, before their first bytes are parsed.
-        direct: answers what need not go through the application.
+        direct: answers what need not go through the application, if anything does.
     """
 
-    def __init__(self, limits: ConnectionLimits, direct: DirectWay) -> None:
+    def __init__(self, limits: ConnectionLimits, direct: DirectWay | None) -> None:
         super().__init__()
         self.limits = limits
         self.direct = direct

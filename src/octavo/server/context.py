@@ -15,13 +15,16 @@ from octavo.hosting.response_cache import ResponseCache
 from octavo.server.body import LargeBodies
 from octavo.server.entrance import Entrance
 from octavo.server.errors import ApiError, failed, invalid, unavailable
+from octavo.server.forwarding import header_pattern
 from octavo.server.inference.collector import CacheCollector, HostedCollector
 from octavo.server.inference.model_figures import ModelFiguresCollector
 from octavo.server.inference.shared_memory import SharedMemory
 from octavo.server.keys import PriorityRange
+from octavo.server.machine_metrics import MachineCollector
 from octavo.server.metrics import EngineCollector, GenerationMetrics, HttpMetrics, new_registry
 from octavo.server.reply import InFlight
 from octavo.server.response_store import ResponseStore, StoreLimits
+from octavo.server.restrictions import Restrictions
 from octavo.server.settings import ServerSettings
 from octavo.server.together import Together
 from octavo.server.tracing import Tracer
@@ -64,6 +67,8 @@ class Server:
         self.entrance = Entrance()
         self.large_bodies = LargeBodies(LARGE_BODIES_HELD * settings.max_body_bytes)
         self.tensor_bodies = LargeBodies(TENSOR_BODIES_HELD * settings.max_tensor_body_bytes)
+        self.http_forwarding = header_pattern(settings.http_header_forward_pattern, "http_header_forward_pattern")
+        self.http_restrictions = Restrictions(settings.http_restricted_api, "http_restricted_api")
         self.shared_memory = SharedMemory(allowed=settings.allow_client_shm)
         self.responses = ResponseStore(
             settings.store,
@@ -77,6 +82,8 @@ class Server:
         known, counted = new_registry(), CollectorRegistry()
         known.register(EngineCollector(deployments))
         known.register(ModelFiguresCollector(deployments))
+        if settings.allow_cpu_metrics and MachineCollector.is_possible():
+            known.register(MachineCollector())
         if cache is not None:
             known.register(CacheCollector(cache))
         counted.register(HostedCollector(deployments))

@@ -56,11 +56,14 @@ async def serve(parent: Parent, configuration: FrontendConfiguration) -> None:
         together = app.state.server.together
         if settings.api_workers > 1:
             together.gather = offering.gather
-        grpc = configuration.grpc_listener
-        grpc_listener = None if grpc is None else socket.socket(fileno=grpc)
-        server = HttpServer(settings, app, listener, grpc_listener, lambda: parent.report(Ready()))
+        grpc, metrics = _inherited(configuration.grpc_listener), _inherited(configuration.metrics_listener)
+        server = HttpServer(settings, app, listener, grpc, lambda: parent.report(Ready()), metrics_listener=metrics)
         _prefer_short_pauses()
         await server.run()
+
+
+def _inherited(descriptor: int | None) -> socket.socket | None:
+    return None if descriptor is None else socket.socket(fileno=descriptor)
 
 
 def _prefer_short_pauses() -> None:

@@ -13,7 +13,8 @@ class FrontendConfiguration(msgspec.Struct, kw_only=True):
     """What a frontend is told.
 
     Attributes:
-        listener: the descriptor of the socket that it inherits. grpc_listener: of the one for gRPC, if there is one.
+        listener: the descriptor of the socket that it inherits. grpc_listener, metrics_listener: of those for gRPC and
+            for metrics alone, if there are any.
         cache: where answers are kept, if they are.
         settings: how it behaves.
         table: the deployments.
@@ -21,6 +22,7 @@ class FrontendConfiguration(msgspec.Struct, kw_only=True):
 
     listener: int
     grpc_listener: int | None
+    metrics_listener: int | None
     cache: CacheMemory | None
     settings: ServerSettings
     table: Table
@@ -29,7 +31,7 @@ class FrontendConfiguration(msgspec.Struct, kw_only=True):
 def frontend_spec(name: str, configuration: FrontendConfiguration) -> WorkerSpec:
     """A frontend as a worker of that name."""
     cache = None if configuration.cache is None else configuration.cache.file
-    files = (configuration.listener, configuration.grpc_listener, cache)
+    files = (configuration.listener, configuration.grpc_listener, configuration.metrics_listener, cache)
     return WorkerSpec(
         name=name,
         module="octavo.server.process",

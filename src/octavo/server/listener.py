@@ -13,13 +13,18 @@ log = logging.getLogger("octavo.server")
 BACKLOG = 2048
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Take a port before anything else is done, so that one in use is found out at once. Port 0 is any free one.
+
+    Args:
+        shared: whether other servers that share it, too, may listen there.
 
     Raises:
         ConfigError: the address is in use, not ours, or not allowed.
     """
-    return _listen(_tcp(host), (host, port), f"{host} port {port}", "choose another with --host and --port")
+    host = _plain(host)
+    listener = _tcp(host, shared=shared)
+    return _listen(listener, (host, port), f"{host} port {port}", "choose another with --host and --port")
 
 
 def bind_grpc(settings: ServerSettings, *, listen: bool) -> socket.socket | None:
@@ -35,11 +40,12 @@ def bind_grpc(settings: ServerSettings, *, listen: bool) -> socket.socket | None
     port = _grpc_port(settings)
     if port is None:
         return None
-    listener, where = _tcp(settings.host), f"{settings.host} port {port} for gRPC"
+    host = _plain(settings.grpc_host or settings.host)
+    listener, where = _tcp(host, shared=settings.reuse_grpc_port), f"{host} port {port} for gRPC"
     if listen:
-        return _listen(listener, (settings.host, port), where, "choose another with --grpc-port; 0 is none")
+        return _listen(listener, (host, port), where, "choose another with --grpc-port; 0 is none")
     try:
-        listener.bind((settings.host, port))
+        listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
         log.log(
@@ -53,8 +59,33 @@ def bind_grpc(settings: ServerSettings, *, listen: bool) -> socket.socket | None
     return listener
 
 
+def bind_metrics(settings: ServerSettings, *, repository: bool) -> socket.socket | None:
+    """Take the port for metrics alone; None without one.
+
+    Args:
+        repository: whether there is a repository of Triton's: who looks after it may look for metrics where Triton has
+            them. If that port is taken, nothing is lost.
+
+    Raises:
+        ConfigError: the address was asked for, and is in use, not ours, or not allowed.
+    """
+    port, host = _metrics_port(settings, repository=repository), _plain(settings.metrics_host or settings.host)
+    if port is None:
+        return None
+    where, remedy = f"{host} port {port} for metrics", "choose another with --metrics-port; 0 is none"
+    try:
+        return _listen(_tcp(host), (host, port), where, remedy)
+    except ConfigError as error:
+        if settings.metrics_port is not None:
+            raise
+        log.info("%s. They are at /metrics of --port", error)
+        return None
+
+
 def _grpc_port(settings: ServerSettings) -> int | None:
     """The port that is wanted; 0 is any free one."""
+    if not settings.allow_grpc:
+        return None
     if settings.grpc_port is not None:
         return settings.grpc_port or None
     if settings.uds is not None:
@@ -62,10 +93,28 @@ def _grpc_port(settings: ServerSettings) -> int | None:
     return settings.port and settings.port + 1
 
 
-def _tcp(host: str) -> socket.socket:
+def _metrics_port(settings: ServerSettings, *, repository: bool) -> int | None:
+    """The port that is wanted; 0 is any free one."""
+    if not settings.allow_metrics:
+        return None
+    if settings.metrics_port is not None:
+        return settings.metrics_port or None
+    if settings.uds is not None or not repository:
+        return None
+    return settings.port and settings.port + 2
+
+
+def _plain(host: str) -> str:
+    """An address without what Triton writes in front of it, and around one of IPv6."""
+    return host.removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("[").removesuffix("]")
+
+
+def _tcp(host: str, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     # A server may start while connections of the one before it linger.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return listener
 
 

@@ -19,6 +19,8 @@ from octavo.worker.control import WorkerState
 
 PROBE_RETRY_SECONDS = 2.0
 
+METRICS = "/metrics"
+
 
 class Problem(NamedTuple):
     """What is wrong: one word for programs, one sentence for people."""
@@ -123,10 +125,11 @@ def operation_routes(server: Server) -> APIRouter:
         """The version of Octavo."""
         return json_response({"version": __version__})
 
-    @router.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus metrics, under vLLM's names."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(await server.together.metrics()), headers={"content-type": content_type})
 
+    if server.settings.allow_metrics:
+        router.get(METRICS)(metrics)
     return router

@@ -177,7 +177,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not self._crowded:
             if data.startswith(LIGHT_HEADS):
                 self._deadline = math.inf
-                if (exchange := self.server_state.direct.recall(self, data)) is not None:
+                direct = self.server_state.direct
+                if direct is not None and (exchange := direct.recall(self, data)) is not None:
                     exchange.on_end()
                     return
                 self._first = data
@@ -268,10 +269,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _answer_directly(self) -> bool:
         """Answer without the application, if that is possible."""
-        if self._crowded or not (self.cycle is None or self.cycle.response_complete):
+        direct = self.server_state.direct
+        if direct is None or self._crowded or not (self.cycle is None or self.cycle.response_complete):
             return False
         first, self._first = self._first, b""
-        self._exchange = self.server_state.direct.begin(self, first)
+        self._exchange = direct.begin(self, first)
         if self._exchange is None:
             return False
         self.cycle = self._exchange  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import uvicorn
@@ -23,6 +23,7 @@ from octavo.server.grpc_port import GrpcPort
 from octavo.server.hosts import local_hosts
 from octavo.server.inference.direct import DirectWay
 from octavo.server.listener import BACKLOG
+from octavo.server.metrics_port import MetricsPort
 from octavo.server.protocol import HttpProtocol
 from octavo.server.settings import ServerSettings
 from octavo.worker.files import raise_file_limit
@@ -34,6 +35,9 @@ RESERVED_FILES = 64
 
 TICKS_PER_SECOND = 10
 """Of uvicorn's main loop."""
+
+METRICS_CONNECTIONS = 64
+"""On the port for metrics alone."""
 
 CLOSING_SECONDS = 5
 """For clients to read the last bytes of what ended."""
@@ -96,6 +100,7 @@ class HttpServer:
     Args:
         app: made by `create_app`. The engines belong to the caller: started before or meanwhile, stopped afterwards.
         listener: from `octavo.server.listener`; closed at the end. grpc_listener: for hosted models.
+        metrics_listener: for metrics alone.
         on_started: called when requests are answered from now on.
     """
 
@@ -106,6 +111,8 @@ class HttpServer:
         listener: socket.socket,
         grpc_listener: socket.socket | None = None,
         on_started: Callable[[], None] = lambda: None,
+        *,
+        metrics_listener: socket.socket | None = None,
     ) -> None:
         raise_file_limit()
         config = uvicorn.Config(
@@ -120,11 +127,14 @@ class HttpServer:
             timeout_keep_alive=settings.keep_alive_timeout,
             timeout_graceful_shutdown=CLOSING_SECONDS,
         )
+        self._app = app
         self._server: Server = app.state.server
         limits = connection_limits(settings)
         self._runner = _Uvicorn(config, Connections(limits, DirectWay(self._server)), on_started)
         self._listener = listener
         self._grpc = None if grpc_listener is None else GrpcPort(self._server, grpc_listener, limits.max_connections)
+        self._metrics_listener = metrics_listener
+        self._metrics_limits = replace(limits, max_connections=METRICS_CONNECTIONS)
         self._drain: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -132,7 +142,8 @@ class HttpServer:
         try:
             if self._grpc is not None:
                 self._grpc.open_when_needed()
-            await self._runner.serve(sockets=[self._listener])
+            async with self._metrics():
+                await self._runner.serve(sockets=[self._listener])
         finally:
             if self._grpc is not None:
                 await self._grpc.close()
@@ -141,6 +152,18 @@ class HttpServer:
             self._listener.close()
             await self._server.tracer.close()
             self._server.close()
+
+    @contextlib.asynccontextmanager
+    async def _metrics(self) -> AsyncIterator[None]:
+        """The port for metrics, open for so long, if there is one."""
+        if self._metrics_listener is None:
+            yield
+            return
+        port = MetricsPort(self._app, Connections(self._metrics_limits, None), self._metrics_listener)
+        try:
+            yield
+        finally:
+            await port.close()
 
     def stop(self, drain_seconds: float) -> None:
         """End in good order. A second call skips the wait.

@@ -7,8 +7,10 @@ from octavo.deployments.trace_settings import Tracing, read_trace_config
 from octavo.errors import ConfigError
 from octavo.logs import DEFAULT, FORMATS, LogSettings
 from octavo.server.cache_config import checked_size, read_cache_config
+from octavo.server.forwarding import header_pattern
 from octavo.server.hosts import is_origin, is_pattern
 from octavo.server.keys import PRIORITIES, ApiKey, PriorityRange, clean_keys, read_key_file
+from octavo.server.restrictions import Restrictions
 from octavo.settings import LEVEL, QUANTITY, check, setting
 
 MAX_SECONDS = 366 * 24 * 3600
@@ -38,6 +40,62 @@ class ServerSettings:
         most=65535,
         without="the one after --port, and none with --uds",
     )
+    grpc_host: str | None = setting(
+        None, help="Address to listen on for gRPC.", aliases=("--grpc-address",), without="--host's"
+    )
+    metrics_port: int | None = setting(
+        None,
+        help="Port for metrics alone, besides /metrics of --port; 0 is none.",
+        least=0,
+        most=65535,
+        without="the second after --port with a model repository, if it is free; else none",
+    )
+    metrics_host: str | None = setting(
+        None, help="Address to listen on for metrics alone.", aliases=("--metrics-address",), without="--host's"
+    )
+    allow_grpc: bool = setting(True, help="Serve hosted models over gRPC, too.")
+    allow_metrics: bool = setting(True, help="Tell metrics, at /metrics of --port and on --metrics-port.")
+    allow_cpu_metrics: bool = setting(True, help="Tell metrics of the machine's processors and memory, too.")
+    reuse_http_port: bool = setting(False, help="Let other servers that allow it, too, listen on the same port.")
+    reuse_grpc_port: bool = setting(False, help="The same for the port for gRPC.")
+    grpc_max_connection_age: int | None = setting(
+        None,
+        help="Milliseconds after which a connection for gRPC takes no more calls, so that clients spread anew.",
+        least=1,
+        most=MAX_SECONDS * 1000,
+        without="any number",
+    )
+    grpc_max_connection_age_grace: int | None = setting(
+        None,
+        help="Milliseconds after which calls are given up that are not done by then.",
+        least=0,
+        most=MAX_SECONDS * 1000,
+        without="any number",
+    )
+    http_header_forward_pattern: str | None = setting(
+        None,
+        help="Headers whose names have this regular expression in them are parameters of requests over HTTP.",
+        metavar="REGEX",
+        without="none are",
+    )
+    grpc_header_forward_pattern: str | None = setting(
+        None, help="The same for requests over gRPC.", metavar="REGEX", without="none are"
+    )
+    http_restricted_api: tuple[str, ...] = setting(
+        (),
+        help="Parts of the protocol below /v2 that want a header, as PARTS:HEADER=VALUE, the parts with commas.",
+        secret=True,
+        metavar="RESTRICTION",
+        without="none do",
+    )
+    grpc_restricted_protocol: tuple[str, ...] = setting(
+        (),
+        help="The same for gRPC, where the header is triton-grpc-protocol-HEADER.",
+        secret=True,
+        metavar="RESTRICTION",
+        without="none do",
+    )
+    server_id: str = setting("octavo", help="What the server calls itself at /v2.", metavar="NAME", aliases=("--id",))
     api_key: tuple[str, ...] = setting(
         (),
         help="Required from clients on every route but /health and /ready; repeat it for more keys.",
@@ -91,6 +149,7 @@ class ServerSettings:
         kind=QUANTITY,
         least=1,
         most=2**40,
+        aliases=("--http-max-input-size",),
     )
     allow_client_shm: bool = setting(
         False, help="Let clients on this machine pass tensors in shared memory that they have made."
@@ -190,6 +249,10 @@ class ServerSettings:
         """Check every setting. Raises ConfigError."""
         check(self)
         read_trace_config(self.trace_config)
+        for name in ("http_header_forward_pattern", "grpc_header_forward_pattern"):
+            header_pattern(getattr(self, name), name)
+        for name in ("http_restricted_api", "grpc_restricted_protocol"):
+            Restrictions(getattr(self, name), name)
         for host in self.allowed_hosts:
             if not is_pattern(host):
                 raise ConfigError(

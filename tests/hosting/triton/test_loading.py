@@ -66,6 +66,12 @@ def test_a_model_without_a_configuration_gets_triton_s(tmp_path: Path) -> None:
     np.testing.assert_array_equal(compute(model, x=np.ones((2, 3), np.float32))["y"], np.full((2, 3), 2))
 
 
+@pytest.mark.parametrize(("sizes", "size"), [({"": 8}, 8), ({"": 8, "onnxruntime": 16}, 16), ({"python": 8}, 4)])
+def test_who_serves_says_how_large_batches_are(tmp_path: Path, sizes: dict[str, int], size: int) -> None:
+    model = loaded(write_model(tmp_path, "scale", v1=onnx_scale()), batch_sizes=sizes)
+    assert model.info.max_batch_size == size
+
+
 def test_a_fixed_first_dimension_is_no_batch(tmp_path: Path) -> None:
     model = loaded(write_model(tmp_path, "scale", v1=onnx_scale(shape=(2, 3))))
     assert model.info.max_batch_size == 0

@@ -1,5 +1,6 @@
 """Who may call, how much they may send, and how it ends when the server does."""
 
+import asyncio
 import gzip
 import logging
 import random
@@ -18,7 +19,7 @@ from octavo.server.http2.frames import ErrorCode
 from octavo.server.keys import ApiKey, PriorityRange
 from tests.server.conftest import eventually
 from tests.server.grpc.serving import SAMPLES, Served, models, serving
-from tests.server.grpc.test_infer import tensor
+from tests.server.grpc.test_infer import FP32, RAW, request, tensor
 from tests.server.http2.raw import CALL, NOTHING, RawClient
 from tests.server.inference.fake import fake
 
@@ -114,6 +115,27 @@ def test_the_log(served: Served, triton: client.InferenceServerClient, caplog: p
     assert good.endswith(" ms, 40 bytes to and 44 bytes from FP32, request mine")
     assert "ModelInfer NOT_FOUND" in bad
     assert bad.endswith(": Request for unknown model: 'nope' is not found")
+
+
+def test_a_connection_that_is_too_old() -> None:
+    """It takes no more calls, and ends when those that it has do; or at once, if it has none, or there is no grace."""
+    with serving(*models(), grpc_max_connection_age=1) as served, RawClient(served.address) as raw:
+        held = fake(served.models["FP32"])
+        served.do(lambda: setattr(held, "hold", asyncio.Event()))
+        raw.head(1, fields=(*CALL[:2], (":path", "/inference.GRPCInferenceService/ModelInfer"), *CALL[3:]))
+        asked = request("FP32", FP32, raw=(RAW,)).SerializeToString()
+        raw.data(1, struct.pack(">?I", False, len(asked)) + asked)
+        assert raw.until(frames.GOAWAY).payload[:8] == struct.pack(">II", 1, ErrorCode.NO_ERROR)
+        assert held.hold is not None
+        served.do(held.hold.set)
+        assert raw.answer()["grpc-status"] == "0"
+        while raw.next() is not None:
+            pass
+    ages = {"grpc_max_connection_age": 1, "grpc_max_connection_age_grace": 0}
+    with serving(*models(), **ages) as served, RawClient(served.address) as raw:
+        raw.head(1, fields=(*CALL[:2], (":path", "/inference.GRPCInferenceService/ModelStreamInfer"), *CALL[3:]))
+        while raw.next() is not None:
+            pass
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])

@@ -79,7 +79,7 @@ def test_metadata_is_the_protocols() -> None:
     found = json_format.Parse(json.dumps(model_metadata(model, loaded(model))), service_pb2.ModelMetadataResponse())
     assert (found.name, list(found.versions), found.platform) == ("m", ["1"], "python")
     assert [(each.name, each.datatype, list(each.shape)) for each in found.inputs] == [("IN", "INT8", [-1, 2, -1])]
-    json_format.Parse(json.dumps(server_metadata()), service_pb2.ServerMetadataResponse())
+    json_format.Parse(json.dumps(server_metadata("mine")), service_pb2.ServerMetadataResponse())
 
 
 def test_the_index_says_why_a_model_is_not_there() -> None:

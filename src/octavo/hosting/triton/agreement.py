@@ -10,15 +10,15 @@ from octavo.hosting.signature import ANY, TensorSpec, without_batch
 from octavo.hosting.tensors import written
 from octavo.hosting.triton.description import Description, Tensor, data_type_of
 
-DEFAULT_MAX_BATCH_SIZE = 4
-"""Of models that can be computed in batches, and whose configuration says nothing of it."""
-
 _NUMBERED = re.compile(r".*__(\d+)")
 """Names of tensors that have none in TorchScript: what counts is the number."""
 
 
-def complete(config: dict[str, Any], runtime: Runtime) -> None:
+def complete(config: dict[str, Any], runtime: Runtime, batch_size: int) -> None:
     """Write what a configuration leaves open of inputs, outputs, batch size and batching, as Triton's backends do.
+
+    Args:
+        batch_size: of models that can be computed in batches, and whose configuration says nothing of it.
 
     Raises:
         ConfigError: it asks for batches, and the model cannot be computed so.
@@ -32,7 +32,7 @@ def complete(config: dict[str, Any], runtime: Runtime) -> None:
                 "max_batch_size is specified"
             )
     elif runtime.batches:
-        config["max_batch_size"] = config.get("max_batch_size") or DEFAULT_MAX_BATCH_SIZE
+        config["max_batch_size"] = config.get("max_batch_size") or batch_size
         if config["max_batch_size"] > 1 and "sequence_batching" not in config:
             config.setdefault("dynamic_batching", {})
     batched = bool(config.get("max_batch_size"))

@@ -42,7 +42,7 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
     options = _options(described, placed[start.number - 1].device, start.config)
     runtime = runtimes.load(backend.runtime, Path(start.config.model), options)
     if model.completes:
-        complete(config, runtime)
+        complete(config, runtime, model.batch_size)
         described = Description.of(config)
     sequences = sequence_batching_of(config)
     whole = with_sequence_tensors(described, sequences)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
 from octavo.errors import ConfigError
-from octavo.hosting.config import ENSEMBLE, HostingConfig, RepositoryModel
+from octavo.hosting.config import ENSEMBLE, REPOSITORY_BATCH_SIZE, HostingConfig, RepositoryModel
 from octavo.hosting.triton import Config
 from octavo.hosting.triton.backends import backend_named, complete_backend, model_file
 from octavo.hosting.triton.checks import check_config
@@ -41,6 +42,7 @@ def plan_model(
     base: HostingConfig = _NOTHING,
     config_name: str = "",
     completes: bool = True,
+    batch_sizes: Mapping[str, int] = MappingProxyType({}),
     override: Config | None = None,
 ) -> PlannedModel:
     """Read what a folder says.
@@ -49,6 +51,7 @@ def plan_model(
         base: what holds for all models, whatever their folders say.
         config_name: of the configuration among its `configs` that is meant, if there is one.
         completes: whether what a configuration leaves open is taken from the model; without it, it must be written.
+        batch_sizes: `max_batch_size` where it is left open, by backend; of the others under "".
         override: a configuration in the place of the folder's.
 
     Raises:
@@ -66,7 +69,12 @@ def plan_model(
     versions = {}
     for number in chosen_versions(folder, config):
         model = RepositoryModel(
-            folder=str(folder.path), version=str(number), config=written, completes=completes, labels=labels
+            folder=str(folder.path),
+            version=str(number),
+            config=written,
+            completes=completes,
+            batch_size=batch_sizes.get(config.backend, batch_sizes.get("", REPOSITORY_BATCH_SIZE)),
+            labels=labels,
         )
         if config.platform == ENSEMBLE:
             versions[number] = replace(base, model=str(folder.path), runtime=ENSEMBLE, repository=model)

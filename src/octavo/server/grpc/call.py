@@ -59,6 +59,7 @@ class Method:
     Attributes:
         unary, streaming: one of them answers. open: whether it needs no key. logged: whether calls are.
         works: whether a server that is shutting down refuses it.
+        api: the part of the protocol that it belongs to, if any, see `octavo.server.restrictions`.
     """
 
     unary: Unary | None = None
@@ -66,6 +67,7 @@ class Method:
     open: bool = False
     logged: bool = True
     works: bool = False
+    api: str = ""
 
 
 class Work(Protocol):

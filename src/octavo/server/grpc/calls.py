@@ -6,12 +6,17 @@ from secrets import token_hex
 
 from octavo.server.body import INLINE_BYTES
 from octavo.server.context import Server
+from octavo.server.forwarding import forwarded, header_pattern
 from octavo.server.grpc.call import Call, Method
 from octavo.server.grpc.framing import ENCODINGS
 from octavo.server.grpc.head import CallHead, read_head
 from octavo.server.grpc.status import RpcError, Status
 from octavo.server.http2.connection import Connection
 from octavo.server.keys import Keyring
+from octavo.server.restrictions import Restrictions
+
+RESTRICTED_PREFIX = "triton-grpc-protocol-"
+"""Of the names of headers that restrictions want."""
 
 ACCEPTED = (b"grpc-accept-encoding", ",".join(ENCODINGS).encode())
 
@@ -35,12 +40,20 @@ class Calls:
         self.inline_bytes = min(self.max_bytes, INLINE_BYTES)
         self._methods = methods
         self._keyring = Keyring(server.settings.client_keys)
+        settings = server.settings
+        self._forwarding = header_pattern(settings.grpc_header_forward_pattern, "grpc_header_forward_pattern")
+        restricted = settings.grpc_restricted_protocol
+        self._restrictions = Restrictions(restricted, "grpc_restricted_protocol", RESTRICTED_PREFIX)
         self._streams: set[Call] = set()
 
     def read_head(self, fields: Sequence[tuple[bytes, bytes]]) -> CallHead:
         """What a request with such fields calls, and whether it may: that is found out once."""
         head = read_head(fields)
         head.key = self._keyring.find(head.authorization, head.api_key)
+        if self._forwarding is not None:
+            head.parameters = forwarded(self._forwarding, fields)
+        if (method := self._methods.get(head.path)) is not None:
+            head.restricted = self._restrictions.missing(method.api, dict(fields))
         with suppress(RpcError):
             head.method = self._method(head)
         return head
@@ -65,6 +78,8 @@ class Calls:
             )
         if method is None:
             raise RpcError(Status.UNIMPLEMENTED, f"There is no method {head.path}.")
+        if head.restricted is not None:
+            raise RpcError(Status.UNAVAILABLE, f"This protocol is restricted, expecting header '{head.restricted}'")
         if head.wrong:
             raise RpcError(Status.INVALID_ARGUMENT, head.wrong)
         if head.encoding not in ENCODINGS:

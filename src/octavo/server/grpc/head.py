@@ -1,8 +1,8 @@
 """What stands before a call: the method, the deadline, the key, in header fields."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from octavo.server.keys import ApiKey
@@ -31,6 +31,7 @@ class CallHead:
         key: one of the server's, if it has any.
         refusal: the HTTP status for a request that is no call; 0 for one that is. wrong: what is wrong with it.
         method: that is called; None if there is none, or it may not be called.
+        parameters: the fields that are parameters of requests. restricted: a field that is missing, or wrong.
     """
 
     path: str
@@ -44,6 +45,8 @@ class CallHead:
     refusal: int = 0
     wrong: str = ""
     method: "Method | None" = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    restricted: str | None = None
 
 
 def read_head(fields: Sequence[tuple[bytes, bytes]]) -> CallHead:

@@ -40,8 +40,8 @@ class HealthService:
     def methods(self) -> dict[str, Method]:
         """By path. They need no key, and stand in no log: somebody asks every few seconds."""
         return {
-            f"/{NAME}/Check": Method(unary=self._check, open=True, logged=False),
-            f"/{NAME}/Watch": Method(streaming=self._watch, open=True, logged=False),
+            f"/{NAME}/Check": Method(unary=self._check, open=True, logged=False, api="health"),
+            f"/{NAME}/Watch": Method(streaming=self._watch, open=True, logged=False, api="health"),
         }
 
     def _status(self, name: str) -> int:

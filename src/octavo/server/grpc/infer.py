@@ -27,7 +27,7 @@ from octavo.server.grpc.infer_response import (
 from octavo.server.grpc.traced import Traced, with_trace
 from octavo.server.inference.classification import classify
 from octavo.server.inference.lookup import find, loaded
-from octavo.server.inference.parameters import named
+from octavo.server.inference.parameters import named, with_parameters
 from octavo.server.offload import off_loop
 
 INLINE_BYTES = 64 * 1024
@@ -211,7 +211,7 @@ class Inferences:
         """What is asked of the model, if no tensor lies in a region. Raises InferenceError."""
         head, client, raw = known.head, deployment.client, request.raw
         priority, timeout = self._treatment(call, head)
-        details = named(head.options.details, request.id)
+        details = with_parameters(named(head.options.details, request.id), call.head.parameters)
         if head.all_raw and (outline := known.fits(loaded(deployment), raw)) is not None:
             return Outlined(outline, raw, priority, timeout, details, request.trace)
         left, inputs = iter(raw), {}
@@ -246,7 +246,7 @@ class Inferences:
                 index += 1
             inputs[each.name] = Encoded(each.datatype, each.shape, data)
         priority, timeout = self._treatment(call, head)
-        details = named(head.options.details, request.id)
+        details = with_parameters(named(head.options.details, request.id), call.head.parameters)
         return Inference(
             inputs=inputs,
             outputs=head.names,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -28,6 +29,26 @@ from octavo.server.inference.trace_settings import change_trace_settings
 
 NAME = "inference.GRPCInferenceService"
 
+_APIS = {
+    method: api
+    for api, methods in {
+        "health": ("ServerLive", "ServerReady", "ModelReady"),
+        "metadata": ("ServerMetadata", "ModelMetadata"),
+        "inference": ("ModelInfer", "ModelStreamInfer"),
+        "model-config": ("ModelConfig",),
+        "model-repository": ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+        "statistics": ("ModelStatistics",),
+        "shared-memory": (
+            *(f"SystemSharedMemory{what}" for what in ("Status", "Register", "Unregister")),
+            *(f"CudaSharedMemory{what}" for what in ("Status", "Register", "Unregister")),
+        ),
+        "trace": ("TraceSetting",),
+        "logging": ("LogSettings",),
+    }.items()
+    for method in methods
+}
+"""The part of the protocol that each method belongs to."""
+
 Answer = Callable[[Any], Mapping[str, Any]]
 """Answers a message with the fields of another."""
 
@@ -46,7 +67,7 @@ class InferenceService:
         answers: dict[str, Answer] = {
             "ServerLive": lambda _: {"live": True},
             "ServerReady": lambda _: {"ready": self._is_server_ready()},
-            "ServerMetadata": lambda _: metadata.server_metadata(),
+            "ServerMetadata": lambda _: metadata.server_metadata(self._server.settings.server_id),
             "ModelMetadata": self._model_metadata,
             "ModelConfig": self._model_config,
             "RepositoryIndex": self._repository_index,
@@ -57,7 +78,7 @@ class InferenceService:
             "CudaSharedMemoryRegister": self._refuse_cuda,
             "CudaSharedMemoryUnregister": lambda _: {},
         }
-        methods = {f"/{NAME}/{name}": _unary(name, answer) for name, answer in answers.items()}
+        methods = {name: _unary(name, answer) for name, answer in answers.items()}
         for name, do in (
             ("ModelReady", self._model_ready),
             ("ModelStatistics", self._model_statistics),
@@ -66,10 +87,10 @@ class InferenceService:
             ("LogSettings", self._log_settings),
             ("TraceSetting", self._trace_setting),
         ):
-            methods[f"/{NAME}/{name}"] = _later(name, do)
-        methods[f"/{NAME}/ModelInfer"] = Method(unary=self._inferences.infer, works=True)
-        methods[f"/{NAME}/ModelStreamInfer"] = Method(streaming=self._streams.stream, works=True)
-        return methods
+            methods[name] = _later(name, do)
+        methods["ModelInfer"] = Method(unary=self._inferences.infer, works=True)
+        methods["ModelStreamInfer"] = Method(streaming=self._streams.stream, works=True)
+        return {f"/{NAME}/{name}": replace(method, api=_APIS[name]) for name, method in methods.items()}
 
     def _find(self, request: Any) -> HostedDeployment:
         return find(self._server.deployments, request.name, request.version)

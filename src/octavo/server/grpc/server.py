@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import socket
 
 from octavo.server.acceptor import Acceptor
@@ -35,7 +36,12 @@ class GrpcServer:
         self._max_connections = max_connections
         self._connections: set[Connection] = set()
         settings = server.settings
-        self._limits = Limits(preface_timeout=settings.request_head_timeout, body_timeout=settings.request_body_timeout)
+        self._limits = Limits(
+            preface_timeout=settings.request_head_timeout,
+            body_timeout=settings.request_body_timeout,
+            max_age=_seconds(settings.grpc_max_connection_age),
+            max_age_grace=_seconds(settings.grpc_max_connection_age_grace),
+        )
         methods = InferenceService(server, self._is_ready).methods()
         methods |= HealthService(server.deployments, self._is_ready, SERVICES).methods()
         methods |= ReflectionService(SERVICES).methods()
@@ -81,3 +87,7 @@ class GrpcServer:
             await asyncio.sleep(1.0)
             for connection in list(self._connections):
                 connection.expire(loop.time())
+
+
+def _seconds(milliseconds: int | None) -> float:
+    return math.inf if milliseconds is None else milliseconds * 1e-3

@@ -5,6 +5,7 @@ come. What a client may take without giving (memory, attention) is bounded.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from struct import iter_unpack
@@ -41,6 +42,8 @@ class Limits:
         streams: at once. window, stream_window: bytes that may be under way, together and of one request.
         frame: bytes of a frame. preface_timeout: seconds in which the connection must begin.
         body_timeout: seconds in which a request must go on.
+        max_age: seconds after which the connection takes no more requests. max_age_grace: after which those that there
+            are then are given up.
     """
 
     streams: int = 1024
@@ -49,6 +52,8 @@ class Limits:
     frame: int = 2**20
     preface_timeout: float = 20.0
     body_timeout: float = 30.0
+    max_age: float = math.inf
+    max_age_grace: float = math.inf
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -98,7 +103,7 @@ class Connection(asyncio.BufferedProtocol):
         """Wait for its first words."""
         self._transport = transport
         self.loop = asyncio.get_running_loop()
-        self.now = self.idle_since = self.loop.time()
+        self.now = self.idle_since = self._born = self.loop.time()
         self.peer = Peer(self.loop, transport, self._streams)
         transport.set_write_buffer_limits(WRITE_BUFFER)
         self._on_open(self)
@@ -140,6 +145,11 @@ class Connection(asyncio.BufferedProtocol):
         """Give up what does not go on."""
         if not self._reader.greeted and now - self.now > self.limits.preface_timeout:
             self._transport.close()
+        age = now - self._born
+        if age > self.limits.max_age:
+            self.leave()
+        if age > self.limits.max_age + self.limits.max_age_grace:
+            self.abort()
         for stream in list(self._streams.values()):
             if stream.waits and now - stream.touched > self.limits.body_timeout:
                 stream.on_timeout()

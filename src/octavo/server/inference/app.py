@@ -54,6 +54,8 @@ class InferenceMiddleware:
                 raise ApiError(404, "Not Found")
             call.scope["route"] = found.route
             call.name, call.version = found.name, found.version
+            if (header := self._server.http_restrictions.missing(found.route.api, call.headers)) is not None:
+                raise ApiError(403, f"This API is restricted, expecting header '{header}'")
             handler = found.route.methods.get(call.scope["method"])
             if handler is not None:
                 await handler(call)
@@ -71,7 +73,7 @@ class InferenceMiddleware:
                 await refuse(call, said)
 
 
-_GENERATE = Route(GENERATE, {})
+_GENERATE = Route(GENERATE, {}, "inference")
 
 
 def _allow(found: Found) -> dict[str, str]:

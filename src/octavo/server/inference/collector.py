@@ -97,8 +97,9 @@ class HostedCollector(Collector):
         failures = UnknownMetricFamily("nv_inference_request_failure", "Requests that failed.")
         for client, labels in models:
             seen = client.statistics
-            others = seen.failure - seen.rejected - seen.canceled
-            for reason, count in (("REJECTED", seen.rejected), ("CANCELED", seen.canceled), ("OTHER", others)):
+            counts = {"REJECTED": seen.rejected, "CANCELED": seen.canceled, "BACKEND": seen.failed_computing}
+            counts["OTHER"] = seen.failure - sum(counts.values())
+            for reason, count in counts.items():
                 failures.add_sample(failures.name, {**labels, "reason": reason}, count)
         yield failures
         pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests that wait or are computed.")

@@ -114,6 +114,7 @@ class DirectWay:
             or len(length) > MAX_LENGTH_DIGITS
             or int(length) > self._limit
             or self._hosts.problem(headers.get(b"host", b"")) is not None
+            or self.server.http_restrictions.missing(found.route.api, headers) is not None
         ):
             return None
         key = None

@@ -26,7 +26,7 @@ CUDA_IS_ABSENT = "failed to register CUDA shared memory region: '{}', GPUs not s
 
 async def about_server(call: Call) -> None:
     """Its name, version and extensions."""
-    await call.reply_json(server_metadata())
+    await call.reply_json(server_metadata(call.server.settings.server_id))
 
 
 async def live(call: Call) -> None:

@@ -10,8 +10,6 @@ from octavo.hosting.info import HostedInfo
 from octavo.hosting.signature import TensorSpec
 from octavo.worker.control import WorkerState
 
-SERVER_NAME = "octavo"
-
 EXTENSIONS = (
     "classification",
     "sequence",
@@ -30,9 +28,9 @@ EXTENSIONS = (
 """By Triton's names."""
 
 
-def server_metadata() -> dict[str, Any]:
-    """Of the server."""
-    return {"name": SERVER_NAME, "version": __version__, "extensions": list(EXTENSIONS)}
+def server_metadata(name: str) -> dict[str, Any]:
+    """Of the server. Args: name: what it calls itself."""
+    return {"name": name, "version": __version__, "extensions": list(EXTENSIONS)}
 
 
 def model_metadata(

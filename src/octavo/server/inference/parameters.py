@@ -65,6 +65,15 @@ def named(details: Details | None, name: str) -> Details | None:
     return Details(name) if details is None else msgspec.structs.replace(details, id=name)
 
 
+def with_parameters(details: Details | None, more: Mapping[str, str]) -> Details | None:
+    """The details of a request with further parameters, which go before its own."""
+    if not more:
+        return details
+    if details is None:
+        return Details(parameters=dict(more))
+    return msgspec.structs.replace(details, parameters={**details.parameters, **more})
+
+
 def _details(parameters: Mapping[str, object]) -> Details | None:
     own = cast(dict[str, bool | int | float | str], {n: v for n, v in parameters.items() if n not in _HEEDED})
     sequence = cast(int | str, parameters.get("sequence_id", 0))

@@ -22,10 +22,12 @@ class Route(NamedTuple):
 
     Attributes:
         path: the form, as metrics and the documentation have it. methods: what each does.
+        api: the part of the protocol that it belongs to, see `octavo.server.restrictions`.
     """
 
     path: str
     methods: Mapping[str, Handler]
+    api: str
 
 
 class Found(NamedTuple):
@@ -36,12 +38,16 @@ class Found(NamedTuple):
     version: str = ""
 
 
-def _get(path: str, handler: Handler) -> Route:
-    return Route(path, {"GET": handler})
+def _get(api: str, path: str, handler: Handler) -> Route:
+    return Route(path, {"GET": handler}, api)
 
 
-def _post(path: str, handler: Handler) -> Route:
-    return Route(path, {"POST": handler})
+def _get_and_set(api: str, path: str, get: Handler, change: Handler) -> Route:
+    return Route(path, {"GET": get, "POST": change}, api)
+
+
+def _post(api: str, path: str, handler: Handler) -> Route:
+    return Route(path, {"POST": handler}, api)
 
 
 _MODEL = "/v2/models/{model_name}"
@@ -49,29 +55,29 @@ _MODEL = "/v2/models/{model_name}"
 _PLAIN = {
     each.path: Found(each)
     for each in (
-        _get("/v2", management.about_server),
-        _get("/v2/health/live", management.live),
-        _get("/v2/health/ready", management.ready),
-        _get("/v2/models", management.list_models),
-        _get("/v2/models/stats", management.all_statistics),
-        _post("/v2/repository/index", management.index),
-        Route("/v2/logging", {"GET": management.show_logging, "POST": management.set_logging}),
-        Route("/v2/trace/setting", {"GET": management.show_trace, "POST": management.set_trace}),
+        _get("metadata", "/v2", management.about_server),
+        _get("health", "/v2/health/live", management.live),
+        _get("health", "/v2/health/ready", management.ready),
+        _get("metadata", "/v2/models", management.list_models),
+        _get("statistics", "/v2/models/stats", management.all_statistics),
+        _post("model-repository", "/v2/repository/index", management.index),
+        _get_and_set("logging", "/v2/logging", management.show_logging, management.set_logging),
+        _get_and_set("trace", "/v2/trace/setting", management.show_trace, management.set_trace),
     )
 }
 
-INFER = _post(f"{_MODEL}/infer", infer)
+INFER = _post("inference", f"{_MODEL}/infer", infer)
 
 _OF_MODELS = {
-    "": _get(_MODEL, management.about_model),
-    "ready": _get(f"{_MODEL}/ready", management.model_ready),
-    "config": _get(f"{_MODEL}/config", management.configuration),
-    "stats": _get(f"{_MODEL}/stats", management.statistics),
+    "": _get("metadata", _MODEL, management.about_model),
+    "ready": _get("health", f"{_MODEL}/ready", management.model_ready),
+    "config": _get("model-config", f"{_MODEL}/config", management.configuration),
+    "stats": _get("statistics", f"{_MODEL}/stats", management.statistics),
     "infer": INFER,
-    "infer_stream": _post(f"{_MODEL}/infer_stream", infer_stream),
-    "generate": _post(f"{_MODEL}/generate", generate),
-    "generate_stream": _post(f"{_MODEL}/generate_stream", generate_stream),
-    "trace/setting": Route(f"{_MODEL}/trace/setting", {"GET": management.show_trace, "POST": management.set_trace}),
+    "infer_stream": _post("inference", f"{_MODEL}/infer_stream", infer_stream),
+    "generate": _post("inference", f"{_MODEL}/generate", generate),
+    "generate_stream": _post("inference", f"{_MODEL}/generate_stream", generate_stream),
+    "trace/setting": _get_and_set("trace", f"{_MODEL}/trace/setting", management.show_trace, management.set_trace),
 }
 
 _OF_MEMORY = {
@@ -86,16 +92,16 @@ _OF_MEMORY = {
         ("cuda", management.cuda_memory_status, management.register_cuda_memory, management.unregister_cuda_memory),
     )
     for action, route in (
-        ("status", _get(f"/v2/{kind}sharedmemory/region/{{region_name}}/status", status)),
-        ("register", _post(f"/v2/{kind}sharedmemory/region/{{region_name}}/register", register)),
-        ("unregister", _post(f"/v2/{kind}sharedmemory/region/{{region_name}}/unregister", unregister)),
+        ("status", _get("shared-memory", f"/v2/{kind}sharedmemory/region/{{region_name}}/status", status)),
+        ("register", _post("shared-memory", f"/v2/{kind}sharedmemory/region/{{region_name}}/register", register)),
+        ("unregister", _post("shared-memory", f"/v2/{kind}sharedmemory/region/{{region_name}}/unregister", unregister)),
     )
 }
 
-_LOADING = _post("/v2/repository/models/{model_name}/load", management.load)
-_UNLOADING = _post("/v2/repository/models/{model_name}/unload", management.unload)
-_V1_PREDICT = _post("/v1/models/{model_name}:predict", predict.predict_v1)
-PREDICT = _post("/v1/models/{model_name}/predict", predict.predict)
+_LOADING = _post("model-repository", "/v2/repository/models/{model_name}/load", management.load)
+_UNLOADING = _post("model-repository", "/v2/repository/models/{model_name}/unload", management.unload)
+_V1_PREDICT = _post("inference", "/v1/models/{model_name}:predict", predict.predict_v1)
+PREDICT = _post("inference", "/v1/models/{model_name}/predict", predict.predict)
 
 ROUTES = (
     *(each.route for each in _PLAIN.values()),

@@ -39,7 +39,9 @@ class SmallReader:
         """
         size = head_length(call, len(data))
         following = len(data) - size
-        key = (deployment.name, call.context.priorities, data[:size]) if 0 < size <= MEANING_BYTES else None
+        # What headers say is not in the JSON.
+        known = 0 < size <= MEANING_BYTES and call.server.http_forwarding is None
+        key = (deployment.name, call.context.priorities, data[:size]) if known else None
         if key is not None and (meaning := self._meanings.get(key)) is not None:
             outline, priority, timeout, details, writer = meaning
             if outline.info is info and outline.size == following:

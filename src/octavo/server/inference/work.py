@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from octavo.deployments.hosted import HostedDeployment
 from octavo.hosting.info import HostedInfo
+from octavo.server.forwarding import forwarded
 from octavo.server.inference.body import read_body
 from octavo.server.inference.http import Call, CallHead
 from octavo.server.inference.lookup import find, loaded
-from octavo.server.inference.parameters import DEFAULT, Options, options
+from octavo.server.inference.parameters import DEFAULT, Options, options, with_parameters
 from octavo.server.leaving import Presence
 
 
@@ -54,7 +55,14 @@ def presence(call: Call) -> Presence:
 
 
 def allowed_options(call: CallHead, parameters: dict[str, object] | None) -> Options:
-    """What a request says of its treatment, within what its key may. Raises InferenceError, ApiError."""
+    """What a request says of its treatment, within what its key may, and its headers that are parameters, too.
+
+    Raises:
+        InferenceError, ApiError: it may not.
+    """
     wanted = options(parameters) if parameters else DEFAULT
+    if (pattern := call.server.http_forwarding) is not None:
+        headers = forwarded(pattern, call.headers.items())
+        wanted = replace(wanted, details=with_parameters(wanted.details, headers))
     priority = call.server.priority(wanted.priority or None, call.context.priorities)
     return wanted if priority == wanted.priority else replace(wanted, priority=priority)
