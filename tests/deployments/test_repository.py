@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -87,6 +88,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lame": ("wrong", "auto"),
     }.items():
         write_ensemble(root, name, *steps)
+    write_ensemble(root, "large", "changing", size=16)
+    write_ensemble(root, "larger", "large")
     labelled = ' label_filename: "labels.txt"'
     model = write_model(root, "labelled", SCALE.replace('"y"', f'"y"{labelled}'), v1=onnx_scale())
     (model / "labels.txt").write_text("cat\ndog\n")
@@ -96,7 +99,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def write_ensemble(root: Path, name: str, *steps: str, labels: str = "") -> Path:
+def write_ensemble(root: Path, name: str, *steps: str, labels: str = "", size: int = 4) -> Path:
     """Models one after the other."""
     tensors = ["x", *(f"between_{number}" for number in range(len(steps) - 1)), "y"]
     written = "".join(
@@ -104,7 +107,7 @@ def write_ensemble(root: Path, name: str, *steps: str, labels: str = "") -> Path
         f'output_map {{ key: "y" value: "{given}" }} }}\n'
         for step, taken, given in zip(steps, tensors, tensors[1:], strict=False)
     )
-    config = SCALE.replace('backend: "onnxruntime"', 'platform: "ensemble"').replace("_size: 8", "_size: 4")
+    config = SCALE.replace('backend: "onnxruntime"', 'platform: "ensemble"').replace("_size: 8", f"_size: {size}")
     config = config.replace('"y"', f'"y"{labels}')
     folder = write_model(root, name, f"{config}ensemble_scheduling {{ {written} }}")
     (folder / "1").mkdir(exist_ok=True)
@@ -192,6 +195,13 @@ def test_a_broken_model_says_why_and_the_others_are_served(server: Server) -> No
     assert answer.status_code == 404
     assert "'wrong' has no available versions: model 'wrong', tensor 'x'" in answer.json()["error"]
     assert httpx.get(f"{server.url}/v2/models/wrong/ready").status_code == 400
+    for name, words in {
+        "large": "ensemble large allows maximum batch size 16, but it contains model changing which only allows",
+        "larger": "ensemble 'larger' depends on 'large' which has no loaded version",
+    }.items():
+        assert words in found[name, ""][1]
+        assert any(f"model {name} cannot be loaded" in line and words in line for line in server.said)
+        assert not any(f"model {name} version 1 is served" in line for line in server.said)
 
 
 def test_the_server_is_not_ready_while_a_model_is_broken(
@@ -288,9 +298,21 @@ def test_a_model_that_is_not_there_is_not_loaded(protocol: str, request: pytest.
     client: Any = request.getfixturevalue(protocol)
     with pytest.raises(InferenceServerException, match="failed to load 'nope', failed to poll from model repository"):
         client.load_model("nope")
-    with pytest.raises(InferenceServerException, match="must not contain path traversal characters"):
-        client.load_model("..")
     client.unload_model("nope")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../versions", "versions/1", "", " ", "a" * 300, "a\nb", "\0", "é" * 200])
+def test_what_is_no_name_of_a_model_is_not_loaded_and_leaves_no_trace(name: str, server: Server) -> None:
+    before = index(server.url)
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        with pytest.raises(InferenceServerException, match=r"[Mm]odel name") as refused:
+            client.load_model(name)
+        assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+        assert index(server.url) == before
+        assert len(client.get_model_repository_index().models) == len(before)
+    answer = httpx.post(f"{server.url}/v2/repository/models/{quote(name, safe='')}/load", timeout=60)
+    assert answer.status_code in (400, 404), "there is no such model, or no such route"
+    assert index(server.url) == before
 
 
 def test_a_change_is_loaded_and_no_request_is_lost_meanwhile(

@@ -16,7 +16,7 @@ from octavo.deployments.repository_settings import ALL, RepositorySettings
 from octavo.deployments.threads import in_thread
 from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.config import HostingConfig
-from octavo.hosting.triton.layout import ModelFolder, find_model, models_of
+from octavo.hosting.triton.layout import ModelFolder, find_model, models_of, require_model_name
 from octavo.hosting.triton.model_config import config_from_json
 from octavo.hosting.triton.planning import PlannedModel, plan_model
 
@@ -122,6 +122,7 @@ class Repository:
         """
         try:
             self._require_control()
+            require_model_name(wish.name)
             await self._load(wish)
         finally:
             model = self._models.get(wish.name)
@@ -263,6 +264,9 @@ class Repository:
             self._list()
         began = time.monotonic()
         entries = await self._started(model, planned)
+        for entry in entries.values():
+            if entry.composed:
+                await self._check_steps(model, entry)
         await self._entries.offer(list(entries.values()), list(model.entries.values()))
         model.entries, model.steps, model.trouble = entries, planned.steps, {}
         model.stamps = {} if wish.config is not None or wish.folder is not None else found.stamps
@@ -270,6 +274,18 @@ class Repository:
         await _remove(replaced if replaced != wish.folder else None)
         versions = ", ".join(map(str, entries))
         log.info("model %s version %s is served, loaded in %.1f s", model.name, versions, time.monotonic() - began)
+
+    async def _check_steps(self, model: _Model, entry: Entry) -> None:
+        """See that an ensemble fits the models that it asks. Raises Refused: it does not."""
+        from octavo.deployments.step_check import ensemble_info  # with numpy
+
+        assert entry.hosted is not None
+        offered = {each.name: each.entries for each in self._models.values()}
+        try:
+            await in_thread(partial(ensemble_info, entry.hosted, offered, self._entries.status))
+        except ConfigError as error:
+            await self._entries.discard(entry.worker)
+            raise self._refused(model, str(error)) from None
 
     async def _read(self, model: _Model, wish: LoadModel) -> "_Found":
         """What is to be served of a model. Raises ConfigError: its folder does not say that, or there is none."""

@@ -33,8 +33,7 @@ from octavo.hosting.ensemble_client import EnsembleClient
 from octavo.hosting.launch import workers_of
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.response_cache import ResponseCache
-from octavo.hosting.triton.ensembles import ensemble_of
-from octavo.hosting.triton.normal_form import normal_form
+from octavo.hosting.triton.ensembles import ensemble_from
 from octavo.server.inference.control import ModelsOwn
 from octavo.server.tracing import Tracer
 from octavo.worker.control import WorkerState, WorkerStatus, raw
@@ -148,8 +147,9 @@ class Offering:
         """Of what other models compute."""
         model = settings.hosting.repository
         assert model is not None
-        ensemble = ensemble_of(normal_form(msgspec.json.decode(model.config)), settings.name, model.labels)
-        client = EnsembleClient(ensemble, OfferedModels(self._deployments), settings.hosting.version)
+        client = EnsembleClient(
+            ensemble_from(model, settings.name), OfferedModels(self._deployments), settings.hosting.version
+        )
         return HostedDeployment.of(settings, self._with_cache(worker, client))
 
     def _open_hosted(self, worker: str, settings: HostedSettings) -> HostedDeployment:

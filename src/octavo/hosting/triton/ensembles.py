@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from octavo.errors import ConfigError
+from octavo.hosting.config import RepositoryModel
 from octavo.hosting.ensemble import LATEST, Ensemble, EnsembleStep
 from octavo.hosting.signature import TensorSpec
 from octavo.hosting.triton.description import ResponseCaching, Tensor
@@ -66,6 +67,11 @@ def ensemble_of(config: dict[str, Any], name: str, labels: Mapping[str, Sequence
         response_cache=described.response_cache.enable,
         config=_as_triton_has_it(config),
     )
+
+
+def ensemble_from(model: RepositoryModel, name: str) -> Ensemble:
+    """What a model of a repository is. Raises ConfigError: as `ensemble_of`."""
+    return ensemble_of(normal_form(msgspec.json.decode(model.config)), name, model.labels)
 
 
 def _spec(tensor: Tensor, labels: Sequence[str] = ()) -> TensorSpec:

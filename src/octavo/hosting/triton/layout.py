@@ -102,6 +102,10 @@ def require_model_name(name: str) -> None:
         raise ConfigError(
             f"invalid model name '{name:.{MAX_NAME}}', model name must not contain path traversal characters"
         )
+    if (size := len(name.encode(errors="replace"))) >= MAX_NAME:
+        raise ConfigError(f"a model name of {size} bytes, more than the {MAX_NAME - 1} that a folder's may have")
+    if not name.isprintable():
+        raise ConfigError(f"invalid model name {name!r}, model name must not contain control characters")
 
 
 def chosen_versions(folder: ModelFolder, config: Config) -> list[int]:

@@ -80,4 +80,4 @@ def repository_index(
     for other in () if ready else listed:
         fields = {"name": other.name, "version": other.version, "state": other.state, "reason": other.reason}
         index.append({name: value for name, value in fields.items() if value})
-    return sorted(index, key=lambda each: (each["name"], int(each.get("version", "0"))))
+    return sorted(index, key=lambda each: (each.get("name", ""), int(each.get("version", "0"))))
