@@ -69,7 +69,7 @@ def serve_models(configuration: Configuration) -> None:
     hosted = any(isinstance(each, HostedSettings) for each in configuration.deployments)
     repository = bool(configuration.repository.places)
     # A port in use is found before a long download, but nobody waits at it meanwhile.
-    _listen(settings, hosted or repository, repository).close()
+    _listen(settings, hosted or repository, repository=False).close()
     deployments = _located(configuration.deployments)
     listeners = _listen(settings, hosted or repository, repository)
     try:

@@ -63,6 +63,8 @@ def _unsupported(config: Config) -> Iterator[str]:
     """What Octavo does not do. What only says how Triton copies memory changes no answer, and is taken as read."""
     if config.runtime and config.runtime != f"libtriton_{config.backend}.so":
         yield f"runtime is '{config.runtime:.100}', which is not supported: {config.backend} has one runtime"
+    if config.cc_model_filenames:
+        yield "cc_model_filenames is not supported: default_model_filename names the one file of a version"
     if config.batch_input:
         yield "batch_input is not supported"
     if config.batch_output:
