@@ -28,31 +28,22 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from rich.console import Console
 
-from soak_clients import REGION, Client, Tally, crash
-from soak_memory import TENSORS, Sample, family, growth, kind_of, lasting, medians, sample, zombies
+from soak_clients import REGION, Client, Shift, Tally, crash
+from soak_memory import TENSORS, Sample, family, judged, kind_of, sample, say, zombies
 from soak_models import KILLED, RELOADED, make_repository, write_again
 from soak_wires import OK, Ask, Http, Outcome
 
-say = Console(highlight=False, markup=False, soft_wrap=True).print
-
-RELOAD_SECONDS, COME_SECONDS, KILL_SECONDS, FRONTEND_SECONDS, CRASH_SECONDS = 4.0, 7.0, 11.0, 50.0, 45.0
+RELOAD_SECONDS, COME_SECONDS, KILL_SECONDS, CRASH_SECONDS = 4.0, 7.0, 11.0, 45.0
 SAMPLE_SECONDS = 3.0
 
-WARM_UP, MOST_WARM_UP = 0.2, 180.0
-"""Of the time, and seconds at most: what is kept for requests to come has been kept by then."""
-
-MOST_GROWTH = 0.05
-
-SMALL = 6.0
-"""MiB: a process that takes so much more has not grown. The allocator keeps as much of freed memory, for what is as
-large as the largest tensors here."""
+KILL_AT, REST_AT = 40.0, 105.0
+"""Seconds of load after which a frontend is killed, and nobody asks for anything for a while."""
 
 SHOWN = 20
 
-REST_SECONDS = 20.0
-"""For what was begun to end, and for memory that was shared to be given back, before it is looked at what is left."""
+REST_SECONDS = 15.0
+"""For memory that was shared to be given back, before it is looked at what is left."""
 
 OWN = ("octavo", REGION)
 """How names in /dev/shm begin that are of these servers and clients."""
@@ -86,8 +77,11 @@ class Soak:
     """
 
     def __init__(self, port: int, server: psutil.Process, folder: Path, frontends: int) -> None:
+        self._shift = Shift()
         self.tally = Tally()
         self.samples: list[Sample] = []
+        self.rests: list[Sample] = []
+        self.left: list[str] = []
         self.metrics: list[int] = []
         self._port = port
         self._server = server
@@ -96,17 +90,19 @@ class Soak:
 
     async def run(self, minutes: float, clients: int) -> None:
         """Load it for so long."""
-        ends = time.monotonic() + minutes * 60
+        shift = self._shift
+        shift.begin(minutes * 60)
         made = [Client(self._port, number, self.tally, regions=self._frontends == 1) for number in range(clients)]
         await asyncio.gather(
-            *(each.run(ends) for each in made),
-            crash(self._port, ends, CRASH_SECONDS, self.tally),
-            self._reload(ends),
-            self._come_and_go(ends),
-            self._kill_models(ends),
-            self._kill_frontends(ends),
-            self._watch(ends),
+            *(each.run(shift) for each in made),
+            crash(self._port, shift, CRASH_SECONDS, self.tally),
+            self._reload(),
+            self._come_and_go(),
+            self._kill_models(),
+            self._watch(),
+            self._rest(),
         )
+        await self._look_at_rest()
 
     async def _control(self, path: str, parameters: dict[str, str], expected: int = 200) -> bool:
         """Load or unload a model. Returns whether what must come of it did."""
@@ -119,18 +115,17 @@ class Soak:
             self.tally.note_wrong(began, f"{path}: {outcome.code}: {outcome.message[:300]}")
         return outcome.code == str(expected)
 
-    async def _reload(self, ends: float) -> None:
+    async def _reload(self) -> None:
         """Load models anew, from files that have been written again."""
         generation = 0
-        while time.monotonic() < ends:
-            await asyncio.sleep(RELOAD_SECONDS)
+        async for _ in self._shift.turns(RELOAD_SECONDS):
             name = random.choice(RELOADED)
             generation += 1
             write_again(self._folder, name, generation)
             if await self._control(f"{name}/load", {}):
                 self.tally.generations[name] = generation
 
-    async def _come_and_go(self, ends: float) -> None:
+    async def _come_and_go(self) -> None:
         """Have a model unloaded and loaded, with what the repository has and with what this client has; one that cannot
         be loaded leaves what is there."""
         code = (self._folder / "comes" / "1" / "model.py").read_bytes()
@@ -144,14 +139,13 @@ class Soak:
         config %= ", ".join(tensors)
         own = {"config": config, "file:1/model.py": base64.b64encode(code).decode()}
         broken = {**own, "file:1/model.py": base64.b64encode(b"raise ValueError('as it was written')").decode()}
-        while time.monotonic() < ends:
+        async for _ in self._shift.turns(COME_SECONDS):
             await self._control("comes/load", random.choice(({}, own, {"config": config})))
             await self._answers("comes", OK)
             await self._control("comes/load", broken, 400)
             await self._answers("comes", OK)
             await self._control("comes/unload", {})
             await self._answers("comes", "NOT_FOUND")
-            await asyncio.sleep(COME_SECONDS)
         await self._control("comes/load", own)  # whose files must go with the server
 
     async def _answers(self, model: str, code: str) -> None:
@@ -163,15 +157,35 @@ class Soak:
         if self.tally.note(model, outcome, began) and outcome.code != code:
             self.tally.note_wrong(began, f"{model}: {outcome.code}, not {code}: {outcome.message[:300]}")
 
-    async def _kill_models(self, ends: float) -> None:
-        while time.monotonic() < ends:
-            await asyncio.sleep(KILL_SECONDS)
+    async def _kill_models(self) -> None:
+        async for _ in self._shift.turns(KILL_SECONDS):
             await self._kill("model", [f"model {each}" for each in KILLED], random.choice)
 
-    async def _kill_frontends(self, ends: float) -> None:
-        while self._frontends > 1 and time.monotonic() < ends:
-            await asyncio.sleep(FRONTEND_SECONDS)
-            await self._kill("frontend", ["frontend"], lambda found: found[-1])
+    async def _rest(self) -> None:
+        """Let the server rest now and then: what it has then is its own, and no request's."""
+        while await self._shift.sleep(KILL_AT):
+            if self._frontends > 1:
+                await self._kill("frontend", ["frontend"], lambda found: found[-1])
+            if await self._shift.sleep(REST_AT - KILL_AT):
+                await self._shift.pause()
+                await self._look_at_rest()
+                self._shift.resume()
+
+    async def _look_at_rest(self) -> None:
+        """What there is when nobody asks for anything, and what should not be there."""
+        await asyncio.sleep(REST_SECONDS)
+        found = await asyncio.to_thread(sample, self._server)
+        self.rests.append(found)
+        files = len(files_in(self._folder.parent / "tmp"))
+        processes, dead = len(found.processes), zombies(self._server)
+        say(f"at rest: {processes} processes, {files} files of theirs, {found.total:.1f} MiB")
+        self.left += await self._left_in_flight()
+        if held := {name: count for name, count in found.descriptors.items() if name.endswith(TENSORS)}:
+            self.left.append(f"shared memory, {found.shared:.1f} MiB with what is kept: {held}")
+        if files > 2 * processes + OWN_FILES:
+            self.left.append(f"{files} files of {processes} processes")
+        if dead:
+            self.left.append(f"{dead} zombies")
 
     async def _kill(
         self, what: str, kinds: Sequence[str], choose: Callable[[list[psutil.Process]], psutil.Process]
@@ -184,18 +198,19 @@ class Soak:
                 choose(sorted(found, key=lambda each: each.create_time())).kill()
                 self.tally.outcomes[f"killed: {what}"] += 1
 
-    async def _watch(self, ends: float) -> None:
+    async def _watch(self) -> None:
         wire = Http(self._port)
-        while time.monotonic() < ends:
-            await asyncio.sleep(SAMPLE_SECONDS)
-            self.samples.append(await asyncio.to_thread(sample, self._server))
-            found = await wire.ask("/metrics", b"", method="GET")
-            if not isinstance(found, Outcome):
-                self.metrics.append(found[2].count(b"\n"))
-            say(f"{self.samples[-1].total:8.1f} MiB", self.tally.requests, "requests")
+        async for _ in self._shift.turns(SAMPLE_SECONDS):
+            found = await asyncio.to_thread(sample, self._server)
+            found.requests = self.tally.requests
+            self.samples.append(found)
+            answer = await wire.ask("/metrics", b"", method="GET")
+            if not isinstance(answer, Outcome):
+                self.metrics.append(answer[2].count(b"\n"))
+            say(f"{found.total:8.1f} MiB {found.requests} requests")
         await wire.close()
 
-    async def left_in_flight(self) -> list[str]:
+    async def _left_in_flight(self) -> list[str]:
         """Requests that wait or are computed, though nobody has asked: as frontends count them."""
         found = []
         for _ in range(4 * self._frontends):  # whichever of them take these connections
@@ -215,44 +230,6 @@ def is_one_of(process: psutil.Process, server: psutil.Process, kinds: Sequence[s
     with contextlib.suppress(psutil.Error, OSError):
         return kind_of(process, server) in kinds
     return False
-
-
-def judged(samples: Sequence[Sample]) -> list[str]:
-    """Say how memory and descriptors have grown. Returns what has grown too much."""
-    began = samples[0].at
-    warm = min(WARM_UP * (samples[-1].at - began), MOST_WARM_UP)
-    steady = [each for each in samples if each.at - began >= warm]
-    grown = []
-    total = medians(steady, lambda each: each.total)
-    halves = medians(steady, lambda each: each.total, 2)
-    say(f"memory: {shown(total)}, {growth(total):+.1%}; {growth(halves):+.1%} from the first half to the second")
-    if max(growth(total), growth(halves)) > MOST_GROWTH:
-        grown.append(f"all processes: {shown(total)}")
-    shared = medians(steady, lambda each: each.shared)
-    rest = medians(steady, lambda each: each.total - each.shared)
-    say(f"  of these, what processes share: {shown(shared)}, {growth(shared):+.1%}")
-    say(f"  and all else: {shown(rest)}, {growth(rest):+.1%}")
-    if growth(rest) > MOST_GROWTH:
-        grown.append(f"all but what processes share: {shown(rest)}")
-    for kind in sorted({kind for each in steady for kind in each.kinds}):
-        found = medians(steady, lambda each, kind=kind: each.kinds.get(kind, 0.0))  # type: ignore[misc]
-        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}")
-    for pid, kind in lasting(steady).items():
-        found = medians(steady, lambda each, pid=pid: each.processes[pid][1])  # type: ignore[misc]
-        too_much = growth(found) > MOST_GROWTH and found[-1] - found[0] > SMALL
-        say(f"  {kind:14} {shown(found)}, {growth(found):+.1%}: process {pid} without what it shares, all the time")
-        if too_much:
-            grown.append(f"{kind} (process {pid}): {shown(found)}")
-    say("descriptors:")
-    for name in sorted({name for each in steady for name in each.descriptors}):
-        counts = medians(steady, lambda each, name=name: each.descriptors[name])  # type: ignore[misc]
-        say(f"  {name:28} {' '.join(f'{each:g}' for each in counts)}")
-    return grown
-
-
-def shown(figures: Sequence[float]) -> str:
-    """Medians of windows."""
-    return " ".join(f"{each:.1f}" for each in figures) + " MiB"
 
 
 def troubles(log: bytes, kills: Mapping[str, Sequence[float]]) -> list[str]:
@@ -289,7 +266,7 @@ def main() -> int:
     try:
         wait(port, process, scratch / "log")
         asyncio.run(soak.run(options.minutes, options.clients))
-        left = asyncio.run(found_at_rest(soak, server, scratch / "tmp"))
+        left = soak.left
         there = family(server)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -326,7 +303,7 @@ def start(scratch: Path, port: int, frontends: int) -> subprocess.Popen[bytes]:
 def told(soak: Soak, trouble: Sequence[str], left: Sequence[str]) -> bool:
     """Say what has come of it. Returns whether something must not be."""
     tally = soak.tally
-    wrong, lost, grown = [*tally.wrong, *trouble], tally.lost, judged(soak.samples)
+    wrong, lost, grown = [*tally.wrong, *trouble], tally.lost, judged(soak.samples, soak.rests)
     say(dict(sorted(tally.outcomes.items())))
     say(f"lines of /metrics: {soak.metrics[len(soak.metrics) // 5]} to {soak.metrics[-1]}")
     say(f"{tally.requests} requests, wrong: {len(wrong)}, lost: {len(lost)}, left: {left}, grown: {grown}")
@@ -337,22 +314,6 @@ def told(soak: Soak, trouble: Sequence[str], left: Sequence[str]) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     return [each for each in folder.rglob("*") if not each.is_dir()]
-
-
-async def found_at_rest(soak: Soak, server: psutil.Process, folder: Path) -> list[str]:
-    """What should not be there when nobody asks for anything."""
-    await asyncio.sleep(REST_SECONDS)
-    left = await soak.left_in_flight()
-    processes, found = family(server), sample(server)
-    files = files_in(folder)
-    if held := {name: count for name, count in found.descriptors.items() if name.endswith(TENSORS)}:
-        left.append(f"shared memory, {found.shared:.1f} MiB with what is kept: {held}")
-    say(f"at rest: {len(processes)} processes, {len(files)} files of theirs, {found.total:.1f} MiB")
-    if len(files) > 2 * len(processes) + OWN_FILES:
-        left.append(f"{len(files)} files of {len(processes)} processes")
-    if dead := zombies(server):
-        left.append(f"{dead} zombies")
-    return left
 
 
 def wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

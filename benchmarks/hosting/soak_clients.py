@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
 
@@ -54,6 +54,50 @@ KEPT = 40
 
 KILLED_BEFORE = 10.0
 """Seconds before a request in which a kill explains an error that tells of it: other frontends may hear of it late."""
+
+
+class Shift:
+    """When there is load: from its beginning to its end, but for pauses."""
+
+    def __init__(self) -> None:
+        self._ends = 0.0
+        self._busy = 0
+        self._open = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    def begin(self, seconds: float) -> None:
+        """There is from now on, for so long."""
+        self._ends = time.monotonic() + seconds
+        self._open.set()
+
+    async def turns(self, seconds: float = 0.0) -> AsyncIterator[None]:
+        """Something may be done, and again so many seconds after it was done. A pause waits for it to be done."""
+        while await self.sleep(seconds):
+            await self._open.wait()
+            self._busy += 1
+            try:
+                yield
+            finally:
+                self._busy -= 1
+                if not self._busy:
+                    self._idle.set()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Wait for so long, or until it ends. Returns whether it goes on."""
+        left = self._ends - time.monotonic()
+        await asyncio.sleep(max(min(seconds, left), 0.0))
+        return left > seconds
+
+    async def pause(self) -> None:
+        """Have nobody begin anything, and wait for what is being done."""
+        self._open.clear()
+        while self._busy:
+            self._idle.clear()
+            await self._idle.wait()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._open.set()
 
 
 @dataclass
@@ -140,9 +184,9 @@ class Client:
             "new connection": self._reconnect,
         }
 
-    async def run(self, ends: float) -> None:
+    async def run(self, shift: Shift) -> None:
         """Ask until it is over."""
-        while time.monotonic() < ends:
+        async for _ in shift.turns():
             [kind] = self._drawn.choices(list(self._kinds), list(self._kinds.values()))
             wire = self._drawn.choice(self._wires)
             act, began = self._acts.get(kind), time.monotonic()
@@ -323,11 +367,11 @@ class Client:
         await asyncio.gather(*(each.close() for each in self._wires))
 
 
-async def crash(port: int, ends: float, seconds: float, tally: Tally) -> None:
+async def crash(port: int, shift: Shift, seconds: float, tally: Tally) -> None:
     """Have a model end its own process, again and again; in between it must answer."""
     wire = Grpc(port + 1)
     right, last = np.full((1, 4), 1, np.float32), np.full((1, 4), CRASHES, np.float32)
-    while time.monotonic() < ends:
+    async for _ in shift.turns(seconds):
         began = time.monotonic()
         outcome = await wire.infer(Ask("crashes", last))
         if tally.note("crashes", outcome, began):
@@ -338,5 +382,4 @@ async def crash(port: int, ends: float, seconds: float, tally: Tally) -> None:
             outcome = await wire.infer(Ask("crashes", right))
             if tally.note("after a crash", outcome, began) and outcome.code != OK:
                 tally.note_wrong(began, f"after a crash: {outcome.code} {outcome.message[:300]}")
-        await asyncio.sleep(min(seconds, max(ends - time.monotonic(), 0)))
     await wire.close()

@@ -10,9 +10,21 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+from rich.console import Console
+
+say = Console(highlight=False, markup=False, soft_wrap=True).print
 
 WINDOWS = 4
 """In which the time after the warm-up is cut."""
+
+WARM_UP, MOST_WARM_UP = 0.2, 180.0
+"""Of the time, and seconds at most: what is kept for requests to come has been kept by then."""
+
+MOST_GROWTH = 0.05
+
+SMALL = 6.0
+"""MiB: a process that takes so much more has not grown. The allocator keeps as much of freed memory, for what is as
+large as the largest tensors here."""
 
 TENSORS = "memory for tensors"
 """That processes share, of one request or another: descriptors of it."""
@@ -25,13 +37,14 @@ class Sample:
     Attributes:
         kinds: of all processes of a kind. processes: of each, by its number, without `shared`.
         shared: of memory that processes share: for tensors, which comes and goes with the load, and for what is kept.
-        descriptors: of each kind of process and what they are of.
+        descriptors: of each kind of process and what they are of. requests: that there had been.
     """
 
     at: float
     kinds: dict[str, float] = field(default_factory=dict)
     processes: dict[int, tuple[str, float]] = field(default_factory=dict)
     shared: float = 0.0
+    requests: int = 0
     descriptors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -105,6 +118,49 @@ def medians(samples: Sequence[Sample], figure: Callable[[Sample], float], window
 def growth(found: Sequence[float]) -> float:
     """From the first window to the last, as a part of the first."""
     return found[-1] / found[0] - 1 if found and found[0] else 0.0
+
+
+def shown(figures: Sequence[float]) -> str:
+    """Figures in MiB, and how they have grown."""
+    return f"{' '.join(f'{each:.1f}' for each in figures)} MiB, {growth(figures):+.1%}"
+
+
+def judged(samples: Sequence[Sample], rests: Sequence[Sample]) -> list[str]:
+    """Say how memory and descriptors have grown. Returns what has grown too much.
+
+    Under load memory follows the load, which is as much as the machine computes at the moment: it is judged at rest.
+    """
+    began = samples[0].at
+    warm = began + min(WARM_UP * (samples[-1].at - began), MOST_WARM_UP)
+    _say_of_load([each for each in samples if each.at >= warm])
+    resting, grown = [each for each in rests if each.at >= warm], []
+    halves = min(2, len(resting))
+    total = medians(resting, lambda each: each.total, halves)
+    say(f"at rest: {' '.join(f'{each.total:.1f}' for each in resting)} MiB; halves: {shown(total)}")
+    if growth(total) > MOST_GROWTH:
+        grown.append(f"all processes: {shown(total)}")
+    for pid, kind in lasting(resting).items():
+        found = medians(resting, lambda each, pid=pid: each.processes[pid][1], halves)  # type: ignore[misc]
+        say(f"  {kind:14} {shown(found)}: process {pid}, which was there all the time")
+        if growth(found) > MOST_GROWTH and found[-1] - found[0] > SMALL:
+            grown.append(f"{kind} (process {pid}): {shown(found)}")
+    return grown
+
+
+def _say_of_load(steady: Sequence[Sample]) -> None:
+    size = len(steady) // WINDOWS
+    parts = [steady[at * size : (at + 1) * size] for at in range(WINDOWS)] if size > 1 else []
+    rates = [(part[-1].requests - part[0].requests) / (part[-1].at - part[0].at) for part in parts]
+    say(f"under load: {shown(medians(steady, lambda each: each.total))}")
+    say(f"  at requests a second: {' '.join(f'{each:.0f}' for each in rates)}")
+    say(f"  what processes share: {shown(medians(steady, lambda each: each.shared))}")
+    for kind in sorted({kind for each in steady for kind in each.kinds}):
+        found = medians(steady, lambda each, kind=kind: each.kinds.get(kind, 0.0))  # type: ignore[misc]
+        say(f"  {kind:14} {shown(found)}")
+    say("descriptors under load:")
+    for name in sorted({name for each in steady for name in each.descriptors}):
+        counts = medians(steady, lambda each, name=name: each.descriptors[name])  # type: ignore[misc]
+        say(f"  {name:30} {' '.join(f'{each:g}' for each in counts)}")
 
 
 def lasting(samples: Sequence[Sample]) -> dict[int, str]:
