@@ -394,3 +394,57 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+# --- other numbers of instances ---------------------------------------------------------------------------------------
+
+
+def all_of(model: Model) -> list[str]:
+    """What is computed until nothing can be any more."""
+    return sorted(name for names in model.rest() for name in names)
+
+
+def test_sequences_that_wait_get_the_slots_of_new_instances() -> None:
+    model = Model(direct(1))
+    for number in (1, 2, 3):
+        model.push(f"{number}a", number, START)
+    assert model.names() == ["1a"]
+    assert model.names() == []
+    model.sequences.resize(3, 0.0)
+    assert sorted(model.rest()) == [["2a"], ["3a"]]
+
+
+def test_an_instance_that_leaves_ends_its_sequences_and_begins_none() -> None:
+    model = Model(direct(2), 2)
+    for number in (1, 2, 3):
+        model.push(f"{number}a", number, START)
+    list(model.rest())
+    model.sequences.resize(1, 0.0)
+    model.push("4a", 4, START)
+    model.push("5a", 5, START)
+    assert all_of(model) == [], "the slots of the one that stays are taken"
+    for number in (1, 2, 3):
+        model.push(f"{number}b", number, END)
+    model.push("1c", 1, START)
+    assert all_of(model) == ["1b", "1c", "2b", "3b", "4a"]
+    for number in (4, 5, 1):
+        model.push(f"{number}z", number, END)
+    assert all_of(model) == ["1z", "4z", "5a", "5z"]
+    assert not model.sequences.goes_on
+
+
+def test_what_leaves_may_be_wanted_again() -> None:
+    model = Model(direct(1), 2)
+    for number in (1, 2):
+        model.push(f"{number}a", number, START)
+    batch = model.batch()
+    assert batch is not None
+    for instances in (1, 2, 1):
+        model.sequences.resize(instances, 0.0)
+    model.sequences.note_done(batch, 0.0)
+    list(model.rest())
+    for number in (1, 2):
+        model.push(f"{number}b", number, END)
+    model.push("3a", 3, START | END)
+    assert all_of(model) == ["1b", "2b", "3a"]
+    assert not model.sequences.goes_on

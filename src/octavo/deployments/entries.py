@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ from octavo.deployments.hosted_settings import AnySettings, HostedSettings
 from octavo.deployments.trace_settings import Tracing
 from octavo.engine.launch import engine_spec
 from octavo.errors import ConfigError, OctavoError
-from octavo.hosting.launch import hosting_spec, workers_of
+from octavo.hosting.config import HostingConfig
+from octavo.hosting.launch import hosting_spec, spec_of, worker_of, workers_of
+from octavo.hosting.start import HostingStart
 from octavo.worker.control import Notice, WorkerState, WorkerStatus, raw
 from octavo.worker.launcher import WorkerSpec
 from octavo.worker.supervisor import Supervisor
@@ -160,10 +163,13 @@ class Entries:
 
     def retire(self, entry: Entry) -> Entry:
         """Offer a deployment no longer, from the next table on; it ends when its last request has ended."""
-        retirement = asyncio.create_task(self._end_when_unused(entry.worker, self._revision + 1))
-        self._retirements.add(retirement)
-        retirement.add_done_callback(self._retirements.discard)
+        self._follow(self._end_when_unused(entry.worker, self._revision + 1))
         return self._assign(entry, Role.RETIRING)
+
+    def _follow(self, retirement: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(retirement)
+        self._retirements.add(task)
+        task.add_done_callback(self._retirements.discard)
 
     async def discard(self, worker: str) -> None:
         """End the processes of a deployment that nobody uses."""
@@ -187,14 +193,84 @@ class Entries:
         started = self._processes.get(entry.worker)
         if started is None or entry.hosted is None:  # it has been discarded meanwhile
             return
-        workers = workers_of(entry.worker, hosted_facts(self._supervisor.status(entry.worker))["processes"])
-        for number, worker in enumerate(workers, 1):
+        facts = hosted_facts(self._supervisor.status(entry.worker))
+        if facts["numbers"]:  # it has got other instances, which were started one by one
+            return
+        for number in process_numbers(facts):
+            worker = worker_of(entry.worker, number)
             if worker not in started:
                 started.append(worker)
                 self._supervisor.add(self._hosting_spec(worker, entry.hosted, number))
 
     def _hosting_spec(self, worker: str, settings: HostedSettings, number: int = 1) -> WorkerSpec:
         return hosting_spec(worker, settings.name, settings.hosting, number, self._rate_limiter)
+
+    # --- other instances ----------------------------------------------------------------------------------------------
+
+    async def resize(self, entry: Entry, hosting: HostingConfig, processes: int) -> None:
+        """Have a hosted model, which is loaded, go on with other instances. Those that it has no more end when what
+        they have begun has ended.
+
+        Args:
+            hosting: its settings, which differ from what they were in instances alone. processes: that it has then.
+
+        Raises:
+            Refused: one of them cannot be started, and all is as it was.
+        """
+        name, facts = entry.settings.name, hosted_facts(self.status(entry))
+        started, before = self._processes[entry.worker], process_numbers(facts)
+        free = (number for number in itertools.count(1) if worker_of(entry.worker, number) not in started)
+        staying = before[:processes]
+        more = tuple(itertools.islice(free, processes - len(staying)))
+        now = (*staying, *more)
+        earlier = dict.fromkeys((before, *map(tuple, facts["earlier"])))
+        common = HostingStart(
+            name=name,
+            config=hosting,
+            rate_limiter=self._rate_limiter,
+            numbers=now,
+            earlier=tuple(each for each in earlier if each != now),
+        )
+        await self._start_more(entry, [msgspec.structs.replace(common, number=number) for number in more])
+        settings = HostedSettings(name=name, model=hosting.model, hosting=hosting)
+        self._entries[entry.worker] = msgspec.structs.replace(self._entries[entry.worker], hosted=settings)
+        await asyncio.gather(
+            *(
+                self._supervisor.configure(
+                    worker_of(entry.worker, number), bytes(raw(msgspec.structs.replace(common, number=number)))
+                )
+                for number in staying
+            )
+        )
+        await self.publish()
+        for worker in workers_of(entry.worker, before[processes:]):
+            self._follow(self._let_go(entry.worker, worker))
+
+    async def _start_more(self, entry: Entry, starts: Sequence[HostingStart]) -> None:
+        """Start further processes of a model. Raises Refused: one of them cannot be, and so none is."""
+        started = self._processes[entry.worker]
+        workers = workers_of(entry.worker, [each.number for each in starts])
+        for worker, start in zip(workers, starts, strict=True):
+            started.append(worker)
+            self._supervisor.add(spec_of(worker, start))
+        statuses = await asyncio.gather(*map(self._supervisor.settled, workers))
+        failures = [each.failure for each in statuses if each.state is not WorkerState.READY]
+        if failures:
+            await asyncio.gather(*map(self._supervisor.remove, workers))
+            for worker in workers:
+                started.remove(worker)
+            name, version = entry.settings.name, starts[0].config.version
+            why = f"version {version} is at READY state: {failures[0] or 'the server is stopping'};"
+            raise Refused(f"load failed for model '{name}': {why}", 400)
+
+    async def _let_go(self, first: str, worker: str) -> None:
+        """End a process that is asked for nothing more."""
+        with contextlib.suppress(KeyError):  # the whole model ends
+            await self._supervisor.retire(worker)
+        if worker in self._processes.get(first, ()):
+            self._processes[first].remove(worker)
+
+    # --- the table ----------------------------------------------------------------------------------------------------
 
     def _assign(self, entry: Entry, role: Role) -> Entry:
         entry = self._entries[entry.worker] = msgspec.structs.replace(entry, role=role)
@@ -242,6 +318,11 @@ def require_models(ensemble: str, asks: Iterable[tuple[str, int]], served: Colle
                 f"the ensemble '{ensemble}' asks for a model '{name}', which is not served; there are: "
                 f"{there or 'no others'}"
             )
+
+
+def process_numbers(facts: Mapping[str, Any]) -> tuple[int, ...]:
+    """Of the processes of a hosted model: `octavo.hosting.info.HostedInfo.process_numbers`."""
+    return tuple(facts["numbers"]) or tuple(range(1, facts["processes"] + 1))
 
 
 def hosted_facts(status: WorkerStatus) -> dict[str, Any]:

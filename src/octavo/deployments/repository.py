@@ -5,14 +5,15 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from octavo.deployments.control import NOT_CONTROLLED, UNLOADED, Entry, Listed, LoadModel, Role, UnloadModel
 from octavo.deployments.entries import Entries, Refused
 from octavo.deployments.hosted_settings import HostedSettings
+from octavo.deployments.repository_models import LOADING, Found, ModelState, Round
 from octavo.deployments.repository_settings import ALL, RepositorySettings
+from octavo.deployments.resizing import resize, same_files
 from octavo.deployments.threads import in_thread
 from octavo.errors import ConfigError, OctavoError
 from octavo.hosting.config import HostingConfig
@@ -24,56 +25,6 @@ log = logging.getLogger("octavo.server")
 
 TWICE = "model appears in two or more repositories"
 """Triton's reason for what no one can know which of two is meant by."""
-
-
-@dataclass(slots=True)
-class _Model:
-    """A model that is or was to be served.
-
-    Attributes:
-        changing: held by whoever changes it.
-        stamps: of its files, as they were when what is served was read. seen: when they were read last, whatever came
-            of it.
-        steps: the models that it asks. wanted: whether somebody named it, and not an ensemble alone.
-        entries: its versions that are offered. trouble: of each version that is not, its state and the reason.
-        folder: with files that clients have sent, if it was loaded from there.
-    """
-
-    name: str
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    stamps: Mapping[str, int] = field(default_factory=dict)
-    seen: Mapping[str, int] = field(default_factory=dict)
-    steps: tuple[str, ...] = ()
-    wanted: bool = False
-    entries: dict[int, Entry] = field(default_factory=dict)
-    trouble: dict[str, tuple[str, str]] = field(default_factory=dict)
-    folder: str | None = None
-
-
-_LOADING = {"": ("LOADING", "")}
-"""Of a model of which nobody knows yet what versions it has."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a folder has. Attributes: planned: what is to be served of it; None if that is so already."""
-
-    stamps: Mapping[str, int]
-    planned: PlannedModel | None
-
-
-class _Round:
-    """Models that are loaded side by side, each once. Attributes: waits: the step that an ensemble waits for."""
-
-    def __init__(self) -> None:
-        self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.waits: dict[str, str] = {}
-
-    def leads(self, name: str, to: str) -> bool:
-        """Whether a model is another one, or waits for it, however far away."""
-        while name != to and name in self.waits:
-            name = self.waits[name]
-        return name == to
 
 
 class Repository:
@@ -92,7 +43,7 @@ class Repository:
         self._settings = settings
         self._base = base
         self._places = settings.places
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, ModelState] = {}
         self._slots = asyncio.Semaphore(settings.model_load_thread_count)
 
     @property
@@ -181,8 +132,8 @@ class Repository:
                 del self._models[name]
         self._list()
 
-    def _model(self, name: str) -> _Model:
-        return self._models.setdefault(name, _Model(name))
+    def _model(self, name: str) -> ModelState:
+        return self._models.setdefault(name, ModelState(name))
 
     def _asked_by_others(self, name: str) -> bool:
         return any(name in model.steps and model.entries for model in self._models.values())
@@ -195,7 +146,7 @@ class Repository:
 
     async def _load_all(self, names: Sequence[str]) -> list[str]:
         """Load models side by side. Returns why some are not."""
-        round_ = _Round()
+        round_ = Round()
         for name in names:
             self._begin(round_, LoadModel(name=name), wanted=True)
         await asyncio.gather(*round_.tasks.values(), return_exceptions=True)
@@ -203,20 +154,20 @@ class Repository:
 
     async def _load(self, wish: LoadModel) -> None:
         """Raises OctavoError: it cannot be loaded."""
-        await self._begin(_Round(), wish, wanted=True)
+        await self._begin(Round(), wish, wanted=True)
 
-    def _begin(self, round_: "_Round", wish: LoadModel, *, wanted: bool) -> asyncio.Task[None]:
+    def _begin(self, round_: Round, wish: LoadModel, *, wanted: bool) -> asyncio.Task[None]:
         """Load a model, once in a round."""
         if wish.name not in round_.tasks:
             model = self._model(wish.name)
             model.wanted = model.wanted or wanted
             if not model.entries:
-                model.trouble = _LOADING
+                model.trouble = LOADING
                 self._list()
             round_.tasks[wish.name] = asyncio.create_task(self._follow(round_, model, wish))
         return round_.tasks[wish.name]
 
-    async def _follow(self, round_: "_Round", model: _Model, wish: LoadModel) -> None:
+    async def _follow(self, round_: Round, model: ModelState, wish: LoadModel) -> None:
         """Raises OctavoError: it cannot be loaded; the log says so, too."""
         try:
             found = await self._read(model, wish)
@@ -226,17 +177,17 @@ class Repository:
                 await self._replace(model, found, wish)
         except OctavoError as error:
             log.error("model %s cannot be loaded: %s%s", model.name, error, _rest(model))
-            if model.trouble is _LOADING:
+            if model.trouble is LOADING:
                 self._note_trouble(model, "", str(error))
             raise
         finally:
             self._list()
 
-    def _missing_steps(self, model: _Model) -> list[str]:
+    def _missing_steps(self, model: ModelState) -> list[str]:
         """What an ensemble that is there lacks: a client has unloaded it since."""
         return [each for each in model.steps if not self._model(each).entries]
 
-    async def _load_step(self, round_: "_Round", model: _Model, step: str) -> None:
+    async def _load_step(self, round_: Round, model: ModelState, step: str) -> None:
         """Raises Refused: an ensemble's model cannot be loaded, and is not there."""
         if round_.leads(step, model.name):
             raise self._refused(model, f"circular dependency between ensembles: {model.name} -> {step}")
@@ -251,7 +202,7 @@ class Repository:
         finally:
             del round_.waits[model.name]
 
-    async def _replace(self, model: _Model, found: "_Found", wish: LoadModel) -> None:
+    async def _replace(self, model: ModelState, found: Found, wish: LoadModel) -> None:
         """Serve what was found in the place of what is there. Raises OctavoError: it cannot be."""
         planned = found.planned
         changes = wish.config is not None or wish.folder is not None or found.stamps != model.stamps
@@ -263,19 +214,24 @@ class Repository:
             model.trouble = {str(version): ("LOADING", "") for version in planned.versions}
             self._list()
         began = time.monotonic()
-        entries = await self._started(model, planned)
-        for entry in entries.values():
-            if entry.composed:
-                await self._check_steps(model, entry)
-        await self._entries.offer(list(entries.values()), list(model.entries.values()))
+        same = model.folder is None and wish.folder is None and same_files(model.read, found.stamps)
+        if model.entries and same and await resize(self._entries, model.entries, planned.versions):
+            entries, done = model.entries, "goes on with other instances"
+        else:
+            entries, done = await self._started(model, planned), "is served"
+            for entry in entries.values():
+                if entry.composed:
+                    await self._check_steps(model, entry)
+            await self._entries.offer(list(entries.values()), list(model.entries.values()))
         model.entries, model.steps, model.trouble = entries, planned.steps, {}
         model.stamps = {} if wish.config is not None or wish.folder is not None else found.stamps
+        model.read = found.stamps
         replaced, model.folder = model.folder, wish.folder
         await _remove(replaced if replaced != wish.folder else None)
         versions = ", ".join(map(str, entries))
-        log.info("model %s version %s is served, loaded in %.1f s", model.name, versions, time.monotonic() - began)
+        log.info("model %s version %s %s, loaded in %.1f s", model.name, versions, done, time.monotonic() - began)
 
-    async def _check_steps(self, model: _Model, entry: Entry) -> None:
+    async def _check_steps(self, model: ModelState, entry: Entry) -> None:
         """See that an ensemble fits the models that it asks. Raises Refused: it does not."""
         from octavo.deployments.step_check import ensemble_info  # with numpy
 
@@ -287,11 +243,11 @@ class Repository:
             await self._entries.discard(entry.worker)
             raise self._refused(model, str(error)) from None
 
-    async def _read(self, model: _Model, wish: LoadModel) -> "_Found":
+    async def _read(self, model: ModelState, wish: LoadModel) -> Found:
         """What is to be served of a model. Raises ConfigError: its folder does not say that, or there is none."""
         served = model.entries and wish.config is None and wish.folder is None
 
-        def read() -> _Found:
+        def read() -> Found:
             folder = (
                 find_model(self._places, model.name)
                 if wish.folder is None
@@ -301,7 +257,7 @@ class Repository:
                 raise ConfigError(f"there is no folder {model.name} in {', '.join(map(str, self._places))}")
             stamps = folder.stamps()
             if served and stamps == model.stamps:
-                return _Found(stamps, None)
+                return Found(stamps, None)
             model.seen = stamps
             override = None if wish.config is None else config_from_json(wish.config, "the config of the request")
             planned = plan_model(
@@ -312,7 +268,7 @@ class Repository:
                 batch_sizes=self._settings.default_batch_sizes,
                 override=override,
             )
-            return _Found(stamps, planned)
+            return Found(stamps, planned)
 
         try:
             return await in_thread(read)
@@ -323,16 +279,16 @@ class Repository:
                 self._models.pop(model.name, None)
             raise ConfigError(f"failed to load '{model.name}', failed to poll from model repository: {error}") from None
 
-    def _refused(self, model: _Model, why: str) -> Refused:
+    def _refused(self, model: ModelState, why: str) -> Refused:
         """The error of a model whose folder says something that cannot be."""
         self._note_trouble(model, "", why)
         return Refused(why, 400)
 
-    def _note_trouble(self, model: _Model, version: str, why: str) -> None:
+    def _note_trouble(self, model: ModelState, version: str, why: str) -> None:
         if not model.entries:
             model.trouble = {version: ("UNAVAILABLE", why)}
 
-    async def _started(self, model: _Model, planned: PlannedModel) -> dict[int, Entry]:
+    async def _started(self, model: ModelState, planned: PlannedModel) -> dict[int, Entry]:
         """The versions, loaded, but not offered. Raises Refused: one of them cannot be, and so none is."""
         results = await asyncio.gather(
             *(self._start(planned.name, config) for config in planned.versions.values()), return_exceptions=True
@@ -371,7 +327,7 @@ class Repository:
 
     # --- unloading ----------------------------------------------------------------------------------------------------
 
-    async def _unload(self, model: _Model, reason: str) -> None:
+    async def _unload(self, model: ModelState, reason: str) -> None:
         async with model.changing:
             for entry in model.entries.values():
                 self._entries.retire(entry)
@@ -424,6 +380,6 @@ async def _failure(task: asyncio.Task[None]) -> str:
     return ""
 
 
-def _rest(model: _Model) -> str:
+def _rest(model: ModelState) -> str:
     versions = ", ".join(map(str, model.entries))
     return f"; version {versions} is still served" if versions else ""

@@ -50,6 +50,11 @@ class Batcher(Generic[T]):
         """Requests that wait."""
         return self._queue.requests
 
+    def resize(self, batching: Batching, instances: int) -> None:
+        """So many instances compute from now on, and the queue has other bounds."""
+        self._batching, self._instances = batching, instances
+        self._queue.rebind(batching)
+
     @property
     def next_deadline(self) -> float:
         """When the next one will have waited too long, and `expire` has it; infinite if none will."""

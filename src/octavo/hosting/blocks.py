@@ -118,6 +118,11 @@ class Lender:
         return block
 
     @property
+    def lends(self) -> bool:
+        """Whether the other side has some."""
+        return bool(self._lent)
+
+    @property
     def has_blocks(self) -> bool:
         """Whether there are any, lent or free."""
         return self._blocks > 0

@@ -14,16 +14,30 @@ from msgspec.structs import replace
 from octavo.hosting.admission import Admission
 from octavo.hosting.calls import Calls
 from octavo.hosting.errors import Code, InferenceError
-from octavo.hosting.inference import BatchStatistics, BodyCall, Inference, Outlined
+from octavo.hosting.inference import BodyCall, Inference, Outlined
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.instance import Instance
+from octavo.hosting.instances import Instances
 from octavo.hosting.model_client import ModelClient
 from octavo.hosting.pending import Pending, Result
 from octavo.hosting.probes import Probes
-from octavo.hosting.sequence_routing import explained, instance_of, sequence_of, still_to_begin
+from octavo.hosting.sequence_routing import explained, sequence_of, still_to_begin
 from octavo.hosting.tensors import Buffer
 from octavo.hosting.trace import Span
-from octavo.hosting.wire import Call, Details, Ended, Failed, Family, Figures, Infer, Output, Pace, Probed, Reply
+from octavo.hosting.wire import (
+    Call,
+    Details,
+    Ended,
+    Failed,
+    Family,
+    Figures,
+    Infer,
+    Output,
+    Pace,
+    Probed,
+    Reply,
+    Unknown,
+)
 from octavo.worker.control import NOTHING, WorkerState, WorkerStatus
 
 MAX_DEATHS = 3
@@ -57,7 +71,7 @@ class HostedClient(ModelClient):
         self._on_culprit = on_culprit
         self._calls = calls
         self._probes = Probes()
-        self._instances: dict[str, Instance] = {}
+        self._instances = Instances(self)
         self._waiting: deque[Pending] = deque()
         self._ordered: deque[Pending] = deque()
         self._admission = Admission()
@@ -73,16 +87,20 @@ class HostedClient(ModelClient):
     @property
     def workers(self) -> Collection[str]:
         """The names of its processes."""
-        return self._instances.keys()
+        return self._instances.names
 
     def add(self, worker: str) -> None:
         """There is a process of that name, whose statuses will be told."""
-        self._instances[worker] = Instance(worker, self)
+        self._instances.add(worker)
+
+    def keep(self, workers: Collection[str]) -> None:
+        """Its other processes only end what they have begun."""
+        self._instances.keep(workers)
 
     @property
     def figures(self) -> list[Family]:
         """Those of the model's own, of each of its processes."""
-        return [family for each in self._instances.values() for family in each.figures]
+        return [family for each in self._instances for family in each.figures]
 
     @property
     def pending(self) -> int:
@@ -97,7 +115,7 @@ class HostedClient(ModelClient):
             return False
         if not self.info.probes:
             return True
-        return await self._probes.all_ready(self._instances.values())
+        return await self._probes.all_ready(self._instances.staying.values())
 
     async def ready(self) -> HostedInfo:
         """As `ModelClient.ready`."""
@@ -191,17 +209,18 @@ class HostedClient(ModelClient):
 
     def _require_free(self, within: Sequence[str]) -> None:
         """Raises InferenceError: all of its processes wait for this request to be computed, and would for ever."""
-        if self._instances.keys() <= set(within):
+        staying = self._instances.staying
+        if staying.keys() <= set(within):
             raise InferenceError(
-                f"the model asks for itself, and all of its instances ({len(self._instances)}) wait for what comes of "
+                f"the model asks for itself, and all of its instances ({len(staying)}) wait for what comes of "
                 "that; with more of them (instance_group.count) it could be computed"
             )
 
     def _place(self, pending: Pending) -> None:
         """Ask the instance that has least to do; or wait for one."""
-        best: Instance | None = None
-        if self.info is not None and self.info.sequencing is not None and (sequence := sequence_of(pending)):
-            best = instance_of(sequence, self._instances.values())
+        info = self.info
+        if info is not None and info.sequencing is not None and (sequence := sequence_of(pending)):
+            best = self._instances.of_sequence(sequence, pending, info)
             if best.can_take(pending):
                 best.ask(pending)
             elif best.name in pending.within:
@@ -209,13 +228,11 @@ class HostedClient(ModelClient):
             else:
                 self._waiting.append(pending)
             return
-        for each in self._instances.values():
-            if (best is None or len(each.outstanding) < len(best.outstanding)) and each.can_take(pending):
-                best = each
-        if best is None:
+        found = self._instances.least_busy(pending)
+        if found is None:
             self._waiting.append(pending)
         else:
-            best.ask(pending)
+            found.ask(pending)
 
     def leave(self, pending: Pending) -> None:
         """Nobody reads what comes of a request any more; of one that has ended, that is so already."""
@@ -228,7 +245,7 @@ class HostedClient(ModelClient):
 
     def _drop(self, pending: Pending) -> None:
         """Compute a request no longer."""
-        for instance in self._instances.values():
+        for instance in self._instances:
             instance.cancel(pending)
         if pending in self._waiting:
             self._waiting.remove(pending)
@@ -236,7 +253,7 @@ class HostedClient(ModelClient):
     def _expire(self, pending: Pending) -> None:
         """It has waited for as long as it may, unless it is computed already."""
         if pending.settled or any(
-            pending.number in each.outstanding and each.computes(pending) for each in self._instances.values()
+            pending.number in each.outstanding and each.computes(pending) for each in self._instances
         ):
             return
         self._drop(pending)
@@ -266,6 +283,9 @@ class HostedClient(ModelClient):
                 if pending.overflows:
                     instance.cancel(pending)
                     self._fail(pending, InferenceError("the client does not read as fast as the model writes"))
+        elif isinstance(reply, Unknown):
+            del instance.outstanding[pending.number]
+            self._place(pending)
         elif isinstance(reply, Ended):
             del instance.outstanding[pending.number]
             self._succeed(pending, reply)
@@ -310,30 +330,29 @@ class HostedClient(ModelClient):
             return
         if pending.trace is not None:
             pending.trace.computed(pending.message.arrived, timing)
-        statistics = self.statistics
-        statistics.last = time.time()
-        statistics.inferences += items
-        statistics.queue += timing.queue
-        statistics.compute += timing.compute
-        if timing.lead:
-            statistics.executions += 1
-            batch = statistics.batches.setdefault(timing.items, BatchStatistics())
-            batch.count += 1
-            batch.compute += timing.compute
+        self.statistics.note(timing, items)
 
     # --- what the processes do ----------------------------------------------------------------------------------------
 
     def update(self, status: WorkerStatus) -> None:
         """Learn where a process of the model stands."""
-        instance = self._instances[status.name]
-        if status.payload != NOTHING:
+        instance = self._instances.get(status.name)
+        if status.name in self._instances.leaving:
+            instance.update(status)
+            if status.state in (WorkerState.FAILED, WorkerState.STOPPED):
+                self._instances.forget(status.name)
+            return
+        if status.payload != NOTHING and status.name == self._instances.first:
+            # The others say the same, but maybe later: one that ends meanwhile would go on saying what was before.
             self.info = msgspec.json.decode(status.payload, type=HostedInfo)
+        if self.info is not None:
             instance.limit = self.info.execution_timeout
         instance.update(status)
-        self.edition = ", ".join([f"{each.name}: {each.incarnation}" for each in self._instances.values()])
-        states = {each.state for each in self._instances.values()}
+        staying = self._instances.staying.values()
+        self.edition = ", ".join([f"{each.name}: {each.incarnation}" for each in staying])
+        states = {each.state for each in staying}
         previous, self.state = self.state, next(state for state in _BEST_FIRST if state in states)
-        self.failure = next((each.failure for each in self._instances.values() if each.failure), None)
+        self.failure = next((each.failure for each in staying if each.failure), None)
         if self.state in (WorkerState.READY, WorkerState.FAILED, WorkerState.STOPPED):
             self._settled.set()
         if self.state is not previous and self.state in (WorkerState.FAILED, WorkerState.STOPPED):
@@ -344,7 +363,7 @@ class HostedClient(ModelClient):
 
     def close(self) -> None:
         """Ask nothing any more."""
-        for instance in self._instances.values():
+        for instance in self._instances:
             instance.close()
 
     def on_lost(self, instance: Instance) -> None:

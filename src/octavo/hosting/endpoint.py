@@ -114,6 +114,12 @@ class Peer:
         except OSError:  # it is gone, which reading tells too
             unsent.clear()
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it has read all that was sent to it, and needs none of the memory that this was in."""
+        with self._sending:
+            return not self._unsent and not self._writer.lends
+
     def close(self) -> None:
         """Send nothing any more."""
         with self._sending:

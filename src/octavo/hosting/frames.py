@@ -51,6 +51,11 @@ class Writer:
         number, news = lent
         return [_told(news) + SIZES.pack(len(head), size, number) + head]
 
+    @property
+    def lends(self) -> bool:
+        """Whether the other side has blocks that it has not returned."""
+        return self._lender.lends
+
     def take_back(self, message: Returned) -> bytes:
         """The other side has done with blocks. Returns what it is to be sent."""
         return _told(self._lender.take_back(message.numbers))

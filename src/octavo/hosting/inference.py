@@ -1,5 +1,6 @@
 """What frontends ask of a hosted model, and what they get."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeAlias
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from octavo.hosting.info import HostedInfo
 from octavo.hosting.tensors import Buffer, Encoded
 from octavo.hosting.trace import Span
-from octavo.hosting.wire import Details, Output, Part, tensors_of
+from octavo.hosting.wire import Details, Output, Part, Timing, tensors_of
 
 if TYPE_CHECKING:
     import hashlib
@@ -145,6 +146,18 @@ class Statistics:
     cache_miss_time: int = 0
     last: float = 0.0
     batches: dict[int, BatchStatistics] = field(default_factory=dict)
+
+    def note(self, timing: Timing, items: int) -> None:
+        """A request was computed. Args: items: that came of it, of the batch dimension."""
+        self.last = time.time()
+        self.inferences += items
+        self.queue += timing.queue
+        self.compute += timing.compute
+        if timing.lead:
+            self.executions += 1
+            batch = self.batches.setdefault(timing.items, BatchStatistics())
+            batch.count += 1
+            batch.compute += timing.compute
 
 
 def added(seen: Sequence[Statistics]) -> Statistics:

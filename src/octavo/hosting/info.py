@@ -29,6 +29,9 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         queue: how they wait, in either case.
         sequencing: how the requests of sequences are brought together, if it computes such.
         instances: that compute at once, in `processes` processes. at_once: batches that these compute.
+        concurrent: whether one process computes all instances on a device.
+        numbers: of the processes, if they are not counted from 1 to `processes`.
+        earlier: the numbers that it had before it got other instances, the last ones first.
         execution_timeout: seconds that a batch may take, or that may pass between two results; 0 for any number.
         streams: whether a request has any number of results.
         probes: whether its code is to be asked whether it is ready.
@@ -59,6 +62,9 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     instances: int = 1
     at_once: int = 1
     processes: int = 1
+    concurrent: bool = False
+    numbers: tuple[int, ...] = ()
+    earlier: tuple[tuple[int, ...], ...] = ()
     execution_timeout: float = 0.0
     streams: bool = False
     probes: bool = False
@@ -87,6 +93,11 @@ class HostedInfo(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         known = (self.inputs, self.outputs, self.batching is not None, self.unnamed)
         digest = hashlib.blake2b(msgspec.msgpack.encode(known), digest_size=8).digest()
         return Interface(int.from_bytes(digest) or 1, *known)
+
+    @property
+    def process_numbers(self) -> tuple[int, ...]:
+        """Of the processes that it has."""
+        return self.numbers or tuple(range(1, self.processes + 1))
 
     @cached_property
     def signature(self) -> Signature:

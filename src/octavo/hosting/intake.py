@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from octavo.hosting.batcher import Batch, Batcher
+from octavo.hosting.batching import Batching
 from octavo.hosting.computation import Answer, Computation, Task
 from octavo.hosting.endpoint import Endpoint, Peer
 from octavo.hosting.errors import Code, InferenceError, forget_frames
@@ -15,7 +16,7 @@ from octavo.hosting.pace import Cost
 from octavo.hosting.queue import Waiting
 from octavo.hosting.sequences import Sequences
 from octavo.hosting.tensors import Buffer
-from octavo.hosting.wire import Call, Cancel, Details, Failed, Infer, Output, Pace, Reply, Request, Timing
+from octavo.hosting.wire import Call, Cancel, Details, Failed, Infer, Output, Pace, Reply, Request, Timing, Unknown
 
 PACE_CHANGE = 0.2
 """Frontends hear of what a batch costs when it has changed by so much of it."""
@@ -61,15 +62,31 @@ class Intake:
     def __init__(self, endpoint: Endpoint, reader: Computation, info: HostedInfo, at_once: int) -> None:
         self._endpoint = endpoint
         self._reader = reader
-        batching = info.queue
+        self._batching = info.queue
         self._sequences: Sequences[Asked] | None = None
         if info.sequencing is not None:
             self._sequences = Sequences(info.sequencing, info.name, at_once)
-        # What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
-        # not count it.
-        self._batcher: Batcher[Asked] = Batcher(batching.with_room(at_once * batching.max_batch_size), at_once)
+        self._batcher: Batcher[Asked] = Batcher(self._bounds(at_once), at_once)
         self._asked: dict[int, Waiting[Asked]] = {}
         self._told = Pace(0.0, 0.0)
+
+    def _bounds(self, at_once: int) -> Batching:
+        """What is computed next has still to be taken out of the queue; each frontend knows what is computed, and does
+        not count it."""
+        return self._batching.with_room(at_once * self._batching.max_batch_size)
+
+    def resize(self, at_once: int) -> None:
+        """So many batches may be computed at the same time from now on."""
+        self._batcher.resize(self._bounds(at_once), at_once)
+        if self._sequences is not None:
+            self._sequences.resize(at_once, time.monotonic())
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing has been asked for that is still to come, and frontends have got what came before."""
+        if self._asked or (self._sequences is not None and self._sequences.goes_on):
+            return False
+        return all(peer.at_rest for peer in self._endpoint.peers.copy())
 
     def receive(self, timeout: float | None) -> list[Asked]:
         """Take what frontends send. Returns what is computed already, and nobody waits for any more."""
@@ -170,6 +187,9 @@ class Intake:
                 peer.send(self._told)
 
     def _add(self, peer: Peer, message: Infer | Call, data: memoryview) -> None:
+        if self._is_elsewhere(message):
+            peer.send(Unknown(message.number))
+            return
         try:
             task = self._reader.read(message, data)
             asked = Asked(peer, message, task)
@@ -186,6 +206,13 @@ class Intake:
             )
         except InferenceError as error:
             peer.send(failed(message.number, error))
+
+    def _is_elsewhere(self, message: Infer | Call) -> bool:
+        """Whether a request is only for a process that knows its sequence, and this one does not."""
+        details = message.details if isinstance(message, Infer) else None
+        if details is None or not details.known or self._sequences is None:
+            return False
+        return not self._sequences.knows(details.sequence)
 
     def _push(self, sequences: Sequences[Asked], asked: Asked, message: Infer | Call) -> Waiting[Asked]:
         assert isinstance(message, Infer), "models of sequences take tensors"

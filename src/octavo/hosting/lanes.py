@@ -71,18 +71,27 @@ class SequenceBatch(Batch[T]):
 
 
 class Lane(ABC, Generic[T]):
-    """The slots of one instance. Attributes: busy: whether it computes."""
+    """The slots of one instance.
+
+    Attributes:
+        busy: whether it computes. leaving: whether it takes no more sequences, and is gone when it has none.
+    """
 
     def __init__(self, sequencing: Sequencing) -> None:
-        self.busy = False
+        self.busy = self.leaving = False
         self._sequencing = sequencing
         self._slots: list[Course[T] | None] = [None] * sequencing.slots
         self._free = list(range(sequencing.slots))
 
     @property
     def first_free(self) -> float:
-        """The lowest slot that no sequence has; infinite without one."""
-        return self._free[0] if self._free else math.inf
+        """The lowest slot that a sequence may have; infinite without one."""
+        return self._free[0] if self._free and not self.leaving else math.inf
+
+    @property
+    def sequences(self) -> int:
+        """That it has."""
+        return len(self._slots) - len(self._free)
 
     def enter(self, course: Course[T]) -> None:
         """Give a sequence the first free slot."""

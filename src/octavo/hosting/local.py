@@ -65,7 +65,7 @@ class LocalModels:
         client, _ = self._models[first]
         client.update(status)
         if client.info is not None:  # which says how many processes there are to be
-            for worker in workers_of(first, client.info.processes):
+            for worker in workers_of(first, client.info.process_numbers):
                 if worker not in self._first:
                     self._add(worker, first)
 

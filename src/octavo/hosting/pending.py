@@ -27,6 +27,7 @@ class Pending:
         items: of the batch dimension. level: of priority.
         on_end: called when it has ended, at once: for whoever waits for its one result without a task.
         within: the processes that wait for it, and cannot compute it.
+        asked: those that were asked whether they know its sequence.
         arrived: `time.perf_counter_ns()`. deaths: of processes that held it.
         timer: ends its waiting. trace: where it is written down, if it is.
         settled: whether it is known what comes of it. ended: whether it was told so.
@@ -39,6 +40,7 @@ class Pending:
     level: int
     on_end: "Callable[[Pending], None] | None" = None
     within: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     arrived: int = field(default_factory=time.perf_counter_ns)
     deaths: int = 0
     timer: asyncio.TimerHandle | None = None

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 
 import msgspec
 
@@ -22,7 +23,7 @@ from octavo.hosting.server import ModelServer
 from octavo.hosting.start import HostingStart
 from octavo.hosting.triton.python_backend.environment import PARAMETER, environment_of
 from octavo.logs import configure_logging
-from octavo.worker.control import Failed, Ready, raw
+from octavo.worker.control import Configure, Failed, Finish, Order, Ready, raw
 from octavo.worker.files import raise_file_limit
 from octavo.worker.process import Parent
 
@@ -38,9 +39,10 @@ def work(parent: Parent, path: str, name: str) -> int:
     """Serve a model as the supervisor asks, under the name of its worker. Returns the exit status when it cannot be
     loaded."""
     start = msgspec.json.decode(parent.configuration, type=HostingStart)
+    orders = Orders(parent)
     try:
         enter_environment(parent, start)
-        parent.follow()
+        parent.follow(orders.hear)
         loaded = load_model(start)
         endpoint = Endpoint(path)
         capacity = loaded.info.max_batch_size or 1
@@ -50,16 +52,21 @@ def work(parent: Parent, path: str, name: str) -> int:
             parent.at_end = loaded.finalize
         if loaded.load is not None:
             uvloop.run(_serve_async(parent, loaded, endpoint, running))
-        elif loaded.serve is not None:
-            parent.report(Ready(raw(loaded.info)))
-            loaded.serve(endpoint, running, permits)
         else:
+            server = _server(loaded, endpoint, running, permits)
             parent.report(Ready(raw(loaded.info)))
-            ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once, permits).run()
+            orders.obey(loaded, server)
+            server.run()
     except (OctavoError, MemoryError) as error:
         parent.report(Failed(str(error) or "there is not enough memory to load the model"))
         return 1
     return 0
+
+
+def _server(loaded: Loaded, endpoint: Endpoint, running: Running, permits: Permits | None) -> ModelServer:
+    if loaded.serve is not None:
+        return loaded.serve(endpoint, running, permits)
+    return ModelServer(loaded.computation, loaded.info, endpoint, running, loaded.at_once, permits)
 
 
 def _permits(start: HostingStart, loaded: Loaded, name: str) -> Permits | None:
@@ -71,6 +78,39 @@ def _permits(start: HostingStart, loaded: Loaded, name: str) -> Permits | None:
     if not start.rate_limiter or not any(each.resources for each in loaded.limits):
         return None
     return Permits(start.rate_limiter, name, start.name, loaded.limits, loaded.all_limits)
+
+
+class Orders:
+    """What the supervisor wants while the process lives. It may say so before the model is loaded."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self._lock = threading.Lock()
+        self._early: list[Order] = []
+        self._serving: tuple[Loaded, ModelServer] | None = None
+
+    def hear(self, order: Order) -> None:
+        """Do what is wanted, as soon as it can be done."""
+        with self._lock:
+            if self._serving is None:
+                self._early.append(order)
+            else:
+                self._do(order, *self._serving)
+
+    def obey(self, loaded: Loaded, server: ModelServer) -> None:
+        """It can be done from now on."""
+        with self._lock:
+            self._serving = (loaded, server)
+            for order in self._early:
+                self._do(order, loaded, server)
+
+    def _do(self, order: Order, loaded: Loaded, server: ModelServer) -> None:
+        match order:
+            case Configure(configuration) if loaded.resize is not None:
+                info, instances = loaded.resize(msgspec.json.decode(configuration, type=HostingStart))
+                server.resize(instances, lambda: self._parent.report(Ready(raw(info))))
+            case Finish():
+                server.leave(self._parent.end)
 
 
 def enter_environment(parent: Parent, start: HostingStart) -> None:

@@ -75,6 +75,10 @@ class Queue(Generic[T]):
         self._deadlines: list[tuple[float, int]] = []
         self._default_level = batching.level(0)
 
+    def rebind(self, batching: Batching) -> None:
+        """Other bounds hold from now on."""
+        self._batching = batching
+
     def items_of(self, kind: Hashable) -> int:
         """Of the requests that could be computed together."""
         found = self._kinds.get(kind)

@@ -40,10 +40,19 @@ class Running:
 
     def __init__(self, path: Path, slots: int, capacity: int) -> None:
         self._size = _SLOT.size + capacity * _NUMBER.size
-        with open(path, "w+b") as file:
-            file.truncate(_HEAD.size + slots * self._size)
-            self._memory = mmap.mmap(file.fileno(), 0)
-        _HEAD.pack_into(self._memory, 0, slots, capacity)
+        self._capacity = capacity
+        self._slots = 0
+        self._file = open(path, "w+b")  # noqa: SIM115 - for as long as the process lives
+        self.make_room(slots)
+
+    def make_room(self, slots: int) -> None:
+        """There are to be so many slots at least."""
+        if slots > self._slots:
+            self._slots = slots
+            self._file.truncate(_HEAD.size + slots * self._size)
+            # Threads that use the memory of before go on writing to the same file.
+            self._memory = mmap.mmap(self._file.fileno(), 0)
+            _HEAD.pack_into(self._memory, 0, slots, self._capacity)
 
     def begin(self, slot: int, numbers: Sequence[int], now: float) -> None:
         """A batch is begun."""

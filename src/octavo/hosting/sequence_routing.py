@@ -17,10 +17,10 @@ def sequence_of(pending: Pending) -> SequenceId:
     return _details(pending).sequence
 
 
-def instance_of(sequence: SequenceId, instances: Iterable[Instance]) -> Instance:
-    """The one that computes a sequence, whether or not it can be asked now: with more or fewer instances most sequences
+def process_of(sequence: SequenceId, names: Iterable[str]) -> str:
+    """The one that computes a sequence, whether or not it can be asked now: with more or fewer processes most sequences
     keep theirs."""
-    return max(instances, key=lambda each: crc32(f"{each.name}\0{sequence}".encode()))
+    return max(names, key=lambda name: crc32(f"{name}\0{sequence}".encode()))
 
 
 def still_to_begin(lost: Sequence[Pending]) -> tuple[list[Pending], list[tuple[Pending, InferenceError]]]:

@@ -33,8 +33,7 @@ class Sequences(Generic[T]):
         self.cost = Cost()
         self._sequencing = sequencing
         self._model = model
-        kind = OldestLane if sequencing.oldest else DirectLane
-        self._lanes: list[Lane[T]] = [kind(sequencing) for _ in range(instances)]
+        self._lanes: list[Lane[T]] = [self._new_lane() for _ in range(instances)]
         self._open: dict[SequenceId, Course[T]] = {}
         self._last: dict[SequenceId, Course[T]] = {}
         self._idle: dict[Course[T], None] = {}
@@ -47,6 +46,45 @@ class Sequences(Generic[T]):
     def __len__(self) -> int:
         """Requests that wait."""
         return self._length
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether any sequence has not ended."""
+        return bool(self._last)
+
+    def knows(self, sequence: SequenceId) -> bool:
+        """Whether a sequence has begun, and has not ended."""
+        return sequence in self._last
+
+    def resize(self, instances: int, now: float) -> None:
+        """So many instances compute from now on. Sequences stay where they are until they end."""
+        staying = [lane for lane in self._lanes if not lane.leaving]
+        for lane in sorted(staying, key=lambda lane: lane.sequences)[: max(len(staying) - instances, 0)]:
+            lane.leaving = True
+        for lane in [lane for lane in self._lanes if lane.leaving]:
+            self._let_go(lane)
+        self._lanes += [self._new_lane() for _ in range(instances - len(staying))]
+        for course in list(self._backlog):
+            if not self._enter(course):
+                break
+            del self._backlog[course]
+            self._settle(course, now)
+
+    def _new_lane(self) -> Lane[T]:
+        return OldestLane(self._sequencing) if self._sequencing.oldest else DirectLane(self._sequencing)
+
+    def _enter(self, course: Course[T]) -> bool:
+        """Give a sequence a slot, if there is one."""
+        lane = min(self._lanes, key=lambda lane: lane.first_free)
+        if lane.first_free == math.inf:
+            return False
+        lane.enter(course)
+        return True
+
+    def _let_go(self, lane: Lane[T]) -> None:
+        """An instance that takes no more sequences is gone, if it has none."""
+        if lane.leaving and not lane.sequences and not lane.busy:
+            self._lanes.remove(lane)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -184,6 +222,8 @@ class Sequences(Generic[T]):
         for course in batch.courses:
             course.busy = False
             self._settle(course, now)
+        if batch.lane.leaving and batch.lane in self._lanes:
+            self._let_go(batch.lane)
         return self.cost.note(batch.items, seconds)
 
     def again(self, turn: Turn[T], now: float) -> None:
@@ -202,9 +242,7 @@ class Sequences(Generic[T]):
         self._open[sequence] = self._last[sequence] = course
         if before is not None:  # it has had its last request, which is still to be computed: none overtakes it
             before.next = course
-        elif (lane := min(self._lanes, key=lambda lane: lane.first_free)).first_free < math.inf:
-            lane.enter(course)
-        else:
+        elif not self._enter(course):
             self._backlog[course] = None
         return course
 
@@ -249,6 +287,14 @@ class Sequences(Generic[T]):
             del self._backlog[course]
             if following is not None:
                 self._backlog[following] = None
+            return
+        if lane.leaving:
+            lane.leave(course)
+            self._let_go(lane)
+            if following is not None and not self._enter(following):
+                self._backlog[following] = None
+            elif following is not None:
+                self._settle(following, now)
             return
         if following is None:
             following = next(iter(self._backlog), None)

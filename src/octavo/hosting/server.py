@@ -58,19 +58,70 @@ class ModelServer:
         self._receiving = threading.Lock()
         self._held = False
         self._done: deque[tuple[Batch[Asked], float]] = deque()
+        self._threads = {0}
+        self._changes: deque[Callable[[], None]] = deque()
+        self._at_rest: Callable[[], None] | None = None
 
     def run(self) -> None:
         """Serve for ever."""
-        for slot in range(1, self._instances):
-            threading.Thread(target=self._serve, args=(slot,), name=f"instance {slot}", daemon=True).start()
+        self._start_threads()
         self._serve(0)
+
+    def _start_threads(self) -> None:
+        for slot in range(self._instances):
+            if slot not in self._threads:
+                self._threads.add(slot)
+                threading.Thread(target=self._serve, args=(slot,), name=f"instance {slot}", daemon=True).start()
+
+    # --- what changes meanwhile: any thread may say so ----------------------------------------------------------------
+
+    def resize(self, instances: int, then: Callable[[], None]) -> None:
+        """Compute with so many threads. What they have begun they end. `then` is called when it is so."""
+
+        def change() -> None:
+            self._instances = instances
+            self._running.make_room(instances)
+            self._watch.make_room(instances)
+            self._intake.resize(instances)
+            self._start_threads()
+            then()
+
+        self._change(change)
+
+    def leave(self, then: Callable[[], None]) -> None:
+        """No more will come but for what has begun: `then` is called when that has ended, and frontends have it."""
+
+        def change() -> None:
+            self._at_rest = then
+            self._endpoint.wake()  # whoever receives looks whether that is so already
+
+        self._change(change)
+
+    def _change(self, change: Callable[[], None]) -> None:
+        """Have something done by whoever receives, at once; or here, if nobody does."""
+        self._changes.append(change)
+        self._endpoint.wake()
+        threading.Thread(target=self._change_here, name="change", daemon=True).start()
+
+    def _change_here(self) -> None:
+        with self._receiving:
+            self._do_changes()
+
+    def _do_changes(self) -> None:
+        while self._changes:
+            self._changes.popleft()()
+
+    # --- batches ------------------------------------------------------------------------------------------------------
 
     def _serve(self, slot: int) -> None:
         permits = self._permits
         try:
             while True:
                 with self._receiving:
-                    batch = self._next()
+                    batch = self._next(slot)
+                    if batch is None:
+                        self._threads.discard(slot)
+                        return
                     if permits is not None:
                         slot = permits.take()
                 began = time.monotonic()
@@ -84,20 +135,25 @@ class ModelServer:
                 for waiting in batch.requests:
                     waiting.request.end()
                 self._intake.give_back()
-                if self._held:
+                if self._held or self._at_rest is not None:
                     self._endpoint.wake()  # nobody needs to wait for others, or for an earlier one
         except BaseException:
             log.exception("a defect of Octavo; the process ends")
             os._exit(1)
 
-    def _next(self) -> Batch[Asked]:
-        """Wait for a batch, and meanwhile do what frontends want."""
+    def _next(self, slot: int) -> Batch[Asked] | None:
+        """Wait for a batch, and meanwhile do what frontends want. None if this thread is not wanted any more."""
         self._note_done()
         owes = self._permits is not None and self._permits.owes
-        wait = None if self._intake.idle and not owes else 0.0
+        wait = None if self._intake.idle and not owes and not self._changes else 0.0
         while True:
             self._intake.receive(wait)
             self._note_done()
+            self._do_changes()
+            if slot >= self._instances:
+                return None
+            if self._at_rest is not None and self._nothing_goes_on:
+                self._at_rest()
             found = self._intake.take() if self._permits is None else self._permitted(self._permits)
             self._held = isinstance(found, float) and (found != math.inf or not self._intake.idle)
             if isinstance(found, Batch):
@@ -123,6 +179,10 @@ class ModelServer:
     def _note_done(self) -> None:
         while self._done:
             self._intake.note_done(*self._done.popleft())
+
+    @property
+    def _nothing_goes_on(self) -> bool:
+        return self._intake.at_rest
 
     def _compute(self, slot: int, batch: Batch[Asked], began: float) -> None:
         answers = self._computation.compute([each.request.task for each in batch.requests])

@@ -11,9 +11,17 @@ class HostingStart(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         number: of the process among those of the model, counted from 1.
         rate_limiter: where that listens; empty if there is none.
+        numbers, earlier: as `octavo.hosting.info.HostedInfo` has them.
     """
 
     name: str
     config: HostingConfig
     number: int = 1
     rate_limiter: str = ""
+    numbers: tuple[int, ...] = ()
+    earlier: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def place(self) -> int:
+        """Of the process among those of the model that there are, counted from 0."""
+        return self.numbers.index(self.number) if self.numbers else self.number - 1

@@ -19,6 +19,11 @@ class Watch:
         self._ends = [math.inf] * slots
         self._changing = threading.Lock()
 
+    def make_room(self, slots: int) -> None:
+        """There are to be so many slots at least."""
+        with self._changing:
+            self._ends += [math.inf] * (slots - len(self._ends))
+
     def begin(self, slot: int, now: float) -> None:
         """A batch is begun, or goes on: `time.monotonic()`."""
         if self._seconds:
@@ -31,6 +36,7 @@ class Watch:
 
     def _set(self, slot: int, until: float) -> None:
         if len(self._ends) == 1:  # nothing else is to be watched
+            self._ends[0] = until
             signal.setitimer(signal.ITIMER_REAL, 0.0 if until == math.inf else self._seconds)
             return
         with self._changing:

@@ -29,6 +29,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
         within: the processes that can do nothing else before it has ended: those of the models that asked for it.
         trace: the number of its `octavo.hosting.trace.Span` in the frontend; 0 if it is not traced.
         path: the ensembles of somebody's own code that asked for it, each asked by the one before.
+        known: whether only a process is to compute it that knows its sequence. Others say `Unknown`.
     """
 
     id: str = ""
@@ -38,6 +39,7 @@ class Details(msgspec.Struct, frozen=True, array_like=True):
     within: tuple[str, ...] = ()
     trace: int = 0
     path: tuple[str, ...] = ()
+    known: bool = False
 
 
 SEQUENCE_START, SEQUENCE_END = 1, 2
@@ -282,6 +284,12 @@ class Probed(msgspec.Struct, frozen=True, array_like=True, tag=17):
     ready: bool
 
 
+class Unknown(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """This process does not know the sequence of a request; see `Details.known`."""
+
+    number: int
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """A block of whoever says so can be opened at a path. A size of 0 is one that is there no more."""
 
@@ -298,7 +306,7 @@ class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 Request = Infer | Call | Cancel | Block | Returned | Answered | Refused | Described | Managed | Probe
-Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage | Probed
+Reply = Output | Ended | Failed | Pace | Block | Returned | Figures | Ask | Forget | Manage | Probed | Unknown
 
 
 def parts_of(tensors: Mapping[str, Encoded]) -> tuple[Part, ...]:

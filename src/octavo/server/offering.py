@@ -165,7 +165,9 @@ class Offering:
             if status.state is WorkerState.STOPPED:
                 self._link.unwatch(status.name)
             if client.info is not None:
-                for name in workers_of(worker, client.info.processes):
+                names = workers_of(worker, client.info.process_numbers)
+                client.keep(names)
+                for name in names:
                     if name not in client.workers:
                         watch(name)
 

@@ -119,6 +119,16 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     drain_seconds: float
 
 
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """Go on with another configuration, and say `Ready` again when that is so."""
+
+    configuration: msgspec.Raw
+
+
+class Finish(msgspec.Struct, frozen=True, tag="finish"):
+    """Nobody asks for anything more: end when what was begun has ended, however long that takes."""
+
+
 class SetLogging(msgspec.Struct, frozen=True, tag="logging"):
     """Log in another way from now on."""
 
@@ -126,7 +136,7 @@ class SetLogging(msgspec.Struct, frozen=True, tag="logging"):
 
 
 Report = Loading | Ready | Failed | CulpritFound | Ask | Synced
-Order = WorkerStatus | Answer | Notice | Sync | Stop | SetLogging
+Order = WorkerStatus | Answer | Notice | Sync | Stop | SetLogging | Configure | Finish
 
 _encoder = msgspec.json.Encoder()
 _reports: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)

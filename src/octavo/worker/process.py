@@ -33,6 +33,7 @@ class Parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._reports = os.fdopen(os.dup(1), "wb", buffering=0)
+        self._reporting = threading.Lock()
         os.dup2(2, 1)
         self._input = os.fdopen(os.dup(0), "rb", buffering=0)
         keep_from_forks(self._reports)  # at whose end the supervisor sees that of this process
@@ -62,12 +63,20 @@ class Parent:
         os.execve(command[0], [*command], {**variables, _HANDED: str(handed)})
 
     def report(self, report: Report) -> None:
-        """Tell the supervisor something. Not thread-safe."""
+        """Tell the supervisor something. Any thread may do so."""
         data = encode(report)
         try:
-            while data:
-                data = data[os.write(self._reports.fileno(), data) :]
+            with self._reporting:
+                while data:
+                    data = data[os.write(self._reports.fileno(), data) :]
         except BrokenPipeError:
+            os._exit(0)
+
+    def end(self) -> None:
+        """End this process."""
+        try:
+            self.at_end()
+        finally:
             os._exit(0)
 
     def follow(self, on_order: Callable[[Order], object] | None = None) -> None:
@@ -81,10 +90,7 @@ class Parent:
                 change_logging(order.settings)
             elif on_order is not None:
                 on_order(order)
-        try:
-            self.at_end()
-        finally:
-            os._exit(0)
+        self.end()
 
 
 def _read(descriptor: int) -> bytes:

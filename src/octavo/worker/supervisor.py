@@ -1,12 +1,7 @@
 """Starting workers, watching them and starting them again. A supervisor holds no request and computes nothing."""
 
 import asyncio
-import contextlib
-import errno
 import logging
-import signal
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -18,23 +13,14 @@ from octavo.worker.control import (
     NOTHING,
     Answer,
     Ask,
-    CulpritFound,
-    Failed,
-    Loading,
     Notice,
     Order,
-    Ready,
-    Report,
     SetLogging,
-    Stop,
-    Sync,
-    Synced,
-    WorkerState,
     WorkerStatus,
-    decode_report,
     encode,
 )
 from octavo.worker.launcher import Launcher, Process, WorkerSpec
+from octavo.worker.supervised import Worker
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +28,6 @@ Handler = Callable[[str, msgspec.Raw], Awaitable[msgspec.Raw]]
 """Answers what the process of that name asks for. An OctavoError becomes the answer's error."""
 
 Subscriber = Callable[[WorkerStatus], None]
-
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
-"""Of descriptors, memory or processes: they pass, so that trying again is never given up."""
-
-TRANSITIONS = {
-    WorkerState.LOADING: {WorkerState.READY, WorkerState.FAILED, WorkerState.STOPPED},
-    WorkerState.READY: {WorkerState.RESTARTING, WorkerState.FAILED, WorkerState.STOPPED},
-    WorkerState.RESTARTING: {WorkerState.READY, WorkerState.FAILED, WorkerState.STOPPED},
-    WorkerState.FAILED: {WorkerState.STOPPED},
-    WorkerState.STOPPED: set(),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +73,7 @@ class Supervisor:
         self._handler = handler
         self._policy = policy or RestartPolicy()
         self._logging = logging
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, Worker] = {}
         self._subscribers: list[Subscriber] = []
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -106,13 +81,20 @@ class Supervisor:
         """Start a worker and keep it running. Returns at once; its status tells what becomes of it."""
         if spec.name in self._workers:
             raise ValueError(f"there is a worker {spec.name!r} already")
-        self._workers[spec.name] = _Worker(self, spec)
+        self._workers[spec.name] = Worker(self, spec)
 
     async def remove(self, name: str) -> None:
         """End a worker. What is still being computed is lost: drain first."""
         worker = self._workers[name]
         await worker.stop()
         if self._workers.get(name) is worker:  # whoever else removes it may have been quicker
+            del self._workers[name]
+
+    async def retire(self, name: str) -> None:
+        """End a worker when what its process has begun has ended: nobody asks it for anything more."""
+        worker = self._workers[name]
+        await worker.retire()
+        if self._workers.get(name) is worker:
             del self._workers[name]
 
     async def finish(self, name: str, drain_seconds: float) -> None:
@@ -178,6 +160,10 @@ class Supervisor:
         worker = self._workers[name]
         worker.spec = replace(worker.spec, configuration=configuration)
 
+    async def configure(self, name: str, configuration: bytes) -> None:
+        """Have a worker's process go on with another configuration, as its heirs will; wait until it does, or ends."""
+        await self._workers[name].configure(configuration)
+
     def culprit_found(self, name: str) -> None:
         """A worker's deaths are explained: they are no reason to give it up."""
         if name in self._workers:
@@ -206,19 +192,19 @@ class Supervisor:
             if worker.spec.informed and worker.spec.name != status.name:
                 worker.send(status)
 
-    def inform(self, worker: "_Worker") -> None:
+    def inform(self, worker: Worker) -> None:
         """Tell a new process where the other workers stand."""
         for other in self._workers.values():
             if other is not worker:
                 worker.send(other.status)
 
-    def answer(self, worker: "_Worker", ask: Ask) -> None:
+    def answer(self, worker: Worker, ask: Ask) -> None:
         """Work out an answer, and send it when it is there."""
         task = asyncio.create_task(self._answer(worker, ask))
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
-    async def _answer(self, worker: "_Worker", ask: Ask) -> None:
+    async def _answer(self, worker: Worker, ask: Ask) -> None:
         try:
             if self._handler is None:
                 raise OctavoError("nothing can be asked of this server")
@@ -229,182 +215,3 @@ class Supervisor:
             log.exception("cannot answer what %s asks for", worker.spec.name)
             answer = Answer(ask.number, error="the supervisor had an error; its log says which")
         worker.send(answer)
-
-
-class _Worker:
-    """One worker's processes, one after the other."""
-
-    def __init__(self, supervisor: Supervisor, spec: WorkerSpec) -> None:
-        self.spec = spec
-        self.status = WorkerStatus(name=spec.name)
-        self.settled = asyncio.Event()
-        self.unexplained: deque[float] = deque()
-        self._supervisor = supervisor
-        self._process: Process | None = None
-        self._died = 0.0
-        self._syncs = 0
-        self._unsynced: dict[int, asyncio.Future[msgspec.Raw]] = {}
-        self._stopping = asyncio.Event()
-        self.task = asyncio.create_task(self._run(), name=f"supervise {spec.name}")
-
-    def send(self, order: Order) -> None:
-        """Write to the process that runs now, if there is one."""
-        if self._process is not None:
-            self._process.write(encode(order))
-
-    async def synced(self, payload: msgspec.Raw) -> msgspec.Raw:
-        """As `Supervisor.synced`."""
-        if self._process is None:
-            return NOTHING
-        number = self._syncs = self._syncs + 1
-        handled: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
-        self._unsynced[number] = handled
-        self.send(Sync(number, payload))
-        return await handled
-
-    async def stop(self) -> None:
-        """End the process and the watching."""
-        self._stopping.set()
-        if self.status.state is not WorkerState.STOPPED:
-            self._move(WorkerState.STOPPED)
-        if self._process is not None:
-            await self._process.end(self._supervisor.policy.grace)
-        await self.task
-
-    async def finish(self, drain_seconds: float) -> None:
-        """Let the process end by itself, or end it when it does not."""
-        self._stopping.set()
-        self._move(WorkerState.STOPPED)
-        self.send(Stop(drain_seconds))
-        grace = self._supervisor.policy.grace
-        await asyncio.wait({self.task}, timeout=drain_seconds + 2 * grace)
-        if self._process is not None:
-            await self._process.end(grace)
-        await self.task
-
-    async def _run(self) -> None:
-        try:
-            while self.status.state not in (WorkerState.FAILED, WorkerState.STOPPED):
-                await self._one_life()
-        except Exception as error:
-            log.exception("the supervision of %s failed", self.spec.name)
-            if self._process is not None:
-                self._process.kill()
-            if not self._stopping.is_set():
-                self._give_up(f"its supervision failed: {type(error).__name__}")
-
-    async def _one_life(self) -> None:
-        """Run a process until it ends, and wait until its heir may start, if there is to be one."""
-        policy = self._supervisor.policy
-        self._change(failure=None)
-        shortage = False
-        try:
-            exit_status = await self._run_process()
-            why = self.status.failure or f"the process of {self.spec.name} {_ending(exit_status)}"
-        except OSError as error:
-            why = f"no process can be started for {self.spec.name}: {error}"
-            shortage = error.errno in SHORTAGES
-        match self.status.state:
-            case WorkerState.STOPPED:
-                return
-            case WorkerState.LOADING:
-                self._give_up(self.status.failure or f"{why} while loading")
-                return
-            case WorkerState.READY:
-                self._died = time.monotonic()
-                self._move(WorkerState.RESTARTING, failure=why)
-        if not shortage:
-            self._note_death()
-        deaths = len(self.unexplained)
-        delay = policy.max_delay if shortage else policy.delay(deaths)
-        log.error("%s; restarting it%s", why, f" in {delay:g} s" if delay else "")
-        await self._pause(delay)
-        # Only now: a frontend may have found the culprit meanwhile.
-        if len(self.unexplained) > policy.max_deaths and not self._stopping.is_set():
-            self._give_up(f"{self.spec.name} died {deaths} times within {policy.window:g} s: {why}")
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than the worker is wanted."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-
-    async def _run_process(self) -> int:
-        """Start a process, hear what it reports until it ends, and return its exit status."""
-        self._process = process = await self._supervisor.launch(self.spec)
-        self._change(address=process.address, pid=process.pid, incarnation=self.status.incarnation + 1, progress=(0, 0))
-        try:
-            if self.spec.informed:
-                self._supervisor.inform(self)
-            if self._stopping.is_set():
-                await process.end(self._supervisor.policy.grace)
-            while line := await process.read():
-                self._note_report(decode_report(line))
-        except (msgspec.DecodeError, ValueError):
-            log.exception("%s reports what nobody understands", self.spec.name)
-            process.kill()
-        try:
-            return await process.wait()
-        finally:
-            self._process = None
-            unsynced, self._unsynced = self._unsynced, {}
-            for handled in unsynced.values():
-                if not handled.done():
-                    handled.set_result(NOTHING)
-            self._change(address=None, pid=None)
-
-    def _note_report(self, report: Report) -> None:
-        match report:
-            case Loading(done, total):
-                self._change(progress=(done, total))
-            case Ready(payload, configuration):
-                if configuration != NOTHING:
-                    self.spec = replace(self.spec, configuration=bytes(configuration))
-                if not self._stopping.is_set():
-                    if self.status.state is WorkerState.RESTARTING:
-                        log.warning("%s is ready again after %.1f s", self.spec.name, time.monotonic() - self._died)
-                    self._move(WorkerState.READY, payload=payload.copy())
-            case Failed(message):
-                self._change(failure=message)
-            case CulpritFound(worker):
-                self._supervisor.culprit_found(worker)
-            case Ask():
-                self._supervisor.answer(self, report)
-            case Synced(number, payload):
-                handled = self._unsynced.pop(number)
-                if not handled.done():  # whoever waited has lost patience
-                    handled.set_result(payload.copy())
-
-    def _note_death(self) -> None:
-        now = time.monotonic()
-        self.unexplained.append(now)
-        while now - self.unexplained[0] > self._supervisor.policy.window:
-            self.unexplained.popleft()
-
-    def _give_up(self, why: str) -> None:
-        if self.status.state is not WorkerState.LOADING:  # then whoever waits for it says it
-            log.error("%s: giving up", why)
-        self._move(WorkerState.FAILED, failure=why)
-
-    def _move(self, state: WorkerState, **changes: object) -> None:
-        """Go to another state."""
-        if state not in TRANSITIONS[self.status.state]:
-            raise AssertionError(f"{self.spec.name} cannot go from {self.status.state} to {state}")
-        self._change(state=state, **changes)
-        if state is not WorkerState.RESTARTING:
-            self.settled.set()
-        else:
-            self.settled.clear()
-
-    def _change(self, **changes: object) -> None:
-        self.status = msgspec.structs.replace(self.status, **changes)
-        self._supervisor.publish(self.status)
-
-
-def _ending(exit_status: int) -> str:
-    """How a process has ended, for a person."""
-    if exit_status >= 0:
-        return f"ended with status {exit_status}"
-    try:
-        return f"was ended by {signal.Signals(-exit_status).name}"
-    except ValueError:  # a real-time signal, which has no name
-        return f"was ended by signal {-exit_status}"

@@ -310,7 +310,7 @@ def test_instances_share_the_sequences(models: Running) -> None:
 
     async def scenario() -> None:
         await eventually(lambda: len(client.workers) == 3)
-        await eventually(lambda: all(each._connection for each in client._instances.values()))
+        await eventually(lambda: all(each._connection for each in client._instances))
         pids = {(await ask(client, 1, number, START | END))[1]["pid"] for number in range(1, 40)}
         assert len(pids) == 3
 

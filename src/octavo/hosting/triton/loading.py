@@ -20,6 +20,7 @@ from octavo.hosting.triton.configured_runtime import ConfiguredRuntime, input_sp
 from octavo.hosting.triton.description import Description
 from octavo.hosting.triton.normal_form import normal_form
 from octavo.hosting.triton.placement import gpus_here, placed_instances, shares_of
+from octavo.hosting.triton.resizing import resizer
 from octavo.hosting.triton.sequence_batching import SequenceBatching, sequence_batching_of, with_sequence_tensors
 from octavo.hosting.triton.warmup import warm_up
 
@@ -39,7 +40,7 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
     described = Description.of(config)
     gpus = gpus_here()
     placed = placed_instances(described, gpus=gpus)
-    options = _options(described, placed[start.number - 1].device, start.config)
+    options = _options(described, placed[start.place].device, start.config)
     runtime = runtimes.load(backend.runtime, Path(start.config.model), options)
     if model.completes:
         complete(config, runtime, model.batch_size)
@@ -69,6 +70,9 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         instances=len(placed),
         at_once=len(placed),
         processes=len(shares),
+        concurrent=runtime.concurrent,
+        numbers=start.numbers,
+        earlier=start.earlier,
         execution_timeout=start.config.execution_timeout,
         config=normal_form(config, gpus=gpus),
     )
@@ -78,6 +82,7 @@ def _load_file(start: HostingStart, model: RepositoryModel, config: dict[str, An
         at_once=len(own),
         limits=own,
         all_limits=tuple(each.limits for each in placed),
+        resize=resizer(info, config),
     )
 
 

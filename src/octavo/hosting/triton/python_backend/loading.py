@@ -19,6 +19,7 @@ from octavo.hosting.triton.placement import gpus_here, limits_on, resolved_group
 from octavo.hosting.triton.python_backend.computation import PythonComputation
 from octavo.hosting.triton.python_backend.model import PythonModel
 from octavo.hosting.triton.python_backend.server import MOST_OPEN, PythonServer, slots_of
+from octavo.hosting.triton.resizing import resizer
 from octavo.hosting.triton.sequence_batching import sequence_batching_of
 from octavo.hosting.triton.warmup import warm_up
 
@@ -39,7 +40,7 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
     description = Description.of(config)
     config = normal_form(config, gpus=gpus)
     groups = instances_of(description, gpus)
-    name, kind, device, limits = groups[start.number - 1]
+    name, kind, device, limits = groups[start.place]
     decoupled = model.decoupled = description.model_transaction_policy.decoupled
     if decoupled and description.response_cache.enable:
         raise ConfigError(DECOUPLED_IS_NOT_CACHED.format(description.name))
@@ -73,6 +74,8 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         instances=len(groups),
         at_once=len(groups) * (MOST_OPEN if decoupled else 1),
         processes=len(groups),
+        numbers=start.numbers,
+        earlier=start.earlier,
         execution_timeout=start.config.execution_timeout,
         streams=decoupled,
         probes=model.checks_readiness,
@@ -84,10 +87,11 @@ def load_python_model(start: HostingStart, source: RepositoryModel, config: dict
         computation=computation,
         info=info,
         at_once=slots_of(info),
-        serve=lambda endpoint, running, permits: PythonServer(computation, info, endpoint, running, permits).run(),
+        serve=lambda endpoint, running, permits: PythonServer(computation, info, endpoint, running, permits),
         limits=(limits,),
         all_limits=tuple(each for _, _, _, each in groups),
         finalize=model.finalize,
+        resize=resizer(info, config),
     )
 
 

@@ -82,12 +82,16 @@ class PythonServer(ModelServer):
         assert self._readiness is not None
         self._readiness.submit(lambda: peer.send(Probed(probe.call, self._python.is_ready())))
 
-    def _next(self) -> Batch[Asked]:
+    def _next(self, slot: int) -> Batch[Asked] | None:
         while len(self._open) >= MOST_OPEN:
             if self._permits is not None:
                 self._permits.settle()
             self._intake.receive(None)
-        return super()._next()
+        return super()._next(slot)
+
+    @property
+    def _nothing_goes_on(self) -> bool:
+        return not self._open and super()._nothing_goes_on
 
     def _note_done(self) -> None:
         for waiting, _ in self._again:
@@ -190,7 +194,7 @@ class PythonServer(ModelServer):
             if origin.slot is not None:
                 self._running.end(origin.slot)
                 self._free.append(origin.slot)
-        if full:
+        if full or self._at_rest is not None:
             self._endpoint.wake()
 
     def _tell_figures(self) -> None:
