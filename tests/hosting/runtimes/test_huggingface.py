@@ -67,7 +67,7 @@ def test_text_classification(tmp_path: Path) -> None:
     runtime = load("transformers", path, RuntimeOptions(task="text-classification", threads=1))
     assert (runtime.platform, runtime.batches, runtime.concurrent) == ("transformers", True, False)
     assert runtime.inputs == (TensorSpec(name="args", datatype=Datatype.BYTES, dims=()),)
-    assert runtime.outputs == (TensorSpec(name="output", datatype=Datatype.BYTES, dims=()),)
+    assert runtime.outputs == (TensorSpec(name="output", datatype=Datatype.BYTES, dims=(), value="json"),)
     oracle = transformers.pipeline("text-classification", model=str(path))
     given = texts("good film", "the film was very very bad", "ü")
     right = [oracle(each.decode())[0] for each in given]
