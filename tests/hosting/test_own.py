@@ -3,7 +3,11 @@
 import asyncio
 import functools
 import math
+import os
+import py_compile
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from octavo.errors import ConfigError, InvalidRequest, OctavoError
 from octavo.hosting.decorators import ensemble, model
 from octavo.hosting.errors import Code, InferenceError
 from octavo.hosting.own import OwnModel
+from octavo.hosting.own_code import find_code
 from octavo.hosting.steps import Model
 
 
@@ -338,3 +343,17 @@ def test_what_is_no_ensemble(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_code_that_changed_twice_within_a_second_is_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = tmp_path / "twice.py"
+    for number in (1, 2):
+        path.write_text(f"def twice(x):\n    return {number}\n")
+        os.utime(path, (1e9, 1e9))
+        if number == 1:
+            compiled = Path(py_compile.compile(str(path)))
+            os.utime(compiled, (1e9, 1e9))
+    assert find_code(f"{path}:twice")(0) == 2

@@ -1,5 +1,6 @@
 """Finding somebody's own code: "app.py:Sentiment" or "package.module:Sentiment"."""
 
+import contextlib
 import importlib
 import importlib.util
 import logging
@@ -53,6 +54,7 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"there is no file {path}")
     sys.path.insert(0, str(path.parent.resolve()))
+    forget_doubtful_bytecode(path.parent)
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"octavo_own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -61,6 +63,19 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # pydantic and pickles look types up there
     _run(str(path), lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
     return module
+
+
+def forget_doubtful_bytecode(folder: Path) -> None:
+    """Have files of Python code compiled anew that were compiled within the second of their last change.
+
+    Python takes compiled code for that of a file if its size and the second of its change are the same: of a file that
+    was changed twice within a second it would run what is no longer there.
+    """
+    for source in folder.glob(f"*{SUFFIX}"):
+        with contextlib.suppress(OSError):  # there is none, or it is not ours: nobody writes it here either
+            compiled = Path(importlib.util.cache_from_source(str(source)))
+            if int(compiled.stat().st_mtime) <= int(source.stat().st_mtime):
+                compiled.unlink()
 
 
 def _import(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from octavo.errors import ConfigError
-from octavo.hosting.own_code import refusal
+from octavo.hosting.own_code import forget_doubtful_bytecode, refusal
 from octavo.hosting.triton.python_backend import utils
 from octavo.hosting.triton.python_backend.host import here
 from octavo.hosting.triton.python_backend.model_config import ModelConfig
@@ -149,6 +149,7 @@ def _import(file: Path) -> ModuleType:
     sys.modules[UTILS] = utils
     here.folder = str(file.parent)
     sys.path += [str(file.parent), str(file.parent.parent)]
+    forget_doubtful_bytecode(file.parent)
     sys.argv[:] = [""]  # what this process was told is nothing to the model's code, which may look there
     try:
         return importlib.import_module(f"{file.parent.name}.{file.stem}")
