@@ -50,7 +50,7 @@ def test_a_chain() -> None:
         assert client.pending == 0
         seen = client.statistics
         assert (seen.success, seen.failure, seen.inferences, seen.executions) == (1, 0, 1, 1)
-        assert seen.compute == 4000  # of two models, each of which says 2000
+        assert (seen.queue, seen.compute) == (2000, 4000)  # of two models, each of which says 1000 and 2000
 
     run(scenario())
 

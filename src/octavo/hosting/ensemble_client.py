@@ -303,6 +303,7 @@ class EnsembleClient(ModelClient):
             seen.last = time.time()
             seen.inferences += pending.items
             seen.executions += 1
+            seen.queue += run.queue
             seen.compute += run.compute
             batch = seen.batches.setdefault(pending.items, BatchStatistics())
             batch.count += 1

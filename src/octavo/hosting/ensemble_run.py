@@ -67,7 +67,7 @@ class Run:
         on_end: called once: with the only result, or an error, or neither behind many results.
 
     Attributes:
-        compute: nanoseconds that steps have computed.
+        compute, queue: nanoseconds that steps have computed, and have waited before they did.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Run:
         on_end: Callable[[Result | None, InferenceError | None], None],
     ) -> None:
         self.compute = 0
+        self.queue = 0
         self._graph = graph
         self._plan = plan
         self._clients = clients
@@ -255,6 +256,7 @@ class Run:
             self._visits.discard(visit)
             if output.timing is not None:
                 self.compute += output.timing.compute
+                self.queue += output.timing.queue
             self._receive(visit.number, visit.round, output.parts, data)
             self._give_back(visit)
             self._end_if_done()
