@@ -285,11 +285,7 @@ def test_tensors_in_shared_memory(client: Client, region: Any) -> None:
     result = client.infer("FP32", [given_input], outputs=[wanted])
     described = result.get_output("OUT")
     assert described["shape"] == [2, 2]
-    assert described["parameters"] == {
-        "shared_memory_region": "r",
-        "shared_memory_offset": 16,
-        "shared_memory_byte_size": 16,
-    }
+    assert "parameters" not in described  # those that Triton's C++ client finds have to say a size of binary data
     np.testing.assert_array_equal(shm.get_contents_as_numpy(region, np.float32, [8])[4:], X.ravel())
     assert [each["name"] for each in client.get_system_shared_memory_status()] == ["r"]
     assert client.get_cuda_shared_memory_status() == []

@@ -150,8 +150,7 @@ class ReplyWriter:
             )
             if wish.window is not None:
                 wish.window.write(name, output.data)
-                size = len(output.data)
-                entries.append(f'{entry},"parameters":{_shared(wish.window, size)}}}')
+                entries.append(f"{entry}}}")
             elif wish.binary:
                 parts.append(output.data)
                 entries.append(f'{entry},"parameters":{{"binary_data_size":{len(output.data)}}}}}')
@@ -171,13 +170,6 @@ class ReplyWriter:
         labels = spec.labels if spec else ()
         place = Place(name, self._info.name)
         return classify(output, classes, place, batched=self._info.max_batch_size > 0, labels=labels)
-
-
-def _shared(window: Window, size: int) -> str:
-    return (
-        f'{{"shared_memory_region":{_QUOTED(window.name)},"shared_memory_offset":{window.at - window.region.offset},'
-        f'"shared_memory_byte_size":{size}}}'
-    )
 
 
 def values_json(output: Encoded, place: Place) -> str:
