@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import socket
@@ -61,6 +62,14 @@ def serving(repository: Path, *flags: str) -> Iterator[Server]:
             process.terminate()
             process.wait(60)
             reading.join()
+
+
+def free_port() -> int:
+    """One that the system gives nobody who asks for any: it is still free when a server has started."""
+    for port in range(20000 + os.getpid() % 10000, 32000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("there is no free port")
 
 
 def eventually(holds: Callable[[], bool]) -> None:
@@ -490,9 +499,9 @@ class TritonPythonModel:
     folder = write_model(tmp_path / "models", "late", config)
     (folder / "1").mkdir()
     (folder / "1" / "model.py").write_text(code)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    flags = ("--model-repository", str(tmp_path / "models"), "--port", str(port), "--strict-readiness=false")
+    port = free_port()
+    ports = ("--port", str(port), "--grpc-port", "0", "--metrics-port", "0")
+    flags = ("--model-repository", str(tmp_path / "models"), *ports, "--strict-readiness=false")
     url, answers = f"http://127.0.0.1:{port}", []
     with subprocess.Popen([sys.executable, "-m", "octavo", "serve", *flags], stderr=subprocess.DEVNULL) as process:
         try:
